@@ -1,0 +1,52 @@
+"""The port: what a broker must offer so that its pending tasks can be put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from celery_dynprio.models import Move, Outcome, Place, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a broker can do; the planner plans around what it cannot."""
+
+    #: A task in the front can be moved to another level.
+    moves_in_front: bool = True
+    #: Messages can be kept out of the workers' reach.
+    parks: bool = True
+
+
+class Backlog(Protocol):
+    """The pending tasks of one managed queue, wherever they wait.
+
+    Each move is atomic: whatever is killed at whatever instruction, a task is in exactly one place. ``fence`` is
+    what :meth:`celery_dynprio.lease.Lease.acquire` gave; every change made with a fence that is not the newest is
+    refused with :class:`~celery_dynprio.errors.LeaseLostError`. None means an operator, who needs no lease.
+    """
+
+    queue: str
+    capabilities: Capabilities
+
+    def read(self, now: float) -> Snapshot:
+        """Read what waits; ``now`` (Unix seconds) becomes the age of messages that carry none."""
+
+    def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
+        """Make the moves in this order and tell, for each, what happened."""
+
+    def spill(self, count: int, fence: str | None = None) -> int:
+        """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
+
+    def remove(self, task_id: str) -> bool:
+        """Take one pending task out of the broker; False if it is not pending."""
+
+    def count(self) -> dict[Place, int]:
+        """Messages in each place, levels and parked places alike."""
+
+    def cost(self, source: Place, target: Place) -> float:
+        """Seconds of broker time that one such move is expected to take now."""
+
+    def close(self) -> None:
+        """Give back what this holds of the broker."""

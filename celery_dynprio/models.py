@@ -1,0 +1,108 @@
+"""The values that the parts of this package hand to each other.
+
+All are frozen: whoever wants another value makes another object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+#: Where a pending task is: a level from 0 (first) upward, or one of the two parked places below.
+Place: TypeAlias = int
+
+#: Parked because the front is deep; the reprioritizer brings it back, best first.
+OVERFLOW: Final[Place] = -1
+
+#: Parked by an operator; only an operator brings it back.
+HELD: Final[Place] = -2
+
+_EMPTY: Final[Mapping[str, float]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTask:
+    """A task that is published and not yet delivered to a worker, as its message tells."""
+
+    id: str
+    name: str
+    #: Unix time in seconds; for a message without our header, when the reprioritizer first saw it.
+    published: float
+    #: Business importance, 0 to 10.
+    weight: float = 1.0
+    #: Unix time in seconds by which the task should have started; None if it has no deadline.
+    deadline: float | None = None
+    #: The fairness key (tenant, customer, user); None if the task has none.
+    key: str | None = None
+    #: How many tasks wait for this one in its chain or chord.
+    dependents: int = 0
+    #: The level an explicit ``priority=`` (or an operator) fixed; None if the policy decides.
+    pinned: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a policy may know besides the task: one object a tick."""
+
+    #: Unix time in seconds.
+    now: float
+    #: Learned mean runtime in seconds by task name.
+    runtimes: Mapping[str, float] = field(default=_EMPTY)
+    #: Decayed use in seconds of worker time by fairness key (tasks without a key count under "").
+    use: Mapping[str, float] = field(default=_EMPTY)
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One line of an explanation: what a factor said and what it added to the score."""
+
+    factor: str
+    #: What the factor returned, in [0, 1].
+    value: float
+    #: The weight the policy gives the factor.
+    weight: float
+    #: What this added to the score: value * weight / sum of the weights.
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The pending tasks of one queue at one moment, as far as they were read."""
+
+    #: For each level the tasks that can be moved, the next to run first.
+    levels: Sequence[Sequence[PendingTask]]
+    #: For each level all messages in the broker, read or not, ours or not.
+    depths: Sequence[int]
+    #: Overflow known so far, by task id. A live view: it changes with the next read or apply.
+    overflow: Mapping[str, PendingTask]
+    #: All messages that are parked as overflow, and all that are held.
+    overflow_depth: int = 0
+    held_depth: int = 0
+    #: Messages left where they are, counted by reason ("not JSON", "no id", ...).
+    foreign: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One pending task from one place to another."""
+
+    task: PendingTask
+    source: Place
+    target: Place
+    #: In [0, 1]; what the policy (or its last good answer) said.
+    score: float
+    #: Short text for people and metrics: "score", "overflow", "refill", "starving", ...
+    reason: str
+
+
+class Outcome(Enum):
+    """What happened to one move."""
+
+    MOVED = "moved"
+    #: Not where it was: delivered, moved or removed by someone else meanwhile.
+    GONE = "gone"
+    #: It stays where it was: the target already has a message of that id.
+    REFUSED = "refused"
