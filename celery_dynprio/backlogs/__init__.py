@@ -1,0 +1,1 @@
+"""Where pending tasks wait: one adapter a broker behind one port."""

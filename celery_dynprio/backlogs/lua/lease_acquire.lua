@@ -1,0 +1,21 @@
+-- Take or renew the lease of one queue.
+--
+-- KEYS  1 the lease, 2 the counter of fencing tokens
+-- ARGV  1 owner, 2 kind ("dedicated" or "embedded"), 3 time to live (milliseconds)
+-- Returns the fence "<token>:<kind>:<owner>", or false if another owner has the lease.
+--
+-- Keeps: tokens only grow, and every change of hands makes a new one. A dedicated owner takes over from an embedded one.
+local held = redis.call('GET', KEYS[1])
+if held then
+  local kind, owner = string.match(held, '^%d+:(%a+):(.*)$')
+  if owner == ARGV[1] and kind == ARGV[2] then
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+    return held
+  end
+  if owner ~= ARGV[1] and not (kind == 'embedded' and ARGV[2] == 'dedicated') then
+    return false
+  end
+end
+local fence = string.format('%d:%s:%s', redis.call('INCR', KEYS[2]), ARGV[2], ARGV[1])
+redis.call('SET', KEYS[1], fence, 'PX', ARGV[3])
+return fence

@@ -1,0 +1,55 @@
+-- Move pending tasks between the places of one queue.
+--
+-- KEYS  1 the lease, 2 the overflow hash, 3 the hash of held tasks, 4.. the lists of the levels
+-- ARGV  1 the fence the caller holds, or "" for an operator; 2 CPU seconds after which to stop
+--       then for each move: index in KEYS of the source, of the target, the task id, the message as it is, the message
+--       as it shall be, and from which end of a list to look for it (1 head, -1 tail)
+-- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused. A shorter answer
+-- than there are moves means that time was up: the rest is untouched.
+--
+-- Keeps: a message is in exactly one place. It is written to the target before it is taken from the source, and taken
+-- back if the source no longer has it, so that an error half-way (out of memory, wrong type) loses nothing; nobody
+-- sees the moment between. A target that already has the id is not overwritten.
+if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return false
+end
+
+local function put(target, id, new)
+  if target > 3 then
+    redis.call('LPUSH', KEYS[target], new)
+    return true
+  end
+  return redis.call('HSETNX', KEYS[target], id, new) == 1
+end
+
+local function take(source, id, old, from)
+  if source > 3 then
+    return redis.pcall('LREM', KEYS[source], from, old) == 1
+  end
+  return redis.call('HGET', KEYS[source], id) == old and redis.call('HDEL', KEYS[source], id) == 1
+end
+
+local function undo(target, id)
+  if target > 3 then
+    redis.call('LPOP', KEYS[target])
+  else
+    redis.call('HDEL', KEYS[target], id)
+  end
+end
+
+local started, limit, outcomes = os.clock(), tonumber(ARGV[2]), {}
+for i = 3, #ARGV, 6 do
+  local source, target, id = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
+  if not put(target, id, ARGV[i + 4]) then
+    outcomes[#outcomes + 1] = 2
+  elseif take(source, id, ARGV[i + 3], tonumber(ARGV[i + 5])) then
+    outcomes[#outcomes + 1] = 1
+  else
+    undo(target, id)
+    outcomes[#outcomes + 1] = 0
+  end
+  if os.clock() - started > limit then
+    break
+  end
+end
+return outcomes

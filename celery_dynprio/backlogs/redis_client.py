@@ -1,0 +1,90 @@
+"""The broker's Redis, reached as kombu reaches it: Sentinel, TLS, credentials and key prefix are the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from redis.commands.core import Script
+
+#: What a broker that is away, restarting or failing over raises.
+BROKER_ERRORS: Final = (RedisError, OperationalError, OSError)
+
+#: Seconds. kombu waits for ever by default; a reprioritizer that hangs would keep a lease it cannot use.
+SOCKET_TIMEOUT: Final = 5.0
+
+#: kombu's names of the transports that keep a queue in Redis lists.
+REDIS_TRANSPORTS: Final = frozenset({"redis"})
+
+
+class RedisClient:
+    """A connection to the broker, the names of its keys, and the scripts that run there.
+
+    Raises :class:`~celery_dynprio.errors.BrokerUnavailableError` if the broker does not answer and
+    :class:`~celery_dynprio.errors.UnsupportedBrokerError` if it is no Redis.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        try:
+            if connection.transport.driver_type not in REDIS_TRANSPORTS:
+                raise UnsupportedBrokerError(
+                    f"broker {connection.as_uri()!r}: managed queues need Redis (redis://, rediss:// or sentinel://)"
+                )
+            connection.connect()
+            self._channel = connection.channel()
+        except BROKER_ERRORS as exc:
+            connection.release()
+            raise BrokerUnavailableError(f"broker {connection.as_uri()} does not answer: {exc}") from exc
+        self.prefix: str = self._channel.global_keyprefix
+        self.sep: str = self._channel.sep
+        self.priority_steps: Sequence[int] = tuple(self._channel.priority_steps)
+        # A plain client on kombu's pool: kombu's own prefixes only the first key of EVALSHA.
+        self.redis: redis.Redis = redis.Redis(connection_pool=self._channel.pool)
+
+    @classmethod
+    def from_app(cls, app: Celery) -> RedisClient:
+        """Connect as the app's producers do, but give up on a silent broker after a few seconds."""
+        timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
+        options = {**timeouts, **(app.conf.broker_transport_options or {})}
+        return cls(app.connection_for_write(transport_options=options))
+
+    def level_key(self, queue: str, level: int) -> str:
+        """The list in which kombu keeps this level of the queue (the rule of kombu's ``Channel._q_for_pri``)."""
+        priority = self.priority_steps[level]
+        return f"{self.prefix}{queue}{self.sep}{priority}" if priority else f"{self.prefix}{queue}"
+
+    def queue_key(self, queue: str, what: str) -> str:
+        """A key of ours about one queue."""
+        return f"{self.prefix}dynprio:{queue}:{what}"
+
+    def app_key(self, what: str) -> str:
+        """A key of ours about the whole broker."""
+        return f"{self.prefix}dynprio:{what}"
+
+    def script(self, name: str) -> Script:
+        """The Lua script ``lua/<name>.lua``; it loads itself again after the broker restarted."""
+        source = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        return self.redis.register_script(source)
+
+    def server_time(self) -> float:
+        """The broker's clock, Unix seconds."""
+        seconds, microseconds = self.redis.time()
+        return float(seconds) + float(microseconds) / 1e6
+
+    def disconnect(self) -> None:
+        """Drop the connections, so that the next command finds the master that a failover made."""
+        self.redis.connection_pool.disconnect()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._connection.release()

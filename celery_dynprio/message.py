@@ -1,0 +1,118 @@
+"""Celery messages as the broker holds them, and the ``dynprio`` header. No network.
+
+A message in Redis is the JSON that kombu wrote: ``body`` (never decoded here), ``headers`` (Celery's task protocol 2)
+and ``properties``. Nothing in it is trusted: whatever is not as Celery writes it makes the message *foreign*, and a
+foreign message stays where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from celery_dynprio.models import PendingTask, Place
+
+#: The message header that carries what the policy needs; a JSON object, each of its keys optional:
+#: ``at`` published (Unix seconds), ``w`` weight (0 to 10), ``due`` deadline (Unix seconds), ``key`` fairness key,
+#: ``n`` dependents, ``pin`` the level that an explicit priority fixed.
+HEADER: Final = "dynprio"
+
+#: Larger messages (bytes) are left where they are: moving one would block the broker for longer than a tick may.
+MAX_BYTES: Final = 1_000_000
+
+#: Business importance runs from 0 to this.
+MAX_WEIGHT: Final = 10.0
+
+#: The longest fairness key and task id (characters) that are honoured.
+MAX_KEY: Final = 200
+MAX_ID: Final = 255
+
+#: More dependents than this are not told apart.
+MAX_DEPENDENTS: Final = 1_000_000
+
+
+def parse(raw: bytes, seen_at: float, steps: Sequence[int]) -> PendingTask | str:
+    """Read one message; return the task, or the reason (a short text) why it is left where it is.
+
+    ``seen_at`` (Unix seconds) stands in for the time of publishing in messages that do not carry it; ``steps`` are
+    kombu's ``priority_steps``.
+    """
+    if len(raw) > MAX_BYTES:
+        return "too large"
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError):
+        return "not JSON"
+    if not isinstance(message, dict):
+        return "not a message"
+    headers, properties = message.get("headers"), message.get("properties")
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        return "not a message"
+    task_id, name = headers.get("id"), headers.get("task")
+    if not _is_text(task_id, MAX_ID):
+        return "no id"
+    if not _is_text(name, MAX_ID):
+        return "no task name"
+    fields = headers.get(HEADER)
+    if not isinstance(fields, dict):
+        pinned = _foreign_pin(properties, steps) if fields is None else None
+        return PendingTask(task_id, name, seen_at, pinned=pinned)
+    return from_header(task_id, name, fields, seen_at, len(steps))
+
+
+def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: float, levels: int) -> PendingTask:
+    """Build the task from its ``dynprio`` header; a field that is not as it should be counts as absent."""
+    key, dependents, pin = fields.get("key"), fields.get("n"), fields.get("pin")
+    return PendingTask(
+        task_id,
+        name,
+        _number(fields.get("at"), seen_at),
+        min(_number(fields.get("w"), 1.0), MAX_WEIGHT),
+        _number(fields.get("due"), None),
+        key if _is_text(key, MAX_KEY) else None,
+        min(dependents, MAX_DEPENDENTS) if type(dependents) is int and dependents > 0 else 0,
+        pin if type(pin) is int and 0 <= pin < levels else None,
+    )
+
+
+def rewrite(raw: bytes, priority: int, published: float) -> bytes:
+    """Return the same message with another kombu priority, so that kombu restores it to where it was moved.
+
+    A message without our header gets one that keeps ``published`` (Unix seconds): its age must outlive the reader.
+    """
+    message = json.loads(raw)
+    message["properties"]["priority"] = priority
+    message["headers"].setdefault(HEADER, {"at": published})
+    return json.dumps(message).encode()
+
+
+def level_of(priority: int, steps: Sequence[int]) -> Place:
+    """The level in which kombu puts this priority (the rule of kombu's ``Channel.priority``)."""
+    return max(bisect(steps, priority) - 1, 0)
+
+
+def _foreign_pin(properties: Mapping[str, Any], steps: Sequence[int]) -> Place | None:
+    # kombu writes priority 0 when none was given, so only another number tells that somebody chose it.
+    priority = properties.get("priority")
+    return level_of(priority, steps) if type(priority) is int and priority > 0 else None
+
+
+def _number(value: object, default: Any) -> Any:
+    if type(value) in {int, float} and 0 <= value < math.inf:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    return default
+
+
+def _is_text(value: object, longest: int) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate: JSON may carry it, Redis cannot store it
+        return False
+    return True
