@@ -39,9 +39,6 @@ class Backlog(Protocol):
     def spill(self, count: int, fence: str | None = None) -> int:
         """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
 
-    def remove(self, task_id: str) -> bool:
-        """Take one pending task out of the broker; False if it is not pending."""
-
     def count(self) -> dict[Place, int]:
         """Messages in each place, levels and parked places alike."""
 

@@ -1,0 +1,105 @@
+"""Pending tasks in this process's memory: the model that the other backlogs are checked against, and for simulations."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from celery_dynprio.backlogs.base import Capabilities
+from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Snapshot
+
+
+class MemoryBacklog:
+    """A queue of ``levels`` lists and two parked places; see :class:`~celery_dynprio.backlogs.base.Backlog`.
+
+    ``fence`` is the only one that may move (None: any may); set it as a lease would.
+    """
+
+    def __init__(self, queue: str, levels: int = 10) -> None:
+        self.queue = queue
+        self.capabilities = Capabilities()
+        self.fence: str | None = None
+        self._levels: list[deque[PendingTask]] = [deque() for _ in range(levels)]
+        self._parked: dict[Place, dict[str, PendingTask]] = {OVERFLOW: {}, HELD: {}}
+
+    def publish(self, task: PendingTask, level: Place) -> None:
+        """Put a task at the back of a level, as a producer does."""
+        self._levels[level].append(task)
+
+    def consume(self) -> PendingTask | None:
+        """Take the next task, as a worker does; None if none is in the front."""
+        return next((tasks.popleft() for tasks in self._levels if tasks), None)
+
+    def read(self, now: float) -> Snapshot:  # noqa: ARG002 - every task here knows when it was published
+        """Read what waits. Of two tasks with one id the second is foreign."""
+        seen: set[str] = set()
+        levels = []
+        for level in self._levels:
+            fresh = [task for task in level if task.id not in seen and not seen.add(task.id)]  # type: ignore[func-returns-value]
+            levels.append(tuple(fresh))
+        depths = [len(level) for level in self._levels]
+        repeated = sum(depths) - len(seen)
+        return Snapshot(
+            levels,
+            depths,
+            self._parked[OVERFLOW],
+            len(self._parked[OVERFLOW]),
+            len(self._parked[HELD]),
+            {"duplicate id": repeated} if repeated else {},
+        )
+
+    def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
+        """Make the moves in this order."""
+        self._check(fence)
+        return [self._apply(move) for move in moves]
+
+    def spill(self, count: int, fence: str | None = None) -> int:
+        """Park the newest tasks of the last levels, at most ``count``."""
+        self._check(fence)
+        moves: list[Move] = []
+        for level in reversed(range(len(self._levels))):
+            moves += [Move(task, level, OVERFLOW, 0.0, "overflow") for task in reversed(self._levels[level])]
+        parked = 0
+        for move in moves:
+            if parked >= count:
+                break
+            parked += self._apply(move) is Outcome.MOVED
+        return parked
+
+    def count(self) -> dict[Place, int]:
+        """Tasks in each place."""
+        levels = {level: len(tasks) for level, tasks in enumerate(self._levels)}
+        return levels | {place: len(tasks) for place, tasks in self._parked.items()}
+
+    def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - memory is free
+        """Nothing."""
+        return 0.0
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _check(self, fence: str | None) -> None:
+        if fence is not None and fence != self.fence:
+            raise LeaseLostError(f"queue {self.queue!r}: {fence!r} is not the newest fence; nothing was moved")
+
+    def _apply(self, move: Move) -> Outcome:
+        task = move.task
+        if move.target < 0 and task.id in self._parked[move.target]:
+            return Outcome.REFUSED
+        if not self._take(task, move.source):
+            return Outcome.GONE
+        if move.target < 0:
+            self._parked[move.target][task.id] = task
+        else:
+            self._levels[move.target].append(task)
+        return Outcome.MOVED
+
+    def _take(self, task: PendingTask, source: Place) -> bool:
+        if source < 0:
+            return self._parked[source].pop(task.id, None) is not None
+        try:
+            self._levels[source].remove(task)
+        except ValueError:
+            return False
+        return True

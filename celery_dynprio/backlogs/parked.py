@@ -1,0 +1,66 @@
+"""What is known of the overflow: the hash in Redis can hold a million messages, and is read a slice at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from celery_dynprio.models import PendingTask
+
+if TYPE_CHECKING:
+    import redis
+
+#: One HSCAN asks for about so many messages.
+SCAN_COUNT: Final = 200
+
+
+class ParkedIndex:
+    """The tasks in one hash of parked messages, by id; without their messages, which stay in Redis.
+
+    What this process parks or brings back is noted at once. What others do is found later: a task that is gone when it
+    is brought back, and one that is new when the hash has more entries than are known, which starts a new scan.
+    """
+
+    def __init__(
+        self, client: redis.Redis, key: str, parse: Callable[[bytes, float], PendingTask | str]
+    ) -> None:
+        self.key = key
+        #: Known so far, by task id.
+        self.tasks: dict[str, PendingTask] = {}
+        self._redis = client
+        self._parse = parse
+        self._unreadable: set[bytes] = set()
+        self._cursor: Any = 0
+        self._scanning = False
+
+    def remember(self, task: PendingTask) -> None:
+        """Note a task that was parked."""
+        self.tasks[task.id] = task
+
+    def forget(self, task_id: str) -> None:
+        """Note that a task is parked no more."""
+        self.tasks.pop(task_id, None)
+
+    def catch_up(self, depth: int, now: float, limit: int) -> None:
+        """Read at most about ``limit`` entries, if the hash has more (``depth``) than are known."""
+        if not depth:
+            self.tasks.clear()
+            self._unreadable.clear()
+        if not self._scanning:
+            if depth <= len(self.tasks) + len(self._unreadable):
+                return
+            self._scanning, self._cursor = True, 0
+            self._unreadable.clear()
+        seen = 0
+        while seen < limit:
+            self._cursor, entries = self._redis.hscan(self.key, self._cursor, count=SCAN_COUNT)
+            seen += max(len(entries), 1)
+            for field, raw in entries.items():
+                entry = self._parse(raw, now)
+                if isinstance(entry, PendingTask) and entry.id.encode() == field:
+                    self.tasks.setdefault(entry.id, entry)
+                else:
+                    self._unreadable.add(field)
+            if not self._cursor:
+                self._scanning = False
+                return

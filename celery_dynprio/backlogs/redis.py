@@ -1,0 +1,238 @@
+"""Pending tasks in Redis: kombu's own lists, one a level, and two hashes for what is parked.
+
+Workers pop the tail of the lists and need nothing from us. Everything that changes a place is one call of
+``lua/move.lua``; see there for what it keeps true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from celery_dynprio import message
+from celery_dynprio.backlogs.base import Capabilities
+from celery_dynprio.backlogs.parked import ParkedIndex
+from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Snapshot
+
+if TYPE_CHECKING:
+    from celery_dynprio.backlogs.redis_client import RedisClient
+
+#: CPU seconds after which the move script stops by itself and is called again for the rest.
+SCRIPT_SECONDS: Final = 0.001
+
+#: One call of the move script carries at most so many moves and bytes.
+BATCH_MOVES: Final = 100
+BATCH_BYTES: Final = 512_000
+
+#: One read asks for at most so many messages, and for fewer where they are large.
+CHUNK: Final = 200
+CHUNK_BYTES: Final = 500_000
+
+#: Seconds of broker time: a move costs the first, and the second for each message that LREM passes on its way.
+MOVE_SECONDS: Final = 15e-6
+PASS_SECONDS: Final = 60e-9
+
+_OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED)
+_FIRST_LEVEL_KEY: Final = 4  # index in move.lua's KEYS
+_NOWHERE: Final = (b"", 0.0)  # an empty message is in no list: the script answers "gone"
+_KEY_INDEX: Final = {OVERFLOW: 2, HELD: 3}
+
+
+class _Step(NamedTuple):
+    """A move made ready for the script."""
+
+    move: Move
+    raw: bytes
+    new: bytes
+    #: The end of the list from which LREM looks: 1 head, -1 tail.
+    end: int
+
+
+class RedisBacklog:
+    """One managed queue in Redis; see :class:`~celery_dynprio.backlogs.base.Backlog` for the methods.
+
+    ``window`` (messages) bounds what is read of a front that is far too deep: twice the window, the next to run first.
+    """
+
+    def __init__(self, client: RedisClient, queue: str, window: int = 10_000) -> None:
+        self.queue = queue
+        self.capabilities = Capabilities()
+        self._client = client
+        self._redis = client.redis
+        self._steps = client.priority_steps
+        self._window = window
+        self._lists = [client.level_key(queue, level) for level in range(len(self._steps))]
+        self._lease_key = client.queue_key(queue, "lease")
+        self._held_key = client.queue_key(queue, "held")
+        self._move = client.script("move")
+        self._parsed: dict[bytes, PendingTask | str] = {}
+        #: Of the last read, by task id: the message and its distance from the head as a share of the list.
+        self._front: dict[str, tuple[bytes, float]] = {}
+        self._overflow = ParkedIndex(client.redis, client.queue_key(queue, "overflow"), self._parse)
+        self._now = 0.0
+        self._depths: list[int] = [0] * len(self._steps)
+
+    def read(self, now: float) -> Snapshot:
+        """Read what waits; messages seen before are not parsed again."""
+        self._now = now
+        counts = self.count()
+        self._depths = [counts[level] for level in range(len(self._steps))]
+        parsed: dict[bytes, PendingTask | str] = {}
+        foreign: dict[str, int] = {}
+        self._front = {}
+        levels, room = [], 2 * self._window
+        for level, depth in enumerate(self._depths):
+            tasks = []
+            for place, raw in self._messages(level, depth, min(depth, room)):
+                if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
+                    continue
+                known = self._parsed.get(raw)
+                entry = self._parse(raw, now) if known is None else known
+                if len(raw) <= message.MAX_BYTES:
+                    parsed[raw] = entry
+                if isinstance(entry, PendingTask) and entry.id not in self._front:
+                    self._front[entry.id] = raw, place
+                    tasks.append(entry)
+                else:
+                    reason = entry if isinstance(entry, str) else "duplicate id"
+                    foreign[reason] = foreign.get(reason, 0) + 1
+            tasks.reverse()  # the tail of a list is popped first
+            levels.append(tuple(tasks))
+            room -= min(depth, room)
+        self._parsed = parsed
+        self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
+        return Snapshot(levels, self._depths, self._overflow.tasks, counts[OVERFLOW], counts[HELD], foreign)
+
+    def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
+        """Make the moves in this order, in calls that each block the server for about a millisecond."""
+        sources = self._sources(moves)
+        steps = [self._step(move, *sources.get(move.task.id, _NOWHERE)) for move in moves]
+        outcomes: list[Outcome] = []
+        size = BATCH_MOVES
+        while len(outcomes) < len(steps):
+            done = self._run(steps[len(outcomes) : len(outcomes) + size], fence)
+            for step, outcome in zip(steps[len(outcomes) :], done, strict=False):
+                self._settle(step, outcome)
+            outcomes += done
+            size = min(BATCH_MOVES, 2 * len(done))  # what the script left for lack of time is sent again
+        return outcomes
+
+    def spill(self, count: int, fence: str | None = None) -> int:
+        """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
+        parked = 0
+        for level in reversed(range(len(self._steps))):
+            offset = 0  # what cannot be parked stays at the head, and is passed over
+            while parked < count:
+                raws = self._redis.lrange(self._lists[level], offset, offset + min(CHUNK, count - parked) - 1)
+                if not raws:
+                    break
+                moved = self._spill_chunk(raws, level, fence)
+                parked += moved
+                offset += len(raws) - moved
+            if parked >= count:
+                break
+        return parked
+
+    def count(self) -> dict[Place, int]:
+        """Messages in each place; one round trip."""
+        pipe = self._redis.pipeline(transaction=False)
+        for key in self._lists:
+            pipe.llen(key)
+        pipe.hlen(self._overflow.key)
+        pipe.hlen(self._held_key)
+        return dict(zip((*range(len(self._steps)), OVERFLOW, HELD), pipe.execute(), strict=True))
+
+    def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - only LREM, at the source, depends on depth
+        """Seconds of broker time of one move: LREM passes a quarter of the list on average, from the nearer end."""
+        return MOVE_SECONDS + (PASS_SECONDS * self._depths[source] / 4 if source >= 0 else 0.0)
+
+    def close(self) -> None:
+        """Forget what was read; the client belongs to whoever made it."""
+        self._parsed, self._front = {}, {}
+
+    def _parse(self, raw: bytes, now: float) -> PendingTask | str:
+        return message.parse(raw, now, self._steps)
+
+    def _messages(self, level: int, depth: int, wanted: int) -> Iterator[tuple[float, bytes]]:
+        """The messages of a level from the head, with their place in it from 0 (head) to 1 (tail).
+
+        Reading goes towards the tail, where workers pop: what they take meanwhile makes nobody be missed.
+        """
+        start, size = depth - wanted, CHUNK
+        while start < depth:
+            raws = self._redis.lrange(self._lists[level], start, start + size - 1)
+            if not raws:
+                return
+            for position, raw in enumerate(raws, start):
+                yield position / depth, raw
+            start += len(raws)
+            mean = sum(map(len, raws)) // len(raws)
+            size = max(1, min(CHUNK, CHUNK_BYTES // (mean + 1)))
+
+    def _sources(self, moves: Sequence[Move]) -> dict[str, tuple[bytes, float]]:
+        """For each task to be moved: its message, and where in a list to look for it."""
+        parked = [move.task.id for move in moves if move.source == OVERFLOW]
+        held = [move.task.id for move in moves if move.source == HELD]
+        found = {move.task.id: self._front[move.task.id] for move in moves if move.task.id in self._front}
+        for key, ids in ((self._overflow.key, parked), (self._held_key, held)):
+            for chunk in _chunks(ids, CHUNK):
+                values = self._redis.hmget(key, chunk)
+                found |= {task_id: (raw, 0.0) for task_id, raw in zip(chunk, values, strict=True) if raw is not None}
+        return found
+
+    def _step(self, move: Move, raw: bytes, place: float) -> _Step:
+        new = raw
+        if raw and move.target >= 0:
+            new = message.rewrite(raw, self._steps[move.target], move.task.published)
+        return _Step(move, raw, new, -1 if place > 0.5 else 1)  # noqa: PLR2004 - look from the nearer end
+
+    def _run(self, steps: Sequence[_Step], fence: str | None) -> list[Outcome]:
+        arguments: list[Any] = [fence or "", SCRIPT_SECONDS]
+        size = 0
+        for move, raw, new, end in steps:
+            arguments += (_key_index(move.source), _key_index(move.target), move.task.id, raw, new, end)
+            size += len(raw) + len(new)
+            if size > BATCH_BYTES:
+                break
+        answer = self._move(keys=[self._lease_key, self._overflow.key, self._held_key, *self._lists], args=arguments)
+        if answer is None:
+            raise LeaseLostError(f"queue {self.queue!r}: another reprioritizer leads it now; nothing was moved")
+        return [_OUTCOMES[code] for code in answer]
+
+    def _settle(self, step: _Step, outcome: Outcome) -> None:
+        """Keep what we know of the queue in step with what was done."""
+        task, source, target = step.move.task, step.move.source, step.move.target
+        if outcome is Outcome.REFUSED:
+            return
+        if source == OVERFLOW:
+            self._overflow.forget(task.id)
+        elif source >= 0:
+            self._front.pop(task.id, None)
+        if outcome is Outcome.GONE:
+            return
+        if target == OVERFLOW:
+            self._overflow.remember(task)
+        elif target >= 0:
+            self._front[task.id] = step.new, 0.0
+            self._parsed[step.new] = task
+
+    def _spill_chunk(self, raws: Sequence[bytes], level: int, fence: str | None) -> int:
+        moves: list[Move] = []
+        for raw in raws:
+            entry = self._parse(raw, self._now)
+            if isinstance(entry, PendingTask):
+                self._front[entry.id] = raw, 0.0
+                moves.append(Move(entry, level, OVERFLOW, 0.0, "overflow"))
+        return self.apply(moves, fence).count(Outcome.MOVED)
+
+
+def _key_index(place: Place) -> int:
+    return _FIRST_LEVEL_KEY + place if place >= 0 else _KEY_INDEX[place]
+
+
+def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
