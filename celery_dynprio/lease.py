@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
 
-#: A dedicated process takes the lease over from a candidate that lives in a worker.
-Kind: TypeAlias = Literal["dedicated", "embedded"]
+#: A dedicated process takes the lease over from a candidate that lives in a worker, and an operator's command from both.
+Kind: TypeAlias = Literal["embedded", "dedicated", "operator"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,3 +106,39 @@ class Outcome(Enum):
     GONE = "gone"
     #: It stays where it was: the target already has a message of that id.
     REFUSED = "refused"
+
+
+class Role(Enum):
+    """What a reprioritizer is to a queue at one tick."""
+
+    LEADER = "leader"
+    #: Another one leads.
+    STANDBY = "standby"
+    #: An operator paused all moves.
+    PAUSED = "paused"
+    #: It plans and reports, and moves nothing.
+    DRY_RUN = "dry run"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one tick did to one queue."""
+
+    queue: str
+    role: Role
+    #: Unix time in seconds at which the tick began, and seconds that it took.
+    started: float
+    seconds: float = 0.0
+    #: Tasks read from the front, and messages in the front and in the parked places before the moves.
+    read: int = 0
+    front: int = 0
+    overflow: int = 0
+    held: int = 0
+    #: Messages left where they are, by reason.
+    foreign: Mapping[str, int] = field(default_factory=dict)
+    #: What was planned (and in a dry run not done), and what happened to each; a lost lease leaves some without outcome.
+    moves: Sequence[Move] = ()
+    outcomes: Sequence[Outcome] = ()
+    #: Moves that were wanted but over the budget, and messages parked in bulk before planning.
+    deferred: int = 0
+    spilled: int = 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from celery_dynprio.models import Move, Outcome, Place, Snapshot
+from celery_dynprio.models import Move, Outcome, PendingTask, Place, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,9 @@ class Backlog(Protocol):
 
     def spill(self, count: int, fence: str | None = None) -> int:
         """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
+
+    def parked(self, place: Place, now: float) -> Iterable[PendingTask]:
+        """All tasks in one of the two parked places, in no order."""
 
     def count(self) -> dict[Place, int]:
         """Messages in each place, levels and parked places alike."""

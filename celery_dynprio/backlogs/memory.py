@@ -67,6 +67,10 @@ class MemoryBacklog:
             parked += self._apply(move) is Outcome.MOVED
         return parked
 
+    def parked(self, place: Place, now: float) -> list[PendingTask]:  # noqa: ARG002 - see read
+        """All tasks in one of the two parked places."""
+        return list(self._parked[place].values())
+
     def count(self) -> dict[Place, int]:
         """Tasks in each place."""
         levels = {level: len(tasks) for level, tasks in enumerate(self._levels)}

@@ -135,6 +135,14 @@ class RedisBacklog:
                 break
         return parked
 
+    def parked(self, place: Place, now: float) -> Iterator[PendingTask]:
+        """All tasks in one of the two parked places; read in chunks, so what others change meanwhile may be missed."""
+        key = self._overflow.key if place == OVERFLOW else self._held_key
+        for field, raw in self._redis.hscan_iter(key, count=CHUNK):
+            entry = self._parse(raw, now)
+            if isinstance(entry, PendingTask) and entry.id.encode() == field:
+                yield entry
+
     def count(self) -> dict[Place, int]:
         """Messages in each place; one round trip."""
         pipe = self._redis.pipeline(transaction=False)

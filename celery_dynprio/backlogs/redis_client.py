@@ -81,10 +81,6 @@ class RedisClient:
         seconds, microseconds = self.redis.time()
         return float(seconds) + float(microseconds) / 1e6
 
-    def disconnect(self) -> None:
-        """Drop the connections, so that the next command finds the master that a failover made."""
-        self.redis.connection_pool.disconnect()
-
     def close(self) -> None:
         """Close all connections."""
         self._connection.release()

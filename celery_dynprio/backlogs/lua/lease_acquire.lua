@@ -1,10 +1,11 @@
 -- Take or renew the lease of one queue.
 --
 -- KEYS  1 the lease, 2 the counter of fencing tokens
--- ARGV  1 owner, 2 kind ("dedicated" or "embedded"), 3 time to live (milliseconds)
+-- ARGV  1 owner, 2 kind ("operator", "dedicated" or "embedded"), 3 time to live (milliseconds)
 -- Returns the fence "<token>:<kind>:<owner>", or false if another owner has the lease.
 --
--- Keeps: tokens only grow, and every change of hands makes a new one. A dedicated owner takes over from an embedded one.
+-- Keeps: tokens only grow, and every change of hands makes a new one. A higher kind takes over from a lower one.
+local rank = { embedded = 1, dedicated = 2, operator = 3 }
 local held = redis.call('GET', KEYS[1])
 if held then
   local kind, owner = string.match(held, '^%d+:(%a+):(.*)$')
@@ -12,7 +13,7 @@ if held then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
     return held
   end
-  if owner ~= ARGV[1] and not (kind == 'embedded' and ARGV[2] == 'dedicated') then
+  if owner ~= ARGV[1] and (rank[kind] or 0) >= rank[ARGV[2]] then
     return false
   end
 end

@@ -1,0 +1,275 @@
+"""The tick: read, score, plan, move, report. And the loop around it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+from celery_dynprio.backlogs.base import Backlog
+from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
+from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
+from celery_dynprio.lease import Kind, Lease, RedisLease
+from celery_dynprio.levels import Bands
+from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, Report, Role, Snapshot
+from celery_dynprio.operations import Operations
+from celery_dynprio.planner import Planner
+from celery_dynprio.policies.base import Policy
+from celery_dynprio.scores import Scores
+from celery_dynprio.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: The front may be this much deeper than the window before its newest messages are parked in bulk.
+SLACK: Final = 1.2
+
+#: One tick parks at most this many windows in bulk, so that a tick stays short however much arrived.
+SPILL_WINDOWS: Final = 5
+
+#: Seconds between two log lines about the same broken policy.
+COMPLAINT_INTERVAL: Final = 60.0
+
+#: Seconds to wait after a failed tick: the first, doubled each time, and the longest.
+FIRST_BACKOFF: Final = 0.5
+LONGEST_BACKOFF: Final = 10.0
+
+
+class Learned(Protocol):
+    """Where learned runtimes and use come from."""
+
+    def read(self, now: float) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Runtimes in seconds by task name, and decayed use in seconds by fairness key, as of ``now`` (Unix seconds)."""
+
+
+class Complaints:
+    """Says each minute at most once that the policy is broken."""
+
+    def __init__(self, queue: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._next = 0.0
+
+    def __call__(self, problem: object) -> None:
+        """Log the problem, unless one was logged within the last minute."""
+        now = self._clock()
+        if now >= self._next:
+            self._next = now + COMPLAINT_INTERVAL
+            logger.error("%s: the policy failed, the last scores stand: %r", self._queue, problem)
+
+
+@dataclass(slots=True)
+class Reprioritizer:
+    """Keeps the pending tasks of one queue in order; everything it works with is handed in.
+
+    ``clock`` gives Unix seconds; ``budget`` is seconds of broker time that the moves of one tick may take; ``paused``
+    tells whether an operator stopped all moves.
+    """
+
+    backlog: Backlog
+    lease: Lease
+    planner: Planner
+    policy: Policy
+    learned: Learned
+    paused: Callable[[], bool]
+    budget: float = 0.2
+    window: int = 10_000
+    dry_run: bool = False
+    clock: Callable[[], float] = time.time
+    _scores: Scores = field(init=False)
+    _bands: Bands | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._scores = Scores(self.policy, Complaints(self.backlog.queue))
+
+    def tick(self) -> Report:
+        """Put the queue in order once, if this process leads it.
+
+        Raises what the broker's client raises when the broker is away; whatever was moved by then is moved.
+        """
+        started, timer = self.clock(), time.monotonic()
+        role, fence = self._role()
+        report = Report(self.backlog.queue, role, started)
+        if role in {Role.LEADER, Role.DRY_RUN}:
+            try:
+                report = self._work(report, fence)
+            except LeaseLostError:
+                report = replace(report, role=Role.STANDBY)
+        return replace(report, seconds=time.monotonic() - timer)
+
+    def close(self) -> None:
+        """Give the lease and the backlog back."""
+        try:
+            if not self.dry_run:
+                self.lease.release()
+        finally:
+            self.backlog.close()
+
+    def _role(self) -> tuple[Role, str | None]:
+        if self.dry_run:
+            return Role.DRY_RUN, None
+        fence = self.lease.acquire()
+        if fence is None:
+            return Role.STANDBY, None
+        return (Role.PAUSED if self.paused() else Role.LEADER), fence
+
+    def _work(self, report: Report, fence: str | None) -> Report:
+        now = report.started
+        spilled = 0 if self.dry_run else self._spill(fence)
+        snapshot = self.backlog.read(now)
+        runtimes, use = self.learned.read(now)
+        score = self._scores.bind(Context(now, runtimes, use))
+        candidates = self._scores.candidates(snapshot.overflow, score, self.window)
+        plan = self.planner.plan(
+            replace(snapshot, overflow=candidates),
+            score,
+            now,
+            bands=self._bands,
+            patience=self.policy.patience,
+            cost=self.backlog.cost,
+            budget=self.budget,
+        )
+        self._bands = plan.bands
+        self._scores.prune(sum(snapshot.depths) + len(snapshot.overflow))
+        outcomes = [] if self.dry_run else self.backlog.apply(plan.moves, fence)
+        return self._told(report, snapshot, spilled, plan.moves, outcomes, plan.deferred)
+
+    def _spill(self, fence: str | None) -> int:
+        if not self.backlog.capabilities.parks:
+            return 0
+        front = sum(count for place, count in self.backlog.count().items() if place >= 0)
+        if front <= SLACK * self.window:
+            return 0
+        return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), fence)
+
+    @staticmethod
+    def _told(
+        report: Report,
+        snapshot: Snapshot,
+        spilled: int,
+        moves: Sequence[Move],
+        outcomes: Sequence[Outcome],
+        deferred: int,
+    ) -> Report:
+        return replace(
+            report,
+            read=sum(map(len, snapshot.levels)),
+            front=sum(snapshot.depths),
+            overflow=snapshot.overflow_depth,
+            held=snapshot.held_depth,
+            foreign=snapshot.foreign,
+            moves=moves,
+            outcomes=outcomes,
+            deferred=deferred,
+            spilled=spilled,
+        )
+
+
+def assemble(
+    client: RedisClient,
+    settings: Settings,
+    learned: Learned,
+    owner: str,
+    *,
+    kind: Kind = "dedicated",
+    queues: Sequence[str] | None = None,
+    dry_run: bool = False,
+) -> list[Reprioritizer]:
+    """Make the reprioritizers of ``queues`` (all managed queues if None) on this broker.
+
+    ``owner`` names this process in the lease; see :class:`~celery_dynprio.lease.RedisLease` for ``kind``.
+    """
+    levels = len(client.priority_steps)
+    return [
+        Reprioritizer(
+            backlog=RedisBacklog(client, queue, settings.window),
+            lease=RedisLease(client, queue, owner, kind, settings.lease_ttl),
+            planner=Planner(levels, settings.window, settings.hysteresis),
+            policy=settings.policy,
+            learned=learned,
+            paused=Operations(client, (queue,), settings.policy).paused,
+            budget=settings.budget,
+            window=settings.window,
+            dry_run=dry_run,
+        )
+        for queue in (settings.queues if queues is None else queues)
+    ]
+
+
+def describe(report: Report) -> str:
+    """One line that says what a tick did."""
+    if report.role in {Role.STANDBY, Role.PAUSED}:
+        return f"{report.queue}: {report.role.value}"
+    moved = report.outcomes.count(Outcome.MOVED)
+    parked = report.spilled + sum(move.target == OVERFLOW for move in report.moves)
+    line = f"{report.queue}: read {report.read} of {report.front}, moved {moved}, parked {parked}"
+    if report.role is Role.DRY_RUN:
+        line = f"{report.queue}: dry run, read {report.read} of {report.front}, would move {len(report.moves)}"
+    if report.overflow or report.held:
+        line += f", overflow {report.overflow}, held {report.held}"
+    if report.deferred:
+        line += f", deferred {report.deferred}"
+    if report.foreign:
+        line += f", left alone {sum(report.foreign.values())}"
+    return f"{line}, in {report.seconds * 1000:.0f} ms"
+
+
+def log_report(report: Report) -> None:
+    """Log one line a tick; a standby only at DEBUG, where it is no news."""
+    logger.log(logging.DEBUG if report.role is Role.STANDBY else logging.INFO, "%s", describe(report))
+
+
+def serve(
+    reprioritizers: Sequence[Reprioritizer],
+    interval: float,
+    stop: threading.Event,
+    observe: Callable[[Report], None] = log_report,
+    finished: Callable[[Sequence[Report]], bool] = lambda _: False,
+) -> None:
+    """Tick every ``interval`` seconds until ``stop`` is set or ``finished`` says so of the last reports; then let go.
+
+    Nothing that happens in a tick ends the loop: it is logged, and tried again after a growing pause.
+    """
+    failures = 0
+    try:
+        while not stop.is_set():
+            began = time.monotonic()
+            reports, failed = _round(reprioritizers, stop, observe)
+            if finished(reports):
+                break
+            failures = failures + 1 if failed else 0
+            pause = min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF) if failures else interval
+            stop.wait(max(pause - (time.monotonic() - began), 0.0))
+    finally:
+        for reprioritizer in reprioritizers:
+            _close(reprioritizer)
+
+
+def _round(
+    reprioritizers: Sequence[Reprioritizer], stop: threading.Event, observe: Callable[[Report], None]
+) -> tuple[list[Report], bool]:
+    reports, failed = [], False
+    for reprioritizer in reprioritizers:
+        if stop.is_set():
+            break
+        try:
+            report = reprioritizer.tick()
+            observe(report)
+            reports.append(report)
+        except (*BROKER_ERRORS, BrokerUnavailableError) as exc:
+            failed = True
+            logger.warning("%s: the broker does not answer, trying again: %s", reprioritizer.backlog.queue, exc)
+        except Exception:  # one queue's trouble must not stop the others
+            failed = True
+            logger.exception("%s: a tick failed, trying again", reprioritizer.backlog.queue)
+    return reports, failed
+
+
+def _close(reprioritizer: Reprioritizer) -> None:
+    try:
+        reprioritizer.close()
+    except BROKER_ERRORS as exc:
+        logger.warning("%s: could not give the lease back, it expires: %s", reprioritizer.backlog.queue, exc)

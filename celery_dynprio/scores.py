@@ -1,0 +1,90 @@
+"""Scores that survive a broken policy. Pure but for its memory and its complaints.
+
+A policy is the user's code: it may raise, or return NaN, or a number that is no score. Then the last good score of the
+task stands (the middle, if there is none), and the loop goes on.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Final
+
+from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.policies.base import Policy, Scorer
+
+#: The score of a task that the policy could not score and never has.
+MIDDLE: Final = 0.5
+
+
+class Scores:
+    """What the policy says of each task, or said last.
+
+    ``complain`` is called with the exception, or with a text, for each tick in which the policy failed.
+    """
+
+    def __init__(self, policy: Policy, complain: Callable[[object], None]) -> None:
+        self._policy = policy
+        self._complain = complain
+        self._last: dict[str, float] = {}
+        self._rota: Iterator[str] = iter(())
+
+    def bind(self, context: Context) -> Scorer:
+        """Return the function that scores tasks in this tick; it never raises and stays in [0, 1]."""
+        last, complained = self._last, False
+
+        def fail(problem: object) -> None:
+            nonlocal complained
+            if not complained:
+                complained = True
+                self._complain(problem)
+
+        def stand(task: PendingTask) -> float:
+            return last.get(task.id, MIDDLE)
+
+        try:
+            fresh = self._policy.bind(context)
+        except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+            fail(exc)
+            return stand
+
+        def score(task: PendingTask) -> float:
+            try:
+                value = fresh(task)
+                if 0.0 <= value <= 1.0:
+                    last[task.id] = value
+                    return value
+                fail(f"score {value!r} of task {task.name} is not between 0 and 1")
+            except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+                fail(exc)
+            return stand(task)
+
+        return score
+
+    def candidates(self, overflow: Mapping[str, PendingTask], score: Scorer, limit: int) -> Mapping[str, PendingTask]:
+        """Choose from a long overflow the ``limit`` tasks that score best, in bounded time.
+
+        Scoring a million tasks takes seconds, so a slice is rescored each tick, in turn; the others count with the
+        score they had when their turn last came.
+        """
+        if len(overflow) <= limit:
+            return overflow
+        for task_id in self._turn(overflow, 5 * limit):
+            if task_id in overflow:
+                score(overflow[task_id])
+        last = self._last
+        best = heapq.nlargest(limit, overflow, key=lambda task_id: last.get(task_id, 1.0))
+        return {task_id: overflow[task_id] for task_id in best}
+
+    def prune(self, known: int) -> None:
+        """Forget tasks that are gone, once more are remembered than twice those that are pending (``known``)."""
+        if len(self._last) > 2 * known + 1000:
+            self._last.clear()
+
+    def _turn(self, overflow: Mapping[str, PendingTask], size: int) -> list[str]:
+        turn = list(islice(self._rota, size))
+        if not turn:
+            self._rota = iter(list(overflow))
+            turn = list(islice(self._rota, size))
+        return turn
