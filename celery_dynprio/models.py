@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import Final, TypeAlias
 
 #: Where a pending task is: a level from 0 (first) upward, or one of the two parked places below.
@@ -19,8 +18,6 @@ OVERFLOW: Final[Place] = -1
 
 #: Parked by an operator; only an operator brings it back.
 HELD: Final[Place] = -2
-
-_EMPTY: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +47,9 @@ class Context:
     #: Unix time in seconds.
     now: float
     #: Learned mean runtime in seconds by task name.
-    runtimes: Mapping[str, float] = field(default=_EMPTY)
+    runtimes: Mapping[str, float] = field(default_factory=dict)
     #: Decayed use in seconds of worker time by fairness key (tasks without a key count under "").
-    use: Mapping[str, float] = field(default=_EMPTY)
+    use: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
