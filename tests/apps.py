@@ -1,0 +1,15 @@
+"""Plain Celery apps of this process, for tests that publish and read without workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from celery import Celery
+
+
+def make_app(url: str, *, prefix: str = "", steps: Sequence[int] = range(10), sep: str | None = None) -> Celery:
+    """An app without the add-on, on this broker, with these of kombu's transport options."""
+    app = Celery("plain", broker=url, set_as_current=False)
+    options = {"priority_steps": list(steps), "global_keyprefix": prefix} | ({"sep": sep} if sep else {})
+    app.conf.update(broker_transport_options=options)
+    return app

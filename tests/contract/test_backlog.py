@@ -1,0 +1,308 @@
+"""One suite for every backlog: what the port promises holds for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Protocol
+from uuid import uuid4
+
+import pytest
+
+from celery_dynprio.backlogs.base import Backlog
+from celery_dynprio.backlogs.memory import MemoryBacklog
+from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.lease import RedisLease
+from celery_dynprio.message import HEADER
+from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place
+from tests.apps import make_app
+from tests.servers import Database, Kind
+
+NOW = 1_700_000_000.0
+
+
+class Bench(Protocol):
+    """A backlog with a producer, a worker and a lease around it."""
+
+    backlog: Backlog
+
+    def publish(self, task: PendingTask, level: Place) -> None:
+        """Publish as Celery would."""
+
+    def consume(self) -> str | None:
+        """Take the next message as a worker would; return its task id."""
+
+    def lead(self) -> str:
+        """Become the leader; return the fence."""
+
+
+class MemoryBench:
+    def __init__(self) -> None:
+        self.backlog = MemoryBacklog("celery")
+        self._leads = 0
+
+    def publish(self, task: PendingTask, level: Place) -> None:
+        self.backlog.publish(task, level)
+
+    def consume(self) -> str | None:
+        task = self.backlog.consume()
+        return task and task.id
+
+    def lead(self) -> str:
+        self._leads += 1
+        self.backlog.fence = str(self._leads)
+        return self.backlog.fence
+
+
+class RedisBench:
+    """Publishes and consumes with kombu itself."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.app = make_app(url, prefix=prefix)
+        self.client = RedisClient.from_app(self.app)
+        self.backlog = RedisBacklog(self.client, "celery")
+        self._connection = self.app.connection_for_write()
+        self._channel = self._connection.channel()
+        self._leads = 0
+
+    def publish(self, task: PendingTask, level: Place) -> None:
+        header = {"at": task.published, "w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents}
+        self.app.send_task(
+            task.name, task_id=task.id, priority=level, headers={HEADER: {k: v for k, v in header.items() if v is not None}}
+        )
+
+    def consume(self) -> str | None:
+        message = self._channel.basic_get("celery", no_ack=True)
+        return message and message.headers["id"]
+
+    def lead(self) -> str:
+        self._leads += 1
+        kinds = ("embedded", "dedicated", "operator")  # each takes over from the one before
+        fence = RedisLease(self.client, "celery", f"leader {self._leads}", kinds[self._leads - 1]).acquire()
+        assert fence is not None
+        return fence
+
+    def close(self) -> None:
+        self._connection.release()
+        self.client.close()
+        self.app.close()
+
+
+@pytest.fixture(params=["memory", "valkey", "redis", "redis62", "valkey with a key prefix"])
+def bench(request: pytest.FixtureRequest, open_database: Callable[[Kind], Database]) -> Iterator[Bench]:
+    if request.param == "memory":
+        yield MemoryBench()
+        return
+    kind, _, prefix = request.param.partition(" ")
+    bench = RedisBench(open_database(kind).url, "shop:" if prefix else "")
+    yield bench
+    bench.close()
+
+
+def task(**fields: object) -> PendingTask:
+    values = {"id": str(uuid4()), "name": "shop.checkout", "published": NOW} | fields
+    return PendingTask(**values)  # type: ignore[arg-type]
+
+
+def test_reads_what_was_published_next_to_run_first(bench: Bench) -> None:
+    first, second = task(weight=7.0, key="ada", deadline=NOW + 30, dependents=2), task()
+    urgent = task(published=NOW + 1)
+    for each, level in ((first, 5), (second, 5), (urgent, 0)):
+        bench.publish(each, level)
+    snapshot = bench.backlog.read(NOW)
+    assert snapshot.levels[5] == (first, second)
+    assert snapshot.levels[0] == (urgent,)
+    assert list(snapshot.depths) == [1, 0, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert (snapshot.overflow_depth, snapshot.held_depth, snapshot.foreign) == (0, 0, {})
+
+
+def test_a_moved_task_runs_from_its_new_level_behind_what_was_there(bench: Bench) -> None:
+    there, promoted, last = task(), task(), task()
+    bench.publish(there, 0)
+    bench.publish(promoted, 6)
+    bench.publish(last, 3)
+    bench.backlog.read(NOW)
+    assert bench.backlog.apply([Move(promoted, 6, 0, 1.0, "score")]) == [Outcome.MOVED]
+    assert [bench.consume() for _ in range(4)] == [there.id, promoted.id, last.id, None]
+
+
+def test_moves_are_made_in_the_order_given(bench: Bench) -> None:
+    tasks = [task() for _ in range(250)]  # more than one call of the script
+    for each in tasks:
+        bench.publish(each, 9)
+    bench.backlog.read(NOW)
+    order = [*tasks[1::2], *tasks[::2]]
+    assert set(bench.backlog.apply([Move(each, 9, 4, 0.5, "score") for each in order])) == {Outcome.MOVED}
+    assert [bench.consume() for _ in tasks] == [each.id for each in order]
+
+
+def test_a_task_that_was_delivered_is_gone_and_is_not_brought_back(bench: Bench) -> None:
+    delivered, other = task(), task()
+    bench.publish(delivered, 2)
+    bench.publish(other, 2)
+    bench.backlog.read(NOW)
+    assert bench.consume() == delivered.id
+    moves = [Move(delivered, 2, 0, 1.0, "score"), Move(other, 2, 1, 1.0, "score")]
+    assert bench.backlog.apply(moves) == [Outcome.GONE, Outcome.MOVED]
+    assert bench.backlog.apply(moves) == [Outcome.GONE, Outcome.GONE]
+    assert [bench.consume(), bench.consume()] == [other.id, None]
+
+
+@pytest.mark.parametrize("place", [OVERFLOW, HELD])
+def test_a_parked_task_is_out_of_reach_until_it_comes_back(bench: Bench, place: Place) -> None:
+    parked = task(weight=3.0, key="ada")
+    bench.publish(parked, 1)
+    bench.backlog.read(NOW)
+    assert bench.backlog.apply([Move(parked, 1, place, 0.1, "overflow")]) == [Outcome.MOVED]
+    assert bench.consume() is None
+    assert bench.backlog.count()[place] == 1
+    assert list(bench.backlog.parked(place, NOW)) == [parked]
+    snapshot = bench.backlog.read(NOW)
+    assert (snapshot.overflow_depth, snapshot.held_depth) == (int(place == OVERFLOW), int(place == HELD))
+    assert dict(snapshot.overflow) == ({parked.id: parked} if place == OVERFLOW else {})
+    assert bench.backlog.apply([Move(parked, place, 8, 0.9, "refill")]) == [Outcome.MOVED]
+    assert bench.backlog.count() == {level: int(level == 8) for level in range(10)} | {OVERFLOW: 0, HELD: 0}
+    assert [bench.consume(), bench.consume()] == [parked.id, None]
+
+
+def test_a_second_message_with_the_same_id_is_never_lost(bench: Bench) -> None:
+    first = task()
+    bench.publish(first, 4)
+    bench.backlog.read(NOW)
+    bench.backlog.apply([Move(first, 4, OVERFLOW, 0.0, "overflow")])
+    bench.publish(first, 4)
+    bench.publish(first, 4)
+    assert bench.backlog.read(NOW).foreign == {} or bench.backlog.read(NOW).foreign == {"duplicate id": 1}
+    assert bench.backlog.apply([Move(first, 4, OVERFLOW, 0.0, "overflow")]) == [Outcome.REFUSED]
+    assert bench.backlog.apply([Move(first, OVERFLOW, 4, 0.0, "refill")]) == [Outcome.MOVED]
+    assert [bench.consume() for _ in range(4)] == [first.id, first.id, first.id, None]
+
+
+def test_only_the_newest_fence_moves(bench: Bench) -> None:
+    waiting = task()
+    bench.publish(waiting, 7)
+    stale, newest = bench.lead(), bench.lead()
+    bench.backlog.read(NOW)
+    move = Move(waiting, 7, 0, 1.0, "score")
+    with pytest.raises(LeaseLostError, match="'celery'.*nothing was moved"):
+        bench.backlog.apply([move], stale)
+    with pytest.raises(LeaseLostError):
+        bench.backlog.spill(1, stale)
+    assert bench.backlog.count()[7] == 1
+    assert bench.backlog.apply([move], newest) == [Outcome.MOVED]
+
+
+def test_spill_parks_the_newest_of_the_last_levels_first(bench: Bench) -> None:
+    low, high = [task() for _ in range(5)], [task() for _ in range(5)]
+    for each in low:
+        bench.publish(each, 8)
+    for each in high:
+        bench.publish(each, 2)
+    assert bench.backlog.spill(7) == 7
+    kept = bench.backlog.read(NOW)
+    assert kept.levels[2] == tuple(high[:3])
+    assert set(kept.overflow) == {each.id for each in low + high[3:]}
+    assert bench.backlog.spill(100) == 3
+    assert bench.consume() is None
+
+
+def test_counts_every_place_and_costs_nothing_below_zero(bench: Bench) -> None:
+    for level in (0, 0, 9):
+        bench.publish(task(), level)
+    assert bench.backlog.count() == {place: {0: 2, 9: 1}.get(place, 0) for place in (*range(10), OVERFLOW, HELD)}
+    bench.backlog.read(NOW)
+    assert 0 <= bench.backlog.cost(0, 9) < 0.01
+    assert 0 <= bench.backlog.cost(OVERFLOW, 9) < 0.01
+    bench.backlog.close()
+
+
+class TestRedisOnly:
+    """What only a broker with messages can show."""
+
+    @pytest.fixture
+    def bench(self, server: Database) -> Iterator[RedisBench]:
+        bench = RedisBench(server.url, prefix="")
+        yield bench
+        bench.close()
+
+    def test_only_the_priority_of_a_moved_message_changes(self, bench: RedisBench) -> None:
+        bench.publish(task(), 5)
+        (before,) = bench.client.redis.lrange(bench.client.level_key("celery", 5), 0, -1)
+        (waiting,) = bench.backlog.read(NOW).levels[5]
+        bench.backlog.apply([Move(waiting, 5, 1, 0.9, "score")])
+        (after,) = bench.client.redis.lrange(bench.client.level_key("celery", 1), 0, -1)
+        assert after == before.replace(b'"priority": 5', b'"priority": 1')
+
+    def test_a_message_without_our_header_keeps_the_age_it_was_first_seen_with(self, bench: RedisBench) -> None:
+        bench.app.send_task("other.task")
+        (seen,) = bench.backlog.read(NOW).levels[0]
+        assert (seen.published, seen.pinned) == (NOW, None)
+        bench.backlog.apply([Move(seen, 0, 6, 0.1, "score")])
+        (again,) = RedisBacklog(bench.client, "celery").read(NOW + 100).levels[6]
+        assert again == seen
+
+    def test_an_explicit_priority_without_our_header_pins(self, bench: RedisBench) -> None:
+        bench.app.send_task("other.task", priority=3)
+        (seen,) = bench.backlog.read(NOW).levels[3]
+        assert seen.pinned == 3
+
+    def test_a_message_restored_by_kombu_returns_to_its_level(self, bench: RedisBench) -> None:
+        waiting = task()
+        bench.publish(waiting, 7)
+        bench.backlog.read(NOW)
+        bench.backlog.apply([Move(waiting, 7, 2, 0.9, "score")])
+        with bench.app.connection_for_read() as connection:
+            channel = connection.channel()
+            channel.basic_get("celery")  # delivered, never acknowledged
+            channel.close()  # kombu restores what is unacknowledged
+        assert bench.backlog.count()[2] == 1
+
+    def test_a_new_leader_finds_what_the_last_one_parked(self, bench: RedisBench) -> None:
+        tasks = [task(weight=float(n % 11)) for n in range(500)]
+        for each in tasks:
+            bench.publish(each, 5)
+        bench.backlog.spill(500)
+        successor = RedisBacklog(bench.client, "celery", window=20)  # reads at most 100 parked tasks a time
+        sizes = [len(successor.read(NOW).overflow) for _ in range(12)]
+        assert sizes == sorted(sizes)
+        assert 100 <= sizes[0] < 500
+        assert dict(successor.read(NOW).overflow) == {each.id: each for each in tasks}
+
+    def test_the_front_is_read_only_as_far_as_two_windows(self, bench: RedisBench) -> None:
+        tasks = [task() for _ in range(30)]
+        for each in tasks:
+            bench.publish(each, 5)
+        snapshot = RedisBacklog(bench.client, "celery", window=10).read(NOW)
+        assert snapshot.levels[5] == tuple(tasks[:20])
+        assert snapshot.depths[5] == 30
+
+    def test_a_restarted_server_gets_the_scripts_again(self, bench: RedisBench) -> None:
+        waiting = task()
+        bench.publish(waiting, 7)
+        bench.backlog.read(NOW)
+        bench.client.redis.script_flush()
+        assert bench.backlog.apply([Move(waiting, 7, 2, 0.9, "score")]) == [Outcome.MOVED]
+
+    def test_an_error_half_way_loses_nothing(self, bench: RedisBench) -> None:
+        waiting = task()
+        bench.publish(waiting, 7)
+        bench.backlog.read(NOW)
+        bench.client.redis.set(bench.client.level_key("celery", 2), "not a list")
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            bench.backlog.apply([Move(waiting, 7, 2, 0.9, "score")])
+        bench.client.redis.delete(bench.client.level_key("celery", 2))
+        assert bench.backlog.count()[7] == 1
+
+    def test_other_priority_steps_are_other_levels(self, server: Database) -> None:
+        app = make_app(server.url, steps=[0, 3, 6, 9], sep="|")
+        client = RedisClient.from_app(app)
+        app.send_task("a.task", priority=6, headers={HEADER: {"at": NOW}})
+        backlog = RedisBacklog(client, "celery")
+        (waiting,) = backlog.read(NOW).levels[2]
+        backlog.apply([Move(waiting, 2, 3, 0.1, "score")])
+        (raw,) = client.redis.lrange("celery|9", 0, -1)
+        assert json.loads(raw)["properties"]["priority"] == 9
+        client.close()
+        app.close()

@@ -1,0 +1,181 @@
+"""Nothing in a message can crash, block or mislead the reprioritizer."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_dynprio import message
+from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.lease import RedisLease
+from celery_dynprio.message import HEADER
+from celery_dynprio.models import PendingTask, Role
+from celery_dynprio.planner import Planner
+from celery_dynprio.policies import default_policy
+from celery_dynprio.reprioritizer import Reprioritizer
+from tests.apps import make_app
+from tests.servers import Database
+
+NOW = 1_700_000_000.0
+STEPS = tuple(range(10))
+
+
+def envelope(headers: Any, *, body: str = "W1tdLCB7fSwge31d", **properties: Any) -> bytes:
+    properties = {"priority": 5, "delivery_tag": str(uuid4()), "body_encoding": "base64"} | properties
+    return json.dumps({"body": body, "headers": headers, "properties": properties}).encode()
+
+
+def task_headers(**fields: Any) -> dict[str, Any]:
+    return {"id": str(uuid4()), "task": "shop.checkout", "lang": "py"} | fields
+
+
+def hostile_fields() -> Iterator[Any]:
+    """Values that no field of the ``dynprio`` header should have."""
+    yield from (None, True, "9", [], {}, -1, -1e308, 1e308, float("nan"), float("inf"), 10**400, "\ud800", "x" * 10**5)
+
+
+def immovable() -> list[bytes]:
+    """What must stay where it is, byte for byte."""
+    random.seed(5)
+    protocol_1 = {"task": "shop.checkout", "id": str(uuid4()), "args": [], "kwargs": {}}
+    entries = [
+        b"",
+        b"\x00",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"text"',
+        b"NaN",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"1" * 5000,
+        "{\"headers\": \"ä\"}".encode("latin-1"),
+        *(random.randbytes(n) for n in (1, 10, 1000)),
+        envelope(None),
+        envelope([]),
+        envelope({}),
+        envelope({"id": None, "task": "shop.checkout"}),
+        envelope({"id": 7, "task": "shop.checkout"}),
+        envelope({"id": "", "task": "shop.checkout"}),
+        envelope({"id": "\ud800", "task": "shop.checkout"}),
+        envelope({"id": "x" * 1000, "task": "shop.checkout"}),
+        envelope({"id": str(uuid4())}),
+        envelope({"id": str(uuid4()), "task": ["shop.checkout"]}),
+        envelope({}, body=json.dumps(protocol_1)),
+        envelope(task_headers(), body="x" * 10_000_000),
+        json.dumps({"headers": task_headers(), "properties": "priority"}).encode(),
+    ]
+    twin = task_headers()
+    return [*entries, envelope(twin, priority=1), envelope(twin, priority=1)]
+
+
+def movable() -> list[bytes]:
+    """Real tasks in unusual clothes: they may be moved, and must not change but for their priority."""
+    fields = [dict.fromkeys(("at", "w", "due", "key", "n", "pin"), value) for value in hostile_fields()]
+    return [
+        envelope(task_headers(), body="gASVCgAAAAAAAABdlH2UfZSHlC4=", **{"content-type": "application/x-python-serialize"}),
+        envelope(task_headers(compression="application/x-gzip"), body="H4sIAAAAAAAC/wMAAAAAAAAAAAA="),
+        envelope(task_headers(), body="k5CAgA==", **{"content-type": "application/x-msgpack"}),
+        envelope(task_headers(), body='{"priority": 5}', note='"priority": 5'),
+        *(envelope(task_headers(**{HEADER: value})) for value in hostile_fields()),
+        *(envelope(task_headers(**{HEADER: value})) for value in fields),
+    ]
+
+
+def without_priority(raw: bytes) -> bytes:
+    """The message but for what a move may change: the priority, and our header where there was none."""
+    raw = re.sub(rb'"properties": \{"priority": \d+', b'"properties": {"priority": N', raw)
+    return re.sub(rb', "dynprio": \{"at": [\d.]+\}\}', b"}", raw)
+
+
+@pytest.fixture
+def client(server: Database) -> Iterator[RedisClient]:
+    app = make_app(server.url)
+    client = RedisClient.from_app(app)
+    yield client
+    client.close()
+    app.close()
+
+
+def reprioritizer(client: RedisClient, window: int) -> Reprioritizer:
+    clock = iter(NOW + tick for tick in range(10_000))
+    return Reprioritizer(
+        backlog=RedisBacklog(client, "celery", window),
+        lease=RedisLease(client, "celery", "one"),
+        planner=Planner(len(STEPS), window, 0.25),
+        policy=default_policy(),
+        learned=_Nothing(),
+        paused=lambda: False,
+        window=window,
+        clock=lambda: next(clock),
+    )
+
+
+class _Nothing:
+    def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - nothing was learned
+        return {}, {}
+
+
+@pytest.mark.parametrize("window", [10_000, 20])
+def test_hostile_messages_are_left_where_they_are(client: RedisClient, window: int) -> None:
+    key, stay, go = client.level_key("celery", 1), immovable(), movable()
+    for raw in [*stay[::2], *go, *stay[1::2]]:
+        client.redis.lpush(key, raw)
+    ticking = reprioritizer(client, window)
+    reports = [ticking.tick() for _ in range(100)]
+    assert {report.role for report in reports} == {Role.LEADER}
+    left = client.redis.lrange(key, 0, -1)
+    first_twin = next(raw for raw in stay if message.parse(raw, NOW, STEPS).__class__ is PendingTask)
+    assert [raw for raw in stay if raw not in left and raw != first_twin] == []  # the first of two twins may move
+    everywhere = [raw for level in range(10) for raw in client.redis.lrange(client.level_key("celery", level), 0, -1)]
+    everywhere += client.redis.hvals(client.queue_key("celery", "overflow"))
+    everywhere += client.redis.hvals(client.queue_key("celery", "held"))
+    assert sorted(map(without_priority, everywhere)) == sorted(map(without_priority, [*stay, *go]))
+
+
+def test_what_is_left_alone_is_counted(client: RedisClient) -> None:
+    for raw in (b"\xff", b"[]", envelope({}), envelope({"id": "a"}), envelope({"id": "a", "task": "t"}, body="x" * 10**6)):
+        client.redis.lpush(client.level_key("celery", 1), raw)
+    foreign = RedisBacklog(client, "celery").read(NOW).foreign
+    assert foreign == {"not JSON": 1, "not a message": 1, "no id": 1, "no task name": 1, "too large": 1}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.dictionaries(st.sampled_from(["at", "w", "due", "key", "n", "pin", "?"]), JSON)
+
+
+@given(raw=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_parsing_never_raises(raw: bytes) -> None:
+    assert isinstance(message.parse(raw, NOW, STEPS), str)
+
+
+@given(fields=JSON | FIELDS, priority=JSON)
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_a_hostile_header_gives_a_sane_task(fields: Any, priority: Any) -> None:
+    raw = envelope(task_headers(**{HEADER: fields}), priority=priority)
+    task = message.parse(raw, NOW, STEPS)
+    assert isinstance(task, PendingTask)
+    assert 0 <= task.published < float("inf")
+    assert 0 <= task.weight <= message.MAX_WEIGHT
+    assert task.deadline is None or 0 <= task.deadline < float("inf")
+    assert task.key is None or len(task.key.encode()) <= 4 * message.MAX_KEY
+    assert 0 <= task.dependents <= message.MAX_DEPENDENTS
+    assert task.pinned is None or task.pinned in range(10)
+    again = message.parse(message.rewrite(raw, 3, task.published), NOW + 9, STEPS)
+    assert isinstance(again, PendingTask)
+    assert again == task
+
+
