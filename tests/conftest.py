@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from tests.nodes import Project, ProcessNode, WorkerNode, celery_node, worker_node, write_project
+from tests.nodes import ProcessNode, Project, WorkerNode, celery_node, worker_node, write_project
 from tests.processes import Process
 from tests.servers import Database, Kind, RedisServer
 
@@ -18,8 +18,8 @@ STARTED = pytest.StashKey[list[Process]]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report: Any = yield
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
     if report.when == "call" and report.failed:
         for process in item.stash.get(STARTED, []):
             report.sections.append((f"end of the log of {process.name}", process.logs()[-8000:]))
@@ -165,9 +165,7 @@ class StartCelery(Protocol):
 
 @pytest.fixture
 def start_celery(started: list[Process]) -> StartCelery:
-    def start(
-        project: Project, *command: str, name: str = "command", ready_line: str | None = None
-    ) -> ProcessNode:
+    def start(project: Project, *command: str, name: str = "command", ready_line: str | None = None) -> ProcessNode:
         node = celery_node(project, *command, name=name, ready_line=ready_line)
         started.append(node.container)
         node.start()

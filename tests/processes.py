@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import signal
+import signal as signals
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from typing import Final
 
 import psutil
@@ -134,13 +135,13 @@ class Process(CeleryTestContainer):
         """Whether it does its job by now."""
         return self.ready_line is None or self.ready_line in self.fresh_logs()
 
-    def ready(self) -> bool:
+    def ready(self, deadline: float = 60.0) -> bool:
         """Wait until it is ready; fail with its log if it ends before."""
 
         def settled() -> bool:
             return self.status == "exited" or self.is_ready()
 
-        wait_until(settled, 60, f"{self._name} is ready")
+        wait_until(settled, deadline, f"{self._name} is ready")
         assert self.status == "running", f"{self._name} ended with {self.exit_code}:\n{self.fresh_logs()}"
         return True
 
@@ -162,7 +163,7 @@ class Process(CeleryTestContainer):
         """
         signum = _signal_number(signal)
         family = _family(self.pid)
-        if group if group is not None else signum == 9:  # noqa: PLR2004 - SIGKILL
+        if group if group is not None else signum == SIGKILL:
             _signal_all(family, signum)
         else:
             self.signal(signum)
@@ -175,29 +176,31 @@ class Process(CeleryTestContainer):
         if self._popen is None:
             return
         family = _family(self.pid)
-        self.signal(signal.SIGTERM)
+        self.signal(SIGTERM)
         try:
             self.wait(deadline=20)
         except AssertionError:
             self.kill("SIGKILL")
-        _signal_all(family, signal.SIGKILL)
+        _signal_all(family, SIGKILL)
         psutil.wait_procs(family, timeout=10)
 
-    def restart(self, timeout: float = 30.0) -> None:
+    def restart(self, timeout: float = 60.0) -> None:
         """Stop it if it runs, start it again and wait until it is ready."""
         self.stop()
         self.start()
-        self.ready()
+        self.ready(timeout)
 
     def reload(self) -> None:
         """Do nothing: a process has no cached state as a container has."""
 
     def teardown(self) -> None:
-        self.stop()
+        """End it at once, with all its children: a test that wants a graceful end asks for one."""
+        if self._popen is not None:
+            self.kill(SIGKILL)
 
 
 def _signal_number(name: str | int | None) -> int:
-    return signal.Signals[name].value if isinstance(name, str) else int(name or signal.SIGKILL)
+    return signals.Signals[name].value if isinstance(name, str) else int(name or SIGKILL)
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: Valkey from its wheel, Debian's Redis, Redis 6.2; with passwords, TLS, AOF, Sentinel."""
+"""Real Redis servers for tests: Valkey from its wheel, Debian's Redis, Redis 6.2; passwords, TLS, AOF, Sentinel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from urllib.parse import quote, urlencode
 
 import pytest
 import redis
-from redis.sentinel import Sentinel
 
 from tests.processes import Process, free_port, wait_until
 
@@ -223,17 +222,17 @@ class SentinelServers:
 
     def master_port(self) -> int:
         """The port of the server that is master now."""
-        with Sentinel([("127.0.0.1", self.port)], socket_timeout=5).sentinels[0] as sentinel:
+        with redis.Redis(port=self.port, socket_timeout=5) as sentinel:
             return int(sentinel.sentinel_master(self.NAME)["port"])
 
     def stop(self) -> None:
-        """Stop what runs of the three."""
+        """End what runs of the three."""
         for process in (getattr(self, "sentinel", None), getattr(self, "replica", None), self.master):
             if process is not None:
-                process.stop()
+                process.teardown()
 
     def _complete(self) -> bool:
-        with Sentinel([("127.0.0.1", self.port)], socket_timeout=5).sentinels[0] as sentinel:
+        with redis.Redis(port=self.port, socket_timeout=5) as sentinel:
             try:
                 replicas = sentinel.sentinel_slaves(self.NAME)
             except redis.RedisError:

@@ -14,7 +14,7 @@ from pytest_celery import CeleryBrokerCluster, CeleryTestSetup, CeleryWorkerClus
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import BrokerNode
 from tests.processes import wait_until
-from tests.servers import Database, SentinelServers, make_certificates
+from tests.servers import Database, Kind, SentinelServers, make_certificates
 
 TASKS = """
     @app.task
@@ -30,7 +30,9 @@ TASKS = """
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
-def test_a_worker_runs_a_task(valkey: Database, make_project: MakeProject, start_worker: StartWorker, pool: str) -> None:
+def test_a_worker_runs_a_task(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker, pool: str
+) -> None:
     project = make_project(valkey.url, TASKS)
     start_worker(project, pool=pool)
     assert project.load().add.delay(2, 3).get(timeout=30) == 5
@@ -87,7 +89,7 @@ def test_sigterm_is_a_warm_shutdown(valkey: Database, make_project: MakeProject,
 
 @pytest.mark.parametrize("kind", ["valkey", "redis"])
 def test_aof_survives_sigkill_of_the_server(
-    start_server: StartServer, make_project: MakeProject, start_worker: StartWorker, kind: str
+    start_server: StartServer, make_project: MakeProject, start_worker: StartWorker, kind: Kind
 ) -> None:
     broker = start_server(kind, aof=True)
     project = make_project(broker.url(), TASKS)
