@@ -1,0 +1,26 @@
+"""``python -m bench [throughput] [ticks]``: run the named benchmarks (all of them if none is named), print JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+
+from bench import ticks, throughput
+
+BENCHMARKS = {"throughput": throughput.run, "ticks": ticks.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which benchmarks; all if none is named")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer pairs: shows that it works")
+    options = parser.parse_args()
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    figures = {name: BENCHMARKS[name](quick=options.quick) for name in options.names or BENCHMARKS}
+    print(json.dumps({"machine": machine, **figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

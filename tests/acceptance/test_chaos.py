@@ -1,0 +1,223 @@
+"""Kill anything at any instruction: every task runs exactly once (or as often as plain Celery would run it)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+import redis
+
+from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
+from tests.nodes import Project, ProcessNode, WorkerNode
+from tests.messages import numbers
+from tests.processes import wait_until
+from tests.servers import Database, RedisServer
+
+TASKS: Final = 5000
+KILLS: Final = 50
+
+#: Where the tasks note that they ran: on another server, so that the broker's trouble is not theirs.
+BODY: Final = '''
+import os, random, time
+import redis
+from celery_dynprio import Age, Deadline, DynPrio, FairShare, Weight, dynprio_task
+
+app.conf.update(
+    dynprio_queues=["celery"],
+    dynprio_policy=3 * Weight() + 2 * Deadline(horizon=20) + 2 * FairShare() + 1 * Age(saturation=20),
+    dynprio_interval=0.1,
+    dynprio_lease_ttl=1.0,
+    dynprio_window=1500,
+)
+dynprio = DynPrio(app)
+notes = redis.Redis.from_url(os.environ["NOTES"])
+
+def work(n):
+    notes.rpush("ran", n)
+    time.sleep(float(os.environ["WORK"]))
+
+@dynprio_task(app=app, key="tenant")
+def report(n, tenant): work(n)
+
+@dynprio_task(app=app, weight=9, deadline=5, key="tenant")
+def checkout(n, tenant): work(n)
+
+@app.task
+def plain(n, tenant): work(n)
+'''
+
+
+class Load:
+    """A project whose tasks note that they ran, and what they noted."""
+
+    def __init__(self, project: Project, notes: Database) -> None:
+        self.project = project
+        self._notes = notes.client
+        self.sent = 0
+
+    def publish(self, count: int) -> None:
+        """Publish a mix of all classes."""
+        module = self.project.load()
+        classes = [module.report] * 6 + [module.checkout] * 2 + [module.plain] * 2
+        for n in range(self.sent, self.sent + count):
+            random.choice(classes).delay(n, f"tenant {n % 7}")
+        self.sent += count
+
+    def ran(self) -> Counter[int]:
+        """How often each task ran so far."""
+        return Counter(int(n) for n in self._notes.lrange("ran", 0, -1))
+
+    def finished(self) -> bool:
+        """Whether each task ran at least once."""
+        return len(self.ran()) == self.sent
+
+
+@pytest.fixture
+def load(make_project: MakeProject, valkey: Database) -> Callable[..., Load]:
+    def make(broker: str, *, work: float, **conf: object) -> Load:
+        env = {"NOTES": valkey.url, "WORK": str(work)}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            made = Load(make_project(broker, BODY, conf={"task_ignore_result": True, **conf}, env=env), valkey)
+            made.project.load()
+        return made
+
+    return make
+
+
+def kill_in_turn(
+    starters: list[Callable[[], ProcessNode]], kills: int, finished: Callable[[], bool], patience: float
+) -> int:
+    """Keep one process of each kind alive and SIGKILL a random one at a random moment of its life, over and over."""
+    alive = [start() for start in starters]
+    done = 0
+    for _ in range(kills):
+        if finished():
+            break
+        victim = random.randrange(len(alive))
+        moment = random.uniform(0, patience)
+        lived = _clock()
+        wait_until(lambda: lived() > moment or finished(), 60)
+        alive[victim].kill("SIGKILL")
+        done += 1
+        alive[victim] = starters[victim]()
+    return done
+
+
+def _clock() -> Callable[[], float]:
+    start = time.monotonic()
+    return lambda: time.monotonic() - start
+
+
+def reprioritizers(start_celery: StartCelery, project: Project) -> list[Callable[[], ProcessNode]]:
+    """Starters of two that compete."""
+
+    def starter(slot: int) -> Callable[[], ProcessNode]:
+        return lambda: start_celery(project, "dynprio", "run", name=f"reprioritizer-{slot}")
+
+    return [starter(0), starter(1)]
+
+
+@pytest.mark.timeout(240)
+def test_every_task_runs_once_while_reprioritizers_are_killed(
+    load: Callable[..., Load], redis_server: Database, start_worker: StartWorker, start_celery: StartCelery
+) -> None:
+    running = load(redis_server.url, work=0.03, dynprio_embedded=False)
+    running.publish(TASKS)
+    for name in ("one", "two"):
+        start_worker(running.project, name, pool="prefork", concurrency=2)
+    kills = kill_in_turn(reprioritizers(start_celery, running.project), KILLS, running.finished, patience=1.2)
+    assert kills >= KILLS
+    wait_until(running.finished, 120, "every task ran")
+    assert set(running.ran().values()) == {1}
+
+
+@pytest.mark.timeout(240)
+def test_workers_with_candidates_are_killed_under_acks_late(
+    load: Callable[..., Load], valkey: Database, open_database: Callable[..., Database], start_worker: StartWorker
+) -> None:
+    broker = open_database("valkey")
+    options = {"visibility_timeout": 4, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    running = load(
+        broker.url,
+        work=0.02,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        broker_transport_options=options,
+    )
+    running.publish(2000)
+
+    def starter(slot: int) -> Callable[[], ProcessNode]:
+        names = iter(range(10_000))
+        return lambda: start_worker(running.project, f"worker-{slot}-{next(names)}", pool="prefork", concurrency=2)
+
+    kills = kill_in_turn([starter(0), starter(1)], 10, running.finished, patience=2.0)
+    assert kills == 10
+    wait_until(running.finished, 120, "every task ran")
+    repeats = sum(running.ran().values()) - running.sent
+    assert repeats <= 2 * kills  # each worker had no more than two unacknowledged, as with plain Celery
+
+
+@pytest.mark.timeout(240)
+def test_the_server_restarts_in_the_middle(
+    load: Callable[..., Load], start_server: StartServer, start_worker: StartWorker, start_celery: StartCelery
+) -> None:
+    server = start_server("valkey", aof=True)
+    options = {"visibility_timeout": 4, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    running = load(server.url(), work=0.02, broker_transport_options=options, dynprio_embedded=False)
+    running.publish(2000)
+    workers: list[WorkerNode] = [start_worker(running.project, name, pool="prefork") for name in ("one", "two")]
+    for start in reprioritizers(start_celery, running.project):
+        start()
+    for part in (500, 1000):
+        wait_until(lambda part=part: len(running.ran()) > part, 60, f"{part} tasks ran")  # type: ignore[misc]
+        _restart_between_commands(server)
+    wait_until(running.finished, 120, "every task ran")
+    repeats = sum(running.ran().values()) - running.sent
+    assert repeats <= 2 * 2 * len(workers)  # unacknowledged in a worker when its connection broke, as with plain Celery
+
+
+def _restart_between_commands(server: RedisServer) -> None:
+    """Restart it while no BRPOP is half-way: what a dying server popped and could not deliver is lost by plain Celery too."""
+    with server.client() as client:
+        client.client_pause(10_000, all=False)
+        try:
+            client.shutdown(nosave=True)
+        except redis.ConnectionError:
+            pass
+    server.wait()
+    server.start()
+
+
+@pytest.mark.timeout(120)
+def test_nothing_is_lost_when_the_server_is_killed_while_tasks_move(
+    load: Callable[..., Load], start_server: StartServer, start_celery: StartCelery
+) -> None:
+    server = start_server("redis", aof=True)
+    running = load(server.url(), work=0.0, dynprio_embedded=False)
+    running.publish(3000)
+    for start in reprioritizers(start_celery, running.project):
+        start()
+    for _ in range(8):
+        with server.client() as client:
+            before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+            wait_until(
+                lambda client=client, before=before: client.info("commandstats")["cmdstat_evalsha"]["calls"]  # type: ignore[misc]
+                > before + random.randrange(20),
+                60,
+                "the reprioritizer works",
+            )
+        server.kill("SIGKILL")
+        server.start()
+        assert _ids(server) == Counter(dict.fromkeys(range(running.sent), 1))
+
+
+def _ids(server: RedisServer) -> Counter[int]:
+    """Every pending task of the queue, wherever it is, by the number it was published with."""
+    with server.client() as client:
+        return numbers(client)

@@ -1,0 +1,25 @@
+"""Pending messages as they lie in Redis, for tests that count them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from typing import Any, cast
+
+import redis
+
+
+def pending(client: redis.Redis, queue: str = "celery") -> list[dict[str, Any]]:
+    """Every message of a queue, in the front and parked."""
+    keys = [queue, *(f"{queue}\x06\x16{priority}" for priority in range(1, 10))]
+    raws = [raw for key in keys for raw in cast("list[bytes]", client.lrange(key, 0, -1))]
+    for what in ("overflow", "held"):
+        raws += cast("list[bytes]", client.hvals(f"dynprio:{queue}:{what}"))
+    return [json.loads(raw) for raw in raws]
+
+
+def numbers(client: redis.Redis, queue: str = "celery") -> Counter[int]:
+    """How often each number, the first argument of its task, is pending."""
+    bodies = (json.loads(base64.b64decode(message["body"])) for message in pending(client, queue))
+    return Counter(args[0] for args, _, _ in bodies)
