@@ -37,7 +37,7 @@ MAX_REMEMBERED: Final = 10_000
 MAX_WAITING: Final = 10_000
 
 #: Entries in one call of the script: a fraction of a millisecond of the server's time.
-CHUNK: Final = 100
+CHUNK: Final = 50
 
 #: Seconds between two sends of a process, how long its end may take for the last one, and between two complaints.
 SEND_INTERVAL: Final = 1.0

@@ -37,13 +37,13 @@ for i, key in ipairs(KEYS) do
   if excess > 0 then
     -- Rarely more than the few fields just added; a hash that somebody else filled shrinks over several calls.
     local entries = {}
-    local sample = redis.call('HRANDFIELD', key, math.min(4 * excess + 12, 400), 'WITHVALUES')
+    local sample = redis.call('HRANDFIELD', key, math.min(3 * excess + 10, 400), 'WITHVALUES')
     for j = 1, #sample, 2 do
       local seconds, count = decayed(sample[j + 1])
       entries[#entries + 1] = { sample[j], i == 1 and seconds or count }
     end
     table.sort(entries, function(a, b) return a[2] < b[2] end)
-    for j = 1, math.min(excess, math.ceil(#entries / 4)) do
+    for j = 1, math.min(excess, math.ceil(#entries / 3)) do
       dropped = dropped + redis.call('HDEL', key, entries[j][1])
     end
   end
