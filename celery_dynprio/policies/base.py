@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
 from typing import TypeAlias
 
 from celery_dynprio.errors import PolicyError
@@ -15,16 +18,21 @@ Scorer: TypeAlias = Callable[[PendingTask], float]
 
 
 class Factor(ABC):
-    """One reason for urgency, in [0, 1]; 1 is most urgent."""
+    """One reason for urgency, in [0, 1]; 1 is most urgent. Subclass it, or see :func:`~celery_dynprio.factor`."""
 
     @property
     def name(self) -> str:
         """What explanations and metrics call this factor."""
         return type(self).__name__
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which a waiting task counts as starving; None from a factor that ignores how long it waits."""
+        return None
+
     @abstractmethod
     def bind(self, context: Context) -> Scorer:
-        """Return the function that scores tasks in this context; called once a tick."""
+        """Return the function that scores tasks in this context; called once a tick, and once a publish."""
 
     def __call__(self, task: PendingTask, context: Context) -> float:
         """Score one task; for many in one context, call :meth:`bind` once."""
@@ -35,3 +43,83 @@ class Factor(ABC):
 
     def __add__(self, other: Factor | Policy) -> Policy:
         return 1 * self + other
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Policy:
+    """The weighted mean of factors, in [0, 1]: sum(weight * value) / sum(weight), as in Slurm's multifactor plugin.
+
+    Written as a formula: ``2 * Weight() + Age(saturation=300)``. Only the proportions of the weights count. Raises
+    :class:`~celery_dynprio.errors.PolicyError` for weights that are no numbers, negative, not finite or all zero.
+    """
+
+    terms: tuple[tuple[float, Factor], ...]
+
+    def __post_init__(self) -> None:
+        for weight, factor in self.terms:
+            if not isinstance(factor, Factor):
+                raise PolicyError(f"{factor!r} is no factor: combine factors such as Weight(), or use @factor")
+            if not is_number(weight) or weight < 0:
+                raise PolicyError(f"weight {weight!r} of {factor!r}: use a finite number, 0 or above")
+        if not (0 < self._total < math.inf):
+            raise PolicyError(f"the weights of {self!r} sum to {self._total}: the sum has to be finite and above 0")
+
+    def score(self, task: PendingTask, context: Context) -> float:
+        """Score one task; for many in one context, call :meth:`bind` once."""
+        return self.bind(context)(task)
+
+    def bind(self, context: Context) -> Scorer:
+        """Return the function that scores tasks in this context. What a factor raises is passed on."""
+        total = self._total  # summed in the order of the terms: then rounding never gives a score above 1
+        terms = [(weight, factor.bind(context)) for weight, factor in self.terms if weight]
+
+        def score(task: PendingTask) -> float:
+            value = 0.0
+            for weight, scorer in terms:
+                value += weight * scorer(task)
+            return value / total
+
+        return score
+
+    def explain(self, task: PendingTask, context: Context) -> tuple[Contribution, ...]:
+        """Tell, term by term, how the score of a task comes about; the contributions sum to the score."""
+        values = [(factor.name, factor(task, context), weight) for weight, factor in self.terms]
+        return tuple(Contribution(name, value, weight, value * weight / self._total) for name, value, weight in values)
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which a waiting task counts as starving: the longest of its factors'; None if none has any."""
+        return longest_patience(*(factor for weight, factor in self.terms if weight))
+
+    @property
+    def _total(self) -> float:
+        return sum((weight for weight, _ in self.terms), 0.0)
+
+    def __add__(self, other: Factor | Policy) -> Policy:
+        if isinstance(other, Factor):
+            other = 1 * other
+        return Policy(self.terms + other.terms) if isinstance(other, Policy) else NotImplemented
+
+    def __rmul__(self, weight: float) -> Policy:
+        if not is_number(weight) or weight <= 0:
+            raise PolicyError(f"{weight!r} * policy: use a finite number above 0")
+        return Policy(tuple((weight * own, factor) for own, factor in self.terms))
+
+    def __repr__(self) -> str:
+        return " + ".join(f"{weight!r} * {factor!r}" for weight, factor in self.terms)
+
+
+def longest_patience(*factors: Factor) -> float | None:
+    """Return the longest patience (seconds) among the factors, None if none of them has any."""
+    return max((factor.patience for factor in factors if factor.patience is not None), default=None)
+
+
+def is_number(value: object) -> bool:
+    """Tell whether this is a finite real number; a bool is a mistake, not a number."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
+
+
+def require_positive(factor: str, option: str, value: object) -> None:
+    """Raise :class:`~celery_dynprio.errors.PolicyError` unless the value of a factor's option is a number above 0."""
+    if not is_number(value) or value <= 0:  # type: ignore[operator]
+        raise PolicyError(f"{factor}({option}={value!r}): use a finite number above 0")

@@ -1,0 +1,79 @@
+"""From scores to levels: bands of equal width, with hysteresis so that a task at an edge does not flap. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+#: Bands are spread between these percentiles of the pending scores; what is beyond joins the first or last level.
+LOW_PERCENTILE: Final = 0.05
+HIGH_PERCENTILE: Final = 0.98
+
+#: All bands together are never narrower than this, so that noise between nearly equal scores is not blown up.
+NARROWEST: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """``count`` bands of equal width between ``low`` and ``high``; the highest scores are level 0."""
+
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def equal(cls, count: int) -> Bands:
+        """Return the bands over all possible scores: what producers use, who know nothing of the backlog."""
+        return cls(0.0, 1.0, count)
+
+    @classmethod
+    def fit(cls, scores: Iterable[float], count: int, previous: Bands | None = None, smoothing: float = 0.2) -> Bands:
+        """Spread ``count`` bands over the scores of what is pending, moving ``smoothing`` of the way from ``previous``.
+
+        ``smoothing`` is in (0, 1]. Scores that are all nearly equal keep the level that :meth:`equal` gives to their
+        middle, so that what is published stays where it is. Without scores nothing changes.
+        """
+        if previous is not None and previous.count != count:
+            previous = None
+        ordered = sorted(scores)
+        if not ordered:
+            return previous or cls.equal(count)
+        last = len(ordered) - 1
+        low, high = ordered[int(LOW_PERCENTILE * last)], ordered[math.ceil(HIGH_PERCENTILE * last)]
+        if high - low < NARROWEST:
+            low = (low + high) / 2 * (1.0 - NARROWEST)
+            high = low + NARROWEST
+        if previous is not None:
+            low = previous.low + smoothing * (low - previous.low)
+            high = previous.high + smoothing * (high - previous.high)
+        return cls(low, high, count)
+
+    @property
+    def width(self) -> float:
+        """The width of one band, in units of the score."""
+        return (self.high - self.low) / self.count
+
+    def level(self, score: float) -> int:
+        """Return the level of a score: 0 for the highest band and beyond, ``count - 1`` for the lowest and beyond."""
+        return self.count - 1 - min(max(int(self._position(score)), 0), self.count - 1)
+
+    def settle(self, score: float, current: int, hysteresis: float) -> int:
+        """Return the level of a task that is at level ``current``.
+
+        It stays until its score is beyond the edge of its band by ``hysteresis`` (a fraction of a band's width). So a
+        score that varies by less than that changes level at most once.
+        """
+        position, own = self._position(score), self.count - 1 - current
+        if own - hysteresis <= position < own + 1 + hysteresis:
+            return current
+        return self.level(score)
+
+    def middle(self, level: int) -> float:
+        """Return the score in the middle of a level's band."""
+        return self.low + (self.count - level - 0.5) * self.width
+
+    def _position(self, score: float) -> float:
+        """How many bands the score is above the lowest edge."""
+        return (score - self.low) * self.count / (self.high - self.low)

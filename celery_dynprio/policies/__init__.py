@@ -1,0 +1,36 @@
+"""Reasons for urgency and how to combine them: ``4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare()``."""
+
+from __future__ import annotations
+
+from celery_dynprio.policies.age import Age
+from celery_dynprio.policies.base import Factor, Policy, Scorer
+from celery_dynprio.policies.deadline import Deadline
+from celery_dynprio.policies.dependents import Dependents
+from celery_dynprio.policies.extremes import Max, Min
+from celery_dynprio.policies.fair_share import FairShare
+from celery_dynprio.policies.function import factor
+from celery_dynprio.policies.gauge import Gauge
+from celery_dynprio.policies.shortest_first import ShortestFirst
+from celery_dynprio.policies.weight import Weight
+
+__all__ = [
+    "Age",
+    "Deadline",
+    "Dependents",
+    "Factor",
+    "FairShare",
+    "Gauge",
+    "Max",
+    "Min",
+    "Policy",
+    "Scorer",
+    "ShortestFirst",
+    "Weight",
+    "default_policy",
+    "factor",
+]
+
+
+def default_policy() -> Policy:
+    """Deadlines first, then fairness between keys, importance, and age, so that nothing waits forever."""
+    return 4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=300)

@@ -1,0 +1,42 @@
+"""How long a task has waited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.policies.base import Factor, Scorer, require_positive
+
+#: A task that has waited this many saturations counts as starving.
+STARVING: Final = 4.0
+
+
+@dataclass(frozen=True)
+class Age(Factor):
+    """Grows in proportion to the time waited and reaches 1 after ``saturation`` seconds (Slurm's PriorityMaxAge).
+
+    A policy that has it lets no task wait forever: see :attr:`patience`.
+    """
+
+    saturation: float = 300.0
+
+    def __post_init__(self) -> None:
+        require_positive("Age", "saturation", self.saturation)
+
+    @property
+    def patience(self) -> float:
+        """Four times the saturation, in seconds."""
+        return STARVING * self.saturation
+
+    def bind(self, context: Context) -> Scorer:
+        """Return the scorer; a task from the future (clock skew) has waited 0 seconds."""
+        now, saturation = context.now, self.saturation
+
+        def score(task: PendingTask) -> float:
+            value = (now - task.published) / saturation
+            if value >= 1.0:
+                return 1.0
+            return max(0.0, value)
+
+        return score

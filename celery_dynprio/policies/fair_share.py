@@ -1,0 +1,42 @@
+"""How little a task's key (tenant, customer, user) has used of late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.policies.base import Factor, Scorer, require_positive
+
+#: What a key gets that uses exactly its share.
+EXACT_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True)
+class FairShare(Factor):
+    """Slurm's classic fair share, ``2 ** (-(U / S) / damping)``.
+
+    U is the key's part of all decayed use, S the share of each key, 1 / number of keys. So a key that used nothing
+    gets 1, one that used its share 0.5, one that used far more nearly 0. A key never seen counts as unused. Where
+    nothing at all is known of use (at a producer, or at first), no key is ahead: 0.5. Tasks without a key share one.
+    ``damping`` (Slurm's FairShareDampeningFactor) above 1 tells heavy users apart where there are very many keys.
+    """
+
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive("FairShare", "damping", self.damping)
+
+    def bind(self, context: Context) -> Scorer:
+        """Return the scorer."""
+        total = sum(context.use.values())
+        if total <= 0.0:
+            return lambda _: EXACT_SHARE
+        rate = -len(context.use) / total / self.damping
+        values = {key: 2.0 ** (rate * use) for key, use in context.use.items()}
+        value = values.get
+
+        def score(task: PendingTask) -> float:
+            return value(task.key or "", 1.0)
+
+        return score

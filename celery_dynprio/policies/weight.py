@@ -1,0 +1,21 @@
+"""Business importance, as the producer gave it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.policies.base import Factor, Scorer
+
+
+@dataclass(frozen=True)
+class Weight(Factor):
+    """The task's weight (0 to 10), divided by 10."""
+
+    def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - importance depends on nothing else
+        """Return the scorer."""
+
+        def score(task: PendingTask) -> float:
+            return task.weight / 10.0
+
+        return score
