@@ -14,7 +14,7 @@ from celery import bootsteps
 from redis.exceptions import RedisError
 
 from celery_dynprio import message
-from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
+from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, REDIS_TRANSPORTS, RedisClient
 from celery_dynprio.checks import (
     KOMBU_STEPS,
     KOMBU_VISIBILITY,
@@ -143,6 +143,10 @@ class StartupChecks(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.connection:Connection",)
     _done = False
 
+    def include_if(self, parent: Any) -> bool:
+        """Whether the broker can have managed queues at all; the app itself says if not."""
+        return bool(parent.app.connection_for_write().transport.driver_type in REDIS_TRANSPORTS)
+
     def start(self, c: Any) -> None:
         """Check, unless this is a reconnection."""
         if self._done:
@@ -150,8 +154,6 @@ class StartupChecks(bootsteps.StartStopStep):
         self._done = True
         try:
             client = RedisClient.from_app(c.app)
-        except UnsupportedBrokerError:
-            return  # the app itself says so
         except BrokerUnavailableError as exc:
             logger.warning("start-up checks skipped: %s", exc)
             return

@@ -1,0 +1,42 @@
+"""``dynprio drain``: back to what plain Celery sees."""
+
+from __future__ import annotations
+
+import time
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from celery_dynprio.cli.session import connected, settings_of
+
+
+@click.command(cls=CeleryCommand)
+@click.option(
+    "--held",
+    is_flag=True,
+    cls=CeleryOption,
+    help_group="Drain Options",
+    help="Bring back tasks that an operator holds too.",
+)
+@click.pass_context
+def drain(ctx: click.Context, *, held: bool) -> None:
+    r"""Bring all parked tasks back to the front, best first.
+
+    After it everything that is pending is an ordinary message in an ordinary queue, which workers without the add-on
+    run too. The reprioritizers are paused first, so that they park nothing again.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio drain
+    $ celery -A proj dynprio drain --held
+    """
+    from celery_dynprio.operations import Operations  # noqa: PLC0415 - see the package
+
+    settings = settings_of(ctx.obj.app)
+    with connected(ctx.obj.app) as client:
+        results = Operations(client, settings.queues, settings.policy).drain(time.time(), held=held)
+    for drained in results:
+        stays = f", {drained.held} stay held (--held brings them back)" if drained.held else ""
+        ctx.obj.echo(f"{drained.queue}: {drained.returned} brought back{stays}")
+    ctx.obj.echo("The reprioritizers are paused; `dynprio resume` lets them move again.")

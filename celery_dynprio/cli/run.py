@@ -1,0 +1,214 @@
+"""``dynprio run``: the reprioritizer as a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import click
+from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, CeleryOption
+
+from celery_dynprio.cli.session import one_line_errors, settings_of
+
+if TYPE_CHECKING:
+    from celery_dynprio.backlogs.redis_client import RedisClient
+    from celery_dynprio.models import Report
+    from celery_dynprio.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at whether the worker that started an embedded reprioritizer still lives.
+PARENT_INTERVAL: Final = 0.5
+
+#: Seconds before the first and at most before a later attempt to reach a broker that was away at the start.
+FIRST_BACKOFF: Final = 0.5
+LONGEST_BACKOFF: Final = 10.0
+
+
+@click.command(cls=CeleryCommand)
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.05),
+    cls=CeleryOption,
+    help_group="Reprioritizer Options",
+    help="Seconds between two ticks.  [default: the setting dynprio_interval]",
+)
+@click.option(
+    "-Q",
+    "--queues",
+    type=COMMA_SEPARATED_LIST,
+    cls=CeleryOption,
+    help_group="Reprioritizer Options",
+    help="Only these of the managed queues, comma separated.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    cls=CeleryOption,
+    help_group="Reprioritizer Options",
+    help="Plan and report, and move nothing.",
+)
+@click.option(
+    "--once",
+    is_flag=True,
+    cls=CeleryOption,
+    help_group="Reprioritizer Options",
+    help="Stop after one tick; exit with 1 if it failed.",
+)
+@click.option(
+    "-l",
+    "--loglevel",
+    type=LOG_LEVEL,
+    default="INFO",
+    show_default=True,
+    cls=CeleryOption,
+    help_group="Logging Options",
+    help="Logging level.",
+)
+@click.option(
+    "-f",
+    "--logfile",
+    cls=CeleryOption,
+    help_group="Logging Options",
+    help="Log destination.  [default: stderr]",
+)
+@click.option("--embedded", metavar="OWNER", hidden=True, help="Started by the worker that is OWNER.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    *,
+    interval: float | None,
+    queues: list[str] | None,
+    dry_run: bool,
+    once: bool,
+    loglevel: int,
+    logfile: str | None,
+    embedded: str | None,
+) -> None:
+    r"""Rescore the pending tasks of the managed queues every second, and move them to their levels.
+
+    Any number may run; one at a time moves, the others stand by. SIGTERM and SIGINT finish the batch that is under way
+    and give the lease back.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio run
+    $ celery -A proj dynprio run --queues orders,mails --interval 0.5
+    $ celery -A proj dynprio run --dry-run --once
+    """
+    app = ctx.obj.app
+    settings = _narrowed(settings_of(app), interval, queues)
+    owner = embedded or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    if embedded:
+        _stop_without_parent(stop, _parent(embedded))
+    app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=False if ctx.obj.no_color else None)
+    with one_line_errors():
+        done = _reprioritize(app, settings, owner, stop, dry_run=dry_run, once=once, embedded=embedded is not None)
+    if not done:
+        ctx.exit(1)
+
+
+def _reprioritize(
+    app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
+) -> bool:
+    from celery_dynprio.models import Role  # noqa: PLC0415 - see the package
+    from celery_dynprio.reprioritizer import assemble, serve  # noqa: PLC0415
+    from celery_dynprio.usage import RedisUsage  # noqa: PLC0415
+
+    def finished(reports: Sequence[Report]) -> bool:
+        nonlocal reported
+        reported = len(reports)
+        # An embedded one that leads nowhere leaves the waiting to its worker's timer.
+        return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
+
+    reported = 0
+    client = _reached(app, stop, patient=not once)
+    if client is None:
+        return True
+    try:
+        learned = RedisUsage(client, settings.half_life)
+        kind = "embedded" if embedded else "dedicated"
+        reprioritizers = assemble(client, settings, learned, owner, kind=kind, dry_run=dry_run)  # type: ignore[arg-type]
+        logger.info(
+            "dynprio ready: %s on %s, every %g s, as %s%s",
+            ", ".join(settings.queues),
+            app.connection_for_write().as_uri(),
+            settings.interval,
+            owner,
+            ", dry run" if dry_run else "",
+        )
+        serve(reprioritizers, settings.interval, stop, finished=finished)
+    finally:
+        client.close()
+    logger.info("dynprio stopped")
+    return not once or reported == len(reprioritizers)
+
+
+def _reached(app: Any, stop: threading.Event, *, patient: bool) -> RedisClient | None:
+    """Connect to the broker; the patient wait for one that is away, as workers do, until they are stopped."""
+    from celery_dynprio.backlogs.redis_client import RedisClient  # noqa: PLC0415 - see the package
+    from celery_dynprio.errors import BrokerUnavailableError  # noqa: PLC0415
+
+    backoff = FIRST_BACKOFF
+    while not stop.is_set():
+        try:
+            return RedisClient.from_app(app)
+        except BrokerUnavailableError as exc:
+            if not patient:
+                raise
+            logger.warning("%s; trying again in %g s", exc, backoff)
+        stop.wait(backoff)
+        backoff = min(2 * backoff, LONGEST_BACKOFF)
+    return None
+
+
+def _narrowed(settings: Settings, interval: float | None, queues: list[str] | None) -> Settings:
+    unknown = sorted(set(queues or ()) - set(settings.queues))
+    if unknown:
+        managed = ", ".join(settings.queues)
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: not managed; dynprio_queues has {managed}", param_hint="--queues"
+        )
+    if interval is not None:
+        settings = replace(settings, interval=interval)
+    return replace(settings, queues=tuple(queues)) if queues else settings
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def receive(*_: object) -> None:
+        # In a thread: the main thread may hold the event's lock at this very moment.
+        threading.Thread(target=stop.set, name="dynprio-stop", daemon=True).start()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the batch
+
+    signal.signal(signal.SIGTERM, receive)
+    signal.signal(signal.SIGINT, receive)
+
+
+def _parent(owner: str) -> int:
+    """The process id in the owner's name, "<node name>:<process id>:<random>"."""
+    try:
+        return int(owner.rsplit(":", 2)[1])
+    except (IndexError, ValueError):
+        raise click.BadParameter(f"{owner!r} is not <node name>:<pid>:<random>", param_hint="--embedded") from None
+
+
+def _stop_without_parent(stop: threading.Event, parent: int) -> None:
+    """Stop soon after the worker is gone, even by SIGKILL: the kernel then gives this process another parent."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if stop.wait(PARENT_INTERVAL):
+                return
+        stop.set()
+
+    threading.Thread(target=watch, name="dynprio-parent", daemon=True).start()

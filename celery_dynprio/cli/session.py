@@ -1,0 +1,57 @@
+"""What all commands share: the app's DynPrio, its broker, and errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from celery_dynprio.backlogs.redis_client import RedisClient
+    from celery_dynprio.settings import Settings
+
+NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it is made, or name the app with \
+`celery -A proj dynprio ...`:
+
+    from celery_dynprio import DynPrio
+    dynprio = DynPrio(app)"""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what may go wrong into one line on stderr and the exit code 1."""
+    from celery_dynprio.backlogs.redis_client import BROKER_ERRORS  # noqa: PLC0415 - see the package
+    from celery_dynprio.errors import DynPrioError  # noqa: PLC0415
+
+    try:
+        yield
+    except DynPrioError as exc:
+        raise click.ClickException(str(exc)) from exc
+    except BROKER_ERRORS as exc:
+        raise click.ClickException(f"the broker does not answer: {exc}") from exc
+
+
+def settings_of(app: Any) -> Settings:
+    """The settings of the DynPrio in this app; it is an error of the command if there is none, or they are wrong."""
+    from celery_dynprio.app import DynPrio  # noqa: PLC0415 - see the package
+
+    with one_line_errors():
+        installed = DynPrio.of(app)
+        if installed is None:
+            raise click.ClickException(NOT_INSTALLED)
+        return installed.settings
+
+
+@contextmanager
+def connected(app: Any) -> Iterator[RedisClient]:
+    """A connection to the app's broker for the length of a command."""
+    from celery_dynprio.backlogs.redis_client import RedisClient  # noqa: PLC0415 - see the package
+
+    with one_line_errors():
+        client = RedisClient.from_app(app)
+        try:
+            yield client
+        finally:
+            client.close()
