@@ -7,8 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, Contribution, PendingTask
@@ -98,7 +97,9 @@ class Policy:
     def __add__(self, other: Factor | Policy) -> Policy:
         if isinstance(other, Factor):
             other = 1 * other
-        return Policy(self.terms + other.terms) if isinstance(other, Policy) else NotImplemented
+        if not isinstance(other, Policy):
+            return NotImplemented
+        return Policy(self.terms + other.terms)
 
     def __rmul__(self, weight: float) -> Policy:
         if not is_number(weight) or weight <= 0:
@@ -114,12 +115,12 @@ def longest_patience(*factors: Factor) -> float | None:
     return max((factor.patience for factor in factors if factor.patience is not None), default=None)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Tell whether this is a finite real number; a bool is a mistake, not a number."""
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= sys.float_info.max)
+    return isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= sys.float_info.max
 
 
 def require_positive(factor: str, option: str, value: object) -> None:
     """Raise :class:`~celery_dynprio.errors.PolicyError` unless the value of a factor's option is a number above 0."""
-    if not is_number(value) or value <= 0:  # type: ignore[operator]
+    if not is_number(value) or value <= 0:
         raise PolicyError(f"{factor}({option}={value!r}): use a finite number above 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,8 +34,7 @@ class FairShare(Factor):
         if total <= 0.0:
             return lambda _: EXACT_SHARE
         rate = -len(context.use) / total / self.damping
-        values = {key: 2.0 ** (rate * use) for key, use in context.use.items()}
-        value = values.get
+        value = {key: math.pow(2.0, rate * use) for key, use in context.use.items()}.get
 
         def score(task: PendingTask) -> float:
             return value(task.key or "", 1.0)

@@ -46,7 +46,7 @@ class Gauge(Factor):
         require_positive("Gauge", "every", every)
         self._source = source
         self._low, self._high = low, high
-        self._name = name or getattr(source, "__name__", type(self).__name__)
+        self._name = name or str(getattr(source, "__name__", "Gauge"))
         self._match, self._matches = match, re.compile(translate(match)).match
         self._otherwise = otherwise
         self._every = every
