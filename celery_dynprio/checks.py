@@ -164,6 +164,9 @@ def _skew(skew: float) -> Iterable[Finding]:
 def check_workers(workers: Mapping[str, Mapping[str, Any]], steps: Sequence[int]) -> list[Finding]:
     """Judge the settings of the workers that answered; ``steps`` are this app's ``priority_steps``."""
     findings: list[Finding] = []
+    if not workers:
+        text = "none of a managed queue answered, so their settings could not be compared: start them and ask again"
+        findings.append(Finding("warning", "workers", text))
     for name, conf in sorted(workers.items()):
         findings += check_conf(conf, name)
         theirs = list((conf.get("broker_transport_options") or {}).get("priority_steps") or KOMBU_STEPS)

@@ -64,7 +64,7 @@ def look(client: RedisClient) -> Broker:
     )
 
 
-def gather(app: Celery, client: RedisClient, settings: Settings, timeout: float = 1.0) -> Facts:
+def gather(app: Celery, client: RedisClient, settings: Settings, timeout: float = 2.0) -> Facts:
     """Read what the checks need; ``timeout`` (seconds) is how long workers may take to answer."""
     steps = tuple(client.priority_steps)
     runtimes, _ = RedisUsage(client, settings.half_life).read(time.time())
@@ -112,7 +112,7 @@ def _ahead(client: RedisClient, queue: str) -> float:
     return farthest
 
 
-def examine(app: Celery, settings: Settings, timeout: float = 1.0) -> list[Finding]:
+def examine(app: Celery, settings: Settings, timeout: float = 2.0) -> list[Finding]:
     """Run all checks; a broker that cannot be used is a finding, not an error.
 
     ``timeout`` (seconds) is how long workers may take to answer.

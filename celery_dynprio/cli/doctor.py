@@ -16,7 +16,7 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "ok": "green"}
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0.1),
-    default=1.0,
+    default=2.0,
     show_default=True,
     cls=CeleryOption,
     help_group="Doctor Options",

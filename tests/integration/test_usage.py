@@ -54,7 +54,18 @@ def test_only_prefixed_keys_are_touched(valkey: Database) -> None:
     assert set(valkey.client.keys()) == {b"shop:dynprio:use", b"shop:dynprio:runtimes"}
 
 
-HOSTILE = [b"", b"nonsense", b"1 2", b"nan 1 1", b"inf 1 1", b"-1 1 1", b"1 nan nan", b"1 1 nan", b"1 1 1 1", b"\xff\xfe \x00 1"]
+HOSTILE = [
+    b"",
+    b"nonsense",
+    b"1 2",
+    b"nan 1 1",
+    b"inf 1 1",
+    b"-1 1 1",
+    b"1 nan nan",
+    b"1 1 nan",
+    b"1 1 1 1",
+    b"\xff\xfe \x00 1",
+]
 
 
 @pytest.mark.parametrize("value", HOSTILE)

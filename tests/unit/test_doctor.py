@@ -145,9 +145,13 @@ def test_messages_from_the_future_are_warned_of(ahead: float, expected: list[tup
     [(400.0, True, [("error", "visibility_timeout")]), (400.0, False, []), (200.0, True, [])],
 )
 def test_runtimes_beyond_the_visibility_timeout_repeat_late_tasks(
-    seconds: float, late: bool, expected: list[tuple[str, str]]
+    seconds: float, *, late: bool, expected: list[tuple[str, str]]
 ) -> None:
     facts = Facts(Broker("7.0"), longest=(seconds, "reindex"))
     findings = check_messages(facts, 300.0, late=late)
     assert troubles(findings) == expected
     assert all("reindex" in finding.text for finding in findings)
+
+
+def test_no_answer_is_not_taken_for_a_good_one() -> None:
+    assert troubles(check_workers({}, STEPS)) == [("warning", "workers")]

@@ -50,7 +50,9 @@ def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> usage.Lea
 
 
 def test_runtimes_are_means_by_name_and_use_is_a_sum_by_key() -> None:
-    runtimes, use = kept(MemoryUsage(clock=lambda: 1000.0), [Run("a", "x", 1.0), Run("a", "y", 3.0), Run("b", "x", 5.0)])
+    runtimes, use = kept(
+        MemoryUsage(clock=lambda: 1000.0), [Run("a", "x", 1.0), Run("a", "y", 3.0), Run("b", "x", 5.0)]
+    )
     assert runtimes == {"a": 2.0, "b": 5.0}
     assert use == {"x": 6.0, "y": 3.0}
 
