@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 from uuid import uuid4
 
 import click
@@ -25,9 +26,6 @@ from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, REDIS_TRANSPORTS
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.settings import Settings
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 logger = logging.getLogger(__name__)
 
@@ -218,13 +216,22 @@ def app_path(app: Celery) -> str | None:
     given = context.find_root().params.get("app") if context is not None else None
     if isinstance(given, str):
         return given
-    # Celery finds an app by module alone under these names; any other is spelt out.
-    modules: list[tuple[str, ModuleType]] = list(sys.modules.items())
-    for name, module in modules:
+    main = sys.modules.get("__main__")
+    for name, module in list(sys.modules.items()):
+        # multiprocessing lists the script a second time, under a name that nobody can import.
+        importable = _script_name(module) if module is main else name
         for attribute, value in list(getattr(module, "__dict__", {}).items()):
-            if value is app and name not in {"__main__", "celery._state"}:
-                return f"{name}:{attribute}"
+            if value is app and importable not in {None, "celery._state"}:
+                return f"{importable}:{attribute}"
     return os.environ.get("CELERY_APP")
+
+
+def _script_name(script: Any) -> str | None:
+    """The name by which a script that was started by ``python proj.py`` or ``python -m proj`` can be imported."""
+    if script.__spec__ is not None:
+        return str(script.__spec__.name)
+    path = Path(getattr(script, "__file__", None) or os.devnull)
+    return path.stem if path.resolve().parent == Path.cwd() else None
 
 
 def _command(path: str, owner: str, worker: Any) -> list[str]:

@@ -159,14 +159,23 @@ def test_it_can_be_turned_off(valkey: Database, make_project: MakeProject, start
     assert not valkey.client.exists("dynprio:celery:fence"), "it never looked for a lease"
 
 
+@pytest.mark.parametrize("how", ["by import", "as a script", "as a module"])
 def test_a_worker_that_a_script_starts_finds_its_app_again(
-    valkey: Database, project: Project, started: list[Process]
+    valkey: Database, project: Project, started: list[Process], how: str
 ) -> None:
-    script = f"from {project.name} import app; app.worker_main(['worker', '--pool=solo', '-l', 'INFO'])"
-    process = Process("script", [sys.executable, "-c", script], project.directory, ready_line="ready.")
+    work = "app.worker_main(['worker', '--pool=solo', '-l', 'INFO'])"
+    with (project.directory / f"{project.name}.py").open("a") as module:
+        module.write(f"\nif __name__ == '__main__':\n    {work}\n")
+    arguments = {
+        "by import": ["-c", f"from {project.name} import app; {work}"],
+        "as a script": [f"{project.name}.py"],
+        "as a module": ["-m", project.name],
+    }
+    process = Process("script", [sys.executable, *arguments[how]], project.directory, ready_line="ready.")
     started.append(process)
     process.start()
     process.ready()
+    wait_until(lambda: "dynprio ready" in process.logs())
     wait_until(lambda: holder(valkey.client))
     assert f"-A {project.name}:app" in " ".join(psutil.Process(process.pid).children()[0].cmdline())
     process.kill(signal.SIGTERM)
