@@ -49,7 +49,7 @@ class Policy:
     """The weighted mean of factors, in [0, 1]: sum(weight * value) / sum(weight), as in Slurm's multifactor plugin.
 
     Written as a formula: ``2 * Weight() + Age(saturation=300)``. Only the proportions of the weights count. Raises
-    :class:`~celery_dynprio.errors.PolicyError` for weights that are no numbers, negative, not finite or all zero.
+    :class:`~celery_dynprio.errors.PolicyError` for weights that are no numbers, not above 0 or not finite, and without terms.
     """
 
     terms: tuple[tuple[float, Factor], ...]
@@ -58,8 +58,8 @@ class Policy:
         for weight, factor in self.terms:
             if not isinstance(factor, Factor):
                 raise PolicyError(f"{factor!r} is no factor: combine factors such as Weight(), or use @factor")
-            if not is_number(weight) or weight < 0:
-                raise PolicyError(f"weight {weight!r} of {factor!r}: use a finite number, 0 or above")
+            if not is_number(weight) or weight <= 0:
+                raise PolicyError(f"weight {weight!r} of {factor!r}: use a finite number above 0, or leave it out")
         if not (0 < self._total < math.inf):
             raise PolicyError(f"the weights of {self!r} sum to {self._total}: the sum has to be finite and above 0")
 
@@ -70,7 +70,7 @@ class Policy:
     def bind(self, context: Context) -> Scorer:
         """Return the function that scores tasks in this context. What a factor raises is passed on."""
         total = self._total  # summed in the order of the terms: then rounding never gives a score above 1
-        terms = [(weight, factor.bind(context)) for weight, factor in self.terms if weight]
+        terms = [(weight, factor.bind(context)) for weight, factor in self.terms]
 
         def score(task: PendingTask) -> float:
             value = 0.0
@@ -88,7 +88,7 @@ class Policy:
     @property
     def patience(self) -> float | None:
         """Seconds after which a waiting task counts as starving: the longest of its factors'; None if none has any."""
-        return longest_patience(*(factor for weight, factor in self.terms if weight))
+        return longest_patience(*(factor for _, factor in self.terms))
 
     @property
     def _total(self) -> float:

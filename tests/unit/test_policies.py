@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_dynprio.errors import PolicyError
+from celery_dynprio.models import Context, Contribution, PendingTask
+from celery_dynprio.policies import (
+    Age,
+    Deadline,
+    Dependents,
+    Factor,
+    FairShare,
+    Gauge,
+    Max,
+    Min,
+    Policy,
+    ShortestFirst,
+    Weight,
+    default_policy,
+    factor,
+)
+
+NOW = 1_000_000.0
+TASK = PendingTask("1", "shop.checkout", published=NOW - 60)
+
+names = st.sampled_from(["a", "b", "c"])
+tasks = st.builds(
+    PendingTask,
+    st.just("1"),
+    names,
+    st.floats(NOW - 5000, NOW + 100),
+    st.floats(0, 10),
+    st.none() | st.floats(NOW - 500, NOW + 500),
+    st.none() | names,
+    st.integers(0, 30),
+)
+positive = st.floats(0, 1e6)
+contexts = st.builds(Context, st.just(NOW), st.dictionaries(names, positive), st.dictionaries(names, positive))
+factors: list[Factor] = [
+    Weight(),
+    Age(saturation=300),
+    Deadline(horizon=60),
+    FairShare(),
+    ShortestFirst(scale=60),
+    Dependents(saturation=10),
+    Gauge(0.3, match="a"),
+    Max(Weight(), Age()),
+    Min(Weight(), Age()),
+]
+policies = st.lists(st.tuples(st.floats(0.01, 100), st.sampled_from(factors)), min_size=1, max_size=6).map(
+    lambda terms: Policy(tuple(terms))
+)
+
+
+def context(**known: dict[str, float]) -> Context:
+    return Context(NOW, **known)
+
+
+class TestFactors:
+    @pytest.mark.parametrize(("weight", "value"), [(0, 0), (1, 0.1), (10, 1)])
+    def test_weight(self, weight: float, value: float) -> None:
+        assert Weight()(replace(TASK, weight=weight), context()) == value
+
+    @pytest.mark.parametrize(("waited", "value"), [(-5, 0), (0, 0), (60, 0.2), (300, 1), (900, 1)])
+    def test_age(self, waited: float, value: float) -> None:
+        assert Age(saturation=300)(replace(TASK, published=NOW - waited), context()) == value
+
+    @pytest.mark.parametrize(("left", "value"), [(None, 0), (90, 0), (60, 0), (45, 0.25), (0, 1), (-10, 1)])
+    def test_deadline(self, left: float | None, value: float) -> None:
+        task = replace(TASK, deadline=None if left is None else NOW + left)
+        assert Deadline(horizon=60)(task, context()) == value
+
+    def test_deadline_counts_back_from_the_learned_runtime(self) -> None:
+        task = replace(TASK, deadline=NOW + 45)
+        assert Deadline(horizon=60)(task, context(runtimes={TASK.name: 30})) == 0.75
+
+    @pytest.mark.parametrize(("key", "value"), [("ada", 0.5**1.5), ("bob", 0.5**0.5), ("new", 1), (None, 1)])
+    def test_fair_share(self, key: str | None, value: float) -> None:
+        scored = FairShare()(replace(TASK, key=key), context(use={"ada": 75, "bob": 25}))
+        assert scored == pytest.approx(value)
+
+    def test_fair_share_of_tasks_without_key_is_one_share(self) -> None:
+        assert FairShare()(TASK, context(use={"": 10, "ada": 10})) == 0.5
+
+    @pytest.mark.parametrize("use", [{}, {"ada": 0.0, "bob": 0.0}])
+    def test_fair_share_puts_nobody_ahead_while_nothing_is_known(self, use: dict[str, float]) -> None:
+        assert FairShare()(replace(TASK, key="ada"), context(use=use)) == 0.5
+
+    def test_damping_tells_heavy_users_apart(self) -> None:
+        use = {f"key {n}": 0.0 for n in range(998)} | {"heavy": 60.0, "heaviest": 40.0}
+        sharp, damped = (
+            [f(replace(TASK, key=key), context(use=use)) for key in ("heavy", "heaviest")]
+            for f in (FairShare(), FairShare(damping=500))
+        )
+        assert max(sharp) < 1e-100
+        assert damped == pytest.approx([0.5**1.2, 0.5**0.8])
+
+    @pytest.mark.parametrize(("name", "value"), [("quick", 0.75), ("slow", 0.25), ("new", 60 / 160)])
+    def test_shortest_first(self, name: str, value: float) -> None:
+        known = context(runtimes={"quick": 20, "slow": 180})
+        assert ShortestFirst(scale=60)(replace(TASK, name=name), known) == pytest.approx(value)
+
+    def test_shortest_first_knows_nothing_at_first(self) -> None:
+        assert ShortestFirst()(TASK, context()) == 0.5
+
+    @pytest.mark.parametrize(("waiting", "value"), [(0, 0), (4, 0.4), (10, 1), (99, 1)])
+    def test_dependents(self, waiting: int, value: float) -> None:
+        assert Dependents(saturation=10)(replace(TASK, dependents=waiting), context()) == value
+
+    def test_max_and_min(self) -> None:
+        task = replace(TASK, weight=7)
+        assert Max(Weight(), Age(saturation=300), Dependents())(task, context()) == 0.7
+        assert Min(Weight(), Age(saturation=300))(task, context()) == 0.2
+
+    def test_a_function_becomes_a_factor(self) -> None:
+        @factor
+        def vip(task: PendingTask, context: Context) -> float:
+            """Tell whether a task is for someone important."""
+            return float(task.key == "vip" and context.now == NOW)
+
+        assert isinstance(vip, Factor)
+        assert vip(replace(TASK, key="vip"), context()) == 1
+        assert vip(TASK, context()) == 0
+        assert (vip.name, repr(2 * vip)) == ("vip", "2 * vip")
+        assert vip.__doc__ == "Tell whether a task is for someone important."
+
+    @pytest.mark.parametrize("value", [7, -0.1, math.nan])
+    def test_a_function_that_gives_no_score_is_named(self, value: float) -> None:
+        @factor
+        def wild(task: PendingTask, context: Context) -> float:
+            return value
+
+        with pytest.raises(PolicyError, match=r"'wild' gave .* 'shop.checkout'.*0 to 1"):
+            (1 * wild).score(TASK, context())
+
+
+class TestGauge:
+    @pytest.mark.parametrize(
+        ("low", "high", "reading", "value"),
+        [(0, 1, 0.25, 0.25), (0, 100, 30, 0.3), (90, 40, 90, 0), (90, 40, 65, 0.5), (0, 1, 5, 1), (0, 1, -5, 0)],
+    )
+    def test_scales(self, low: float, high: float, reading: float, value: float) -> None:
+        assert Gauge(lambda: reading, low, high)(TASK, context()) == value
+        assert Gauge(reading, low, high)(TASK, context()) == value
+
+    def test_speaks_only_of_the_tasks_that_match(self) -> None:
+        gauge = Gauge(0.25, match="reports.*", otherwise=1)
+        score = gauge.bind(context())
+        assert score(replace(TASK, name="reports.daily")) == 0.25
+        assert score(replace(TASK, name="other.reports.daily")) == 1
+
+    def test_is_read_once_a_tick_and_not_at_every_publish(self) -> None:
+        readings = iter([0.1, 0.2, 0.3])
+        gauge = Gauge(lambda: next(readings))
+        assert [gauge(TASK, Context(now)) for now in (NOW, NOW + 0.4, NOW + 0.6)] == [0.1, 0.1, 0.2]
+        assert gauge(TASK, Context(NOW - 100)) == 0.3  # the clock was set back
+
+    def test_name(self) -> None:
+        def load() -> float:
+            return 0.0
+
+        assert [Gauge(load).name, Gauge(1.0).name, Gauge(load, name="idle").name] == ["load", "Gauge", "idle"]
+
+    @pytest.mark.parametrize("reading", ["12", None, math.nan, True])
+    def test_a_source_that_gives_no_number_is_named(self, reading: object) -> None:
+        with pytest.raises(PolicyError, match=r"'load' gave .*finite number"):
+            Gauge(lambda: reading, name="load")(TASK, context())  # type: ignore[arg-type,return-value]
+
+    def test_what_the_source_raises_is_passed_on(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            (1 * Gauge(lambda: 1 / 0)).score(TASK, context())
+
+
+class TestPolicy:
+    def test_score_is_the_weighted_mean(self) -> None:
+        policy = 3 * Weight() + Age(saturation=300)
+        assert policy.score(replace(TASK, weight=4), context()) == pytest.approx((3 * 0.4 + 1 * 0.2) / 4)
+
+    def test_explain_gives_each_factor_its_part(self) -> None:
+        policy = 3 * Weight() + Age(saturation=300)
+        assert policy.explain(replace(TASK, weight=4), context()) == (
+            Contribution("Weight", 0.4, 3, 0.4 * 3 / 4),
+            Contribution("Age", 0.2, 1, 0.2 * 1 / 4),
+        )
+
+    def test_repr_is_the_formula(self) -> None:
+        policy = 4 * Deadline(horizon=60) + 0.5 * Max(Weight(), Dependents(saturation=3)) + Gauge(1, high=2, name="x")
+        assert repr(policy) == (
+            "4 * Deadline(horizon=60) + 0.5 * Max(Weight(), Dependents(saturation=3)) + 1 * Gauge(x, low=0.0, high=2)"
+        )
+
+    def test_a_policy_can_be_scaled_and_added(self) -> None:
+        policy = 2 * (Weight() + 3 * Age(saturation=300)) + (1 * Weight() + FairShare())
+        assert [weight for weight, _ in policy.terms] == [2, 6, 1, 1]
+
+    def test_what_is_no_factor_cannot_be_added(self) -> None:
+        with pytest.raises(TypeError):
+            Weight() + 3  # type: ignore[operator]
+
+    @pytest.mark.parametrize("weight", [0, -1, math.nan, math.inf, True, "2", 10**400])
+    def test_wrong_weights_are_named(self, weight: float) -> None:
+        with pytest.raises(PolicyError, match=r"Age\(saturation=5\): use a finite number"):
+            Policy(((weight, Age(saturation=5)),))
+
+    @pytest.mark.parametrize("terms", [(), ((1e308, Weight()), (1e308, Age()))])
+    def test_weights_have_to_sum_to_something(self, terms: tuple[tuple[float, Factor], ...]) -> None:
+        with pytest.raises(PolicyError, match="sum to"):
+            Policy(terms)
+
+    @pytest.mark.parametrize("weight", [0, -2, math.nan, True])
+    def test_a_policy_is_scaled_by_a_number_above_0(self, weight: float) -> None:
+        with pytest.raises(PolicyError, match="use a finite number above 0"):
+            weight * default_policy()
+
+    @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "60"])
+    @pytest.mark.parametrize(
+        ("kind", "option"),
+        [
+            (Age, "saturation"),
+            (Deadline, "horizon"),
+            (Dependents, "saturation"),
+            (ShortestFirst, "scale"),
+            (FairShare, "damping"),
+        ],
+    )
+    def test_wrong_options_are_named(self, kind: type[Factor], option: str, value: object) -> None:
+        with pytest.raises(PolicyError, match=rf"{kind.__name__}\({option}=.*finite number above 0"):
+            kind(**{option: value})
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"source": "load"},
+            {"source": math.nan},
+            {"low": 1},
+            {"high": math.inf},
+            {"otherwise": 2},
+            {"otherwise": "1"},
+            {"every": 0},
+        ],
+    )
+    def test_wrong_gauges_are_refused(self, options: dict[str, object]) -> None:
+        with pytest.raises(PolicyError, match="Gauge"):
+            Gauge(**{"source": 1, **options})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("kind", [Max, Min])
+    def test_extremes_need_two_factors(self, kind: type[Max | Min]) -> None:
+        with pytest.raises(PolicyError, match="two or more"):
+            kind(Weight())
+        with pytest.raises(PolicyError, match="is no factor"):
+            kind(Weight(), 2 * Age())  # type: ignore[arg-type]
+
+    def test_patience_is_four_times_the_longest_saturation(self) -> None:
+        assert default_policy().patience == 1200
+        assert (Weight() + 2 * Max(Age(saturation=10), Min(Weight(), Age(saturation=50)))).patience == 200
+        assert (2 * Weight()).patience is None
+
+    def test_the_default(self) -> None:
+        assert repr(default_policy()) == (
+            "4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare(damping=1.0) + 1 * Age(saturation=300)"
+        )
+
+
+class TestProperties:
+    @given(policies, tasks, contexts)
+    def test_scores_and_parts_are_from_0_to_1(self, policy: Policy, task: PendingTask, known: Context) -> None:
+        parts = policy.explain(task, known)
+        assert all(0 <= part.value <= 1 for part in parts)
+        score = policy.score(task, known)
+        assert 0 <= score <= 1
+        assert sum(part.contribution for part in parts) == pytest.approx(score)
+
+    @given(policies, tasks, contexts, st.floats(0, 1000))
+    def test_urgency_never_falls(self, policy: Policy, task: PendingTask, known: Context, more: float) -> None:
+        score = policy.bind(known)
+        assert score(replace(task, published=task.published - more)) >= score(task)
+        assert score(replace(task, weight=min(10, task.weight + more))) >= score(task)
+        assert score(replace(task, dependents=task.dependents + int(more))) >= score(task)
+        if task.deadline is not None:
+            assert score(replace(task, deadline=task.deadline - more)) >= score(task)
+            assert score(task) >= score(replace(task, deadline=None))
+
+    @given(st.floats(0, 100), st.floats(0, 100))
+    def test_who_used_less_is_never_behind(self, ada: float, bob: float) -> None:
+        score = FairShare().bind(context(use={"ada": ada, "bob": bob, "eve": 1}))
+        less, more = sorted([("ada", ada), ("bob", bob)], key=lambda pair: pair[1])
+        assert score(replace(TASK, key=less[0])) >= score(replace(TASK, key=more[0]))
+
+    @given(policies, tasks, contexts)
+    def test_the_order_of_the_terms_does_not_count(self, policy: Policy, task: PendingTask, known: Context) -> None:
+        scores = {Policy(terms).score(task, known) for terms in permutations(policy.terms[:4])}
+        assert max(scores) == pytest.approx(min(scores))
+
+    @given(policies, tasks, contexts, st.floats(0.1, 10))
+    def test_only_proportions_count(self, policy: Policy, task: PendingTask, known: Context, times: float) -> None:
+        assert (times * policy).score(task, known) == pytest.approx(policy.score(task, known))
