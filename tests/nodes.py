@@ -70,10 +70,16 @@ class Project:
         return self.load().app
 
     def forget(self) -> None:
-        """Close the app that :meth:`load` imported."""
+        """Close the app that :meth:`load` imported, and what its results hold."""
         module = sys.modules.pop(self.name, None)
-        if module is not None:
-            module.app.close()
+        if module is None:
+            return
+        consumer = getattr(module.app.backend, "result_consumer", None)
+        if consumer is not None:
+            consumer.stop()
+            # A result unsubscribes when it is collected, maybe in a later test: with retries, for a server that is gone.
+            consumer._pubsub = None
+        module.app.close()
 
 
 def write_project(
