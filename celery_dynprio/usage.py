@@ -18,7 +18,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from celery import signals
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.redis_client import RedisClient
@@ -226,20 +225,14 @@ class Sender:
         if not runs:
             return
         try:
-            self._add(runs)
+            if self._usage is None:
+                self._usage = self._open()
+            self._usage.add(runs)
         except UnsupportedBrokerError:
             self.dropped += len(runs)  # said once at the start of the worker
         except Exception as exc:  # noqa: BLE001 - whatever it is, tasks must not notice
             self.dropped += len(runs)
             self._complain(exc)
-
-    def _add(self, runs: list[Run]) -> None:
-        if self._usage is None:
-            self._usage = self._open()
-        try:
-            self._usage.add(runs)
-        except RedisConnectionError:  # redis-py 5 notices only in this way that the broker was restarted
-            self._usage.add(runs)
 
     def _complain(self, problem: Exception) -> None:
         now = time.monotonic()

@@ -144,11 +144,11 @@ def test_learning_survives_a_restart_of_the_broker(
     project = make_project(broker.url(), TASKS)
     start_worker(project, pool="threads")
     work = project.load().work
-    work.apply_async((0.0,), headers={"dynprio": {"key": "before"}})
+    work.apply_async((0.0,), headers={"dynprio": {"key": "before"}}, ignore_result=True)
     with broker.client() as client:
         wait_until(lambda: client.hexists("dynprio:use", "before"))
     broker.restart()
-    work.apply_async((0.0,), headers={"dynprio": {"key": "after"}})
+    work.apply_async((0.0,), headers={"dynprio": {"key": "after"}}, ignore_result=True)
     with broker.client() as client:
         wait_until(lambda: client.hexists("dynprio:use", "after"))
         assert client.hexists("dynprio:use", "before")
