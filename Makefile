@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Passed on to what a target runs: make demo ARGS=--json, make test ARGS="-k lease"
 ARGS ?=
+# Tests that run at a time: most of them wait for processes.
+WORKERS ?= 2
+PYTEST = python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick test-oldest lint wheel bench clean
@@ -15,14 +18,14 @@ demo: $(VENV)/.demo ## plain Celery against dynamic priorities, for real, under 
 	@$(BIN)/python -m example_project.demo $(ARGS)
 
 test: $(VENV)/.dev ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/$(PYTEST) $(ARGS)
 
 test-quick: $(VENV)/.test ## unit and contract tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" tests/unit tests/contract $(ARGS)
+	$(BIN)/$(PYTEST) -m "not slow" tests/unit tests/contract $(ARGS)
 
 test-oldest: ## the whole test suite on the oldest versions that pyproject.toml allows
 	$(MAKE) VENV=.venv-oldest CONSTRAINTS="-c tests/oldest.txt" .venv-oldest/.test
-	.venv-oldest/bin/python -m pytest $(ARGS)
+	.venv-oldest/bin/$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy and import-linter
 	$(BIN)/ruff check .

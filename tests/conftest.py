@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import settings
 
 from tests.nodes import ProcessNode, Project, WorkerNode, celery_node, worker_node, write_project
 from tests.processes import Process
 from tests.servers import Database, Kind, RedisServer
+
+# How long an example takes depends on what else this machine does.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 #: What a test started; its logs are shown if the test fails.
 STARTED = pytest.StashKey[list[Process]]()
