@@ -8,7 +8,6 @@ foreign message stays where it is.
 from __future__ import annotations
 
 import json
-import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -29,6 +28,9 @@ MAX_WEIGHT: Final = 10.0
 #: The longest fairness key and task id (characters) that are honoured.
 MAX_KEY: Final = 200
 MAX_ID: Final = 255
+
+#: No time and no weight is larger; what is would not even fit a float, perhaps.
+MAX_NUMBER: Final = 1e15
 
 #: More dependents than this are not told apart.
 MAX_DEPENDENTS: Final = 1_000_000
@@ -81,11 +83,16 @@ def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: flo
 def rewrite(raw: bytes, priority: int, published: float) -> bytes:
     """Return the same message with another kombu priority, so that kombu restores it to where it was moved.
 
-    A message without our header gets one that keeps ``published`` (Unix seconds): its age must outlive the reader.
+    A message that does not say when it was published is given ``published`` (Unix seconds): its age must outlive the
+    reader.
     """
     message = json.loads(raw)
     message["properties"]["priority"] = priority
-    message["headers"].setdefault(HEADER, {"at": published})
+    fields = message["headers"].get(HEADER)
+    if fields is None:
+        message["headers"][HEADER] = {"at": published}
+    elif isinstance(fields, dict) and _number(fields.get("at"), None) is None:
+        fields["at"] = published
     return json.dumps(message).encode()
 
 
@@ -101,7 +108,7 @@ def _foreign_pin(properties: Mapping[str, Any], steps: Sequence[int]) -> Place |
 
 
 def _number(value: object, default: Any) -> Any:
-    if type(value) in {int, float} and 0 <= value < math.inf:  # type: ignore[operator]
+    if type(value) in {int, float} and 0 <= value <= MAX_NUMBER:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     return default
 

@@ -63,7 +63,7 @@ class Scores:
         return score
 
     def candidates(self, overflow: Mapping[str, PendingTask], score: Scorer, limit: int) -> Mapping[str, PendingTask]:
-        """Choose from a long overflow the ``limit`` tasks that score best, in bounded time.
+        """Choose from a long overflow the ``limit`` tasks that score best (of equals the oldest), in bounded time.
 
         Scoring a million tasks takes seconds, so a slice is rescored each tick, in turn; the others count with the
         score they had when their turn last came.
@@ -73,9 +73,12 @@ class Scores:
         for task_id in self._turn(overflow, 5 * limit):
             if task_id in overflow:
                 score(overflow[task_id])
-        last = self._last
-        best = heapq.nlargest(limit, overflow, key=lambda task_id: last.get(task_id, 1.0))
-        return {task_id: overflow[task_id] for task_id in best}
+        said = self._last.get
+        least = heapq.nlargest(limit, (said(task_id, 1.0) for task_id in overflow))[-1]
+        above = [task_id for task_id in overflow if said(task_id, 1.0) > least]
+        equal = (task_id for task_id in overflow if said(task_id, 1.0) == least)
+        oldest = heapq.nsmallest(limit - len(above), equal, key=lambda task_id: (overflow[task_id].published, task_id))
+        return {task_id: overflow[task_id] for task_id in (*above, *oldest)}
 
     def prune(self, known: int) -> None:
         """Forget tasks that are gone, once more are remembered than twice those that are pending (``known``)."""

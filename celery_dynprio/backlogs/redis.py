@@ -76,7 +76,7 @@ class RedisBacklog:
         self._depths: list[int] = [0] * len(self._steps)
 
     def read(self, now: float) -> Snapshot:
-        """Read what waits; messages seen before are not parsed again."""
+        """Read what waits; messages seen before are not parsed again. Of two with one id the second is foreign."""
         self._now = now
         counts = self.count()
         self._depths = [counts[level] for level in range(len(self._steps))]
@@ -86,7 +86,7 @@ class RedisBacklog:
         levels, room = [], 2 * self._window
         for level, depth in enumerate(self._depths):
             tasks = []
-            for place, raw in self._messages(level, depth, min(depth, room)):
+            for place, raw in reversed(list(self._messages(level, depth, min(depth, room)))):
                 if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
                     continue
                 known = self._parsed.get(raw)
@@ -99,7 +99,6 @@ class RedisBacklog:
                 else:
                     reason = entry if isinstance(entry, str) else "duplicate id"
                     foreign[reason] = foreign.get(reason, 0) + 1
-            tasks.reverse()  # the tail of a list is popped first
             levels.append(tuple(tasks))
             room -= min(depth, room)
         self._parsed = parsed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -91,10 +91,14 @@ def movable() -> list[bytes]:
     ]
 
 
-def without_priority(raw: bytes) -> bytes:
-    """The message but for what a move may change: the priority, and our header where there was none."""
-    raw = re.sub(rb'"properties": \{"priority": \d+', b'"properties": {"priority": N', raw)
-    return re.sub(rb', "dynprio": \{"at": [\d.]+\}\}', b"}", raw)
+def without_what_a_move_may_change(raw: bytes) -> str:
+    """The message but for its priority, and for the time of publishing that a move adds where none was told."""
+    decoded = json.loads(raw)
+    del decoded["properties"]["priority"]
+    fields = decoded["headers"].pop(HEADER, None)
+    if isinstance(fields, dict):
+        fields.pop("at", None)
+    return json.dumps([decoded, fields or None])
 
 
 @pytest.fixture
@@ -133,13 +137,18 @@ def test_hostile_messages_are_left_where_they_are(client: RedisClient, window: i
     ticking = reprioritizer(client, window)
     reports = [ticking.tick() for _ in range(100)]
     assert {report.role for report in reports} == {Role.LEADER}
-    left = client.redis.lrange(key, 0, -1)
-    first_twin = next(raw for raw in stay if message.parse(raw, NOW, STEPS).__class__ is PendingTask)
-    assert [raw for raw in stay if raw not in left and raw != first_twin] == []  # the first of two twins may move
     everywhere = [raw for level in range(10) for raw in client.redis.lrange(client.level_key("celery", level), 0, -1)]
     everywhere += client.redis.hvals(client.queue_key("celery", "overflow"))
     everywhere += client.redis.hvals(client.queue_key("celery", "held"))
-    assert sorted(map(without_priority, everywhere)) == sorted(map(without_priority, [*stay, *go]))
+    left = client.redis.lrange(key, 0, -1)
+    twins = [raw for raw in stay if isinstance(message.parse(raw, NOW, STEPS), PendingTask)]
+    assert len(twins) == 2
+    assert sum(raw in left for raw in twins) >= 1  # one of two with the same id may move
+    for raw in set(stay) - set(twins):
+        assert left.count(raw) == stay.count(raw)
+        everywhere.remove(raw)
+    moved = map(without_what_a_move_may_change, everywhere)
+    assert sorted(moved) == sorted(map(without_what_a_move_may_change, [*twins, *go]))
 
 
 def test_what_is_left_alone_is_counted(client: RedisClient) -> None:
@@ -176,6 +185,7 @@ def test_a_hostile_header_gives_a_sane_task(fields: Any, priority: Any) -> None:
     assert task.pinned is None or task.pinned in range(10)
     again = message.parse(message.rewrite(raw, 3, task.published), NOW + 9, STEPS)
     assert isinstance(again, PendingTask)
-    assert again == task
+    kept_its_age = fields is None or isinstance(fields, dict)
+    assert again == (task if kept_its_age else replace(task, published=NOW + 9))
 
 

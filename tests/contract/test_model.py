@@ -114,14 +114,14 @@ class Agreement(RuleBasedStateMachine):
         self.published += 1
         self.now += 0.001
         known = [task.id for tasks in self.memory.read(self.now).levels for task in tasks]
-        task_id = known[0] if again and known and self.published % 7 == 0 else str(uuid4())
+        task_id = known[0] if again and known and self.published % 7 == 0 else f"task {self.published}"
         deadline = None if due is None else self.now + due
         task = PendingTask(task_id, name, self.now, float(weight), deadline, key, 0, pin)
         header = {"at": self.now, "w": weight, "due": deadline, "key": key, "pin": pin}
         message = {
             "body": "W1tdLCB7fSwge31d",
             "headers": {"id": task.id, "task": name, HEADER: header},
-            "properties": {"priority": level, "delivery_tag": str(uuid4())},
+            "properties": {"priority": level, "delivery_tag": self.published},
         }
         self.client.redis.lpush(self.client.level_key(self.queue, level), json.dumps(message))
         self.memory.publish(task, level)
@@ -155,18 +155,18 @@ class Agreement(RuleBasedStateMachine):
     def clock_jumps(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(data=st.data(), target=st.sampled_from([*range(LEVELS), OVERFLOW, HELD]))
-    def an_operator_moves(self, data: st.DataObject, target: Place) -> None:
+    @rule(data=st.data(), place=st.sampled_from([*range(LEVELS), OVERFLOW, HELD]))
+    def an_operator_moves(self, data: st.DataObject, place: Place) -> None:
         snapshot = self.memory.read(self.now)
         places = {task.id: (task, level) for level, tasks in enumerate(snapshot.levels) for task in tasks}
-        for place in (OVERFLOW, HELD):
-            places |= {task.id: (task, place) for task in self.memory.parked(place, self.now) if task.id not in places}
-        choices = sorted(task_id for task_id, (_, place) in places.items() if place != target)
+        for parked in (OVERFLOW, HELD):
+            places |= {task.id: (task, parked) for task in self.memory.parked(parked, self.now) if task.id not in places}
+        choices = sorted(task_id for task_id, (_, at) in places.items() if at != place)
         if not choices:
             return
         task, source = places[data.draw(st.sampled_from(choices))]
         self.redis.read(self.now)
-        move = Move(task, source, target, 0.5, "operator")
+        move = Move(task, source, place, 0.5, "operator")
         assert self.redis.apply([move]) == self.memory.apply([move])
 
     @precondition(lambda self: sum(self.memory.count().values()) > WINDOW)
