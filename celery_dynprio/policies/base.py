@@ -49,7 +49,7 @@ class Policy:
     """The weighted mean of factors, in [0, 1]: sum(weight * value) / sum(weight), as in Slurm's multifactor plugin.
 
     Written as a formula: ``2 * Weight() + Age(saturation=300)``. Only the proportions of the weights count. Raises
-    :class:`~celery_dynprio.errors.PolicyError` for weights that are no numbers, not above 0 or not finite, and without terms.
+    :class:`~celery_dynprio.errors.PolicyError` unless there are terms and each weight is a finite number above 0.
     """
 
     terms: tuple[tuple[float, Factor], ...]

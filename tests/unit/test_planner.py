@@ -252,6 +252,15 @@ class TestEquals:
         assert queue.level_of(old) == queue.level_of(young)
         assert queue.order().index(old) < queue.order().index(young)
 
+    def test_the_older_ones_stay_rather_than_move_past_a_younger(self) -> None:
+        queue = Queue()
+        queue.bands = Bands.equal(LEVELS)
+        queue.publish(9, 0)
+        queue.publish(0, 10)
+        old, young = queue.publish(5, 5.4), queue.publish(4, 5.4)
+        queue.tick()
+        assert queue.levels[5] == [old, young]
+
     def test_a_demotion_that_does_not_fit_any_more_waits(self) -> None:
         queue = Queue()
         queue.bands = Bands.equal(LEVELS)
@@ -290,8 +299,8 @@ class TestBudget:
 
     def test_within_a_target_the_oldest_is_moved_first(self) -> None:
         queue = Queue()
-        young = queue.publish(5, 10, published=NOW - 1)
-        old = queue.publish(8, 10, published=NOW - 2)
+        young = queue.publish(8, 10, published=NOW - 1)
+        old = queue.publish(5, 9.9, published=NOW - 2)
         queue.publish(9, 0)
         assert [move.task for move in queue.plan().moves if move.target == 0] == [old, young]
 
@@ -350,6 +359,13 @@ class TestWindow:
         task = queue.publish(8)
         queue.overflow[task.id] = task
         assert queue.plan(patience=1).moves == (Move(task, 8, 0, 0.1, "starving"),)
+
+    def test_nor_is_it_parked_twice(self) -> None:
+        queue = Queue(window=1)
+        task = queue.publish(9, 0)
+        queue.overflow[task.id] = task
+        queue.publish(OVERFLOW, 9)
+        assert queue.plan().moves == ()
 
     def test_pinned_tasks_come_back_in_the_turn_of_their_level(self) -> None:
         queue = Queue(window=12)
