@@ -77,7 +77,7 @@ class Project:
         consumer = getattr(module.app.backend, "result_consumer", None)
         if consumer is not None:
             consumer.stop()
-            # A result unsubscribes when it is collected: maybe in a later test, with retries, from a server that is gone.
+            # A result unsubscribes when it is collected: perhaps in a later test, and then waits for a server long gone.
             consumer._pubsub = None
         module.app.close()
 
