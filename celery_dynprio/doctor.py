@@ -27,8 +27,8 @@ from celery_dynprio.checks import (
     check_workers,
 )
 from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
+from celery_dynprio.learned import RedisUsage
 from celery_dynprio.models import PendingTask
-from celery_dynprio.usage import RedisUsage
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -1,27 +1,25 @@
-"""What workers learn about what they run: mean runtimes by task name, and use of worker time by fairness key.
+"""Measures in the workers what runs for how long, and for whom.
 
-Both decay with a half-life, as in Slurm's multifactor plugin (``PriorityDecayHalfLife``), so that they follow what the
-system does now. Workers measure each run and hand it to a thread of their own, which sends the sums about once a
-second: nothing touches the network on a task's path, and nothing here can fail or slow a task.
+Each process hands its runs to a thread of its own, which sends the sums about once a second: nothing touches the
+network on a task's path, and nothing here can fail or slow a task.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import UnsupportedBrokerError
+from celery_dynprio.learned import RedisUsage, Run, Usage
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -30,144 +28,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How many fairness keys and how many task names are remembered; beyond it, some of the least used are forgotten.
-MAX_REMEMBERED: Final = 10_000
-
 #: Runs that wait to be sent; when a broker stays away, the oldest are dropped.
 MAX_WAITING: Final = 10_000
-
-#: Entries in one call of the script: a fraction of a millisecond of the server's time.
-CHUNK: Final = 50
 
 #: Seconds between two sends of a process, how long its end may take for the last one, and between two complaints.
 SEND_INTERVAL: Final = 1.0
 LAST_SEND_TIMEOUT: Final = 3.0
 COMPLAINT_INTERVAL: Final = 60.0
-
-#: Seconds for which what was read is used again: the queues of one tick share one read.
-CACHE_SECONDS: Final = 0.5
-
-#: Runtimes in seconds by task name, and decayed use in seconds by fairness key.
-Learnt: TypeAlias = tuple[Mapping[str, float], Mapping[str, float]]
-
-
-class Run(NamedTuple):
-    """One run of a task, as a worker measured it."""
-
-    name: str
-    #: The fairness key; "" for a task that has none.
-    key: str
-    seconds: float
-
-
-class Usage(Protocol):
-    """Where learned runtimes and use are kept."""
-
-    def add(self, runs: Iterable[Run]) -> None:
-        """Take in what ran."""
-
-    def read(self, now: float) -> Learnt:
-        """Mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
-
-
-class _Mean(NamedTuple):
-    """Decayed seconds and number of runs, as of a moment (Unix seconds)."""
-
-    seconds: float
-    runs: float
-    at: float
-
-    def share(self, now: float, half_life: float) -> float:
-        return float(2.0 ** (min(self.at - now, 0.0) / half_life))
-
-    def plus(self, seconds: float, now: float, half_life: float) -> _Mean:
-        share = self.share(now, half_life)
-        return _Mean(self.seconds * share + seconds, self.runs * share + 1, now)
-
-
-class MemoryUsage:
-    """Learned use in this process only: for tests and simulations. ``half_life`` is in seconds."""
-
-    def __init__(self, half_life: float = 600.0, clock: Callable[[], float] = time.time) -> None:
-        self._half_life = half_life
-        self._clock = clock
-        self._use: dict[str, _Mean] = {}
-        self._runtimes: dict[str, _Mean] = {}
-
-    def add(self, runs: Iterable[Run]) -> None:
-        """Take in what ran, now."""
-        now = self._clock()
-        nothing = _Mean(0.0, 0.0, now)
-        for run in runs:
-            for means, field in ((self._use, run.key), (self._runtimes, run.name)):
-                means[field] = means.get(field, nothing).plus(run.seconds, now, self._half_life)
-
-    def read(self, now: float) -> Learnt:
-        """Mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
-        return _learnt(self._runtimes.items(), self._use.items(), now, self._half_life)
-
-
-class RedisUsage:
-    """Learned use in the broker's Redis, in two small hashes, so that it survives restarts and is shared by all.
-
-    ``half_life`` is in seconds. Raises what redis-py raises when the broker is away.
-    """
-
-    def __init__(self, client: RedisClient, half_life: float = 600.0) -> None:
-        self._client = client
-        self._half_life = half_life
-        self._keys = [client.app_key("use"), client.app_key("runtimes")]
-        self._record = client.script("use_record")
-        self._cached: tuple[float, Learnt] | None = None
-
-    def add(self, runs: Iterable[Run]) -> None:
-        """Take in what ran; the server's clock says when."""
-        totals: dict[tuple[int, str], list[float]] = {}
-        for run in runs:
-            for entry in ((1, run.key), (2, run.name)):
-                total = totals.setdefault(entry, [0.0, 0])
-                total[0] += run.seconds
-                total[1] += 1
-        entries = iter(totals.items())
-        while chunk := list(islice(entries, CHUNK)):
-            flat: list[Any] = [value for (index, field), total in chunk for value in (index, field, *total)]
-            self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, *flat])
-
-    def read(self, now: float) -> Learnt:
-        """Mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds).
-
-        What in Redis is not as :meth:`add` writes it is passed over.
-        """
-        read_at = time.monotonic()
-        if self._cached is None or read_at - self._cached[0] > CACHE_SECONDS:
-            pipe = self._client.redis.pipeline(transaction=False)
-            for key in self._keys:
-                pipe.hgetall(key)
-            use, runtimes = pipe.execute()
-            self._cached = read_at, _learnt(_means(runtimes), _means(use), now, self._half_life)
-        return self._cached[1]
-
-    def close(self) -> None:
-        """Close the connection that this was given."""
-        self._client.close()
-
-
-def _learnt(
-    runtimes: Iterable[tuple[str, _Mean]], use: Iterable[tuple[str, _Mean]], now: float, half_life: float
-) -> Learnt:
-    means = {name: mean.seconds / mean.runs for name, mean in runtimes}
-    return means, {key: mean.seconds * mean.share(now, half_life) for key, mean in use}
-
-
-def _means(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, _Mean]]:
-    for field, value in fields.items():
-        try:
-            seconds, runs, at = map(float, value.split())
-            name = field.decode()
-        except ValueError:  # also UnicodeDecodeError
-            continue
-        if 0 <= seconds < math.inf and 0 < runs < math.inf and math.isfinite(at):
-            yield name, _Mean(seconds, runs, at)
 
 
 class Sender:

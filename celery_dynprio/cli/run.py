@@ -121,9 +121,11 @@ def run(
 def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
-    from celery_dynprio.models import Role  # noqa: PLC0415 - see the package
+    from celery_dynprio.learned import RedisUsage  # noqa: PLC0415 - see the package
+    from celery_dynprio.models import Role  # noqa: PLC0415
     from celery_dynprio.reprioritizer import assemble, serve  # noqa: PLC0415
-    from celery_dynprio.usage import RedisUsage  # noqa: PLC0415
+
+    reported = 0
 
     def finished(reports: Sequence[Report]) -> bool:
         nonlocal reported
@@ -131,7 +133,6 @@ def _reprioritize(
         # An embedded one that leads nowhere leaves the waiting to its worker's timer.
         return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
 
-    reported = 0
     client = _reached(app, stop, patient=not once)
     if client is None:
         return True

@@ -37,8 +37,8 @@ def publish_misplaced(project: Project, client: redis.Redis, count: int = 10) ->
     module = project.load()
     for n in range(count):
         module.work.apply_async((n,), dynprio={"weight": 10})
-    while raw := client.rpop("celery"):
-        client.lpush("celery\x06\x169", raw)
+    for _ in range(count):
+        client.lmove("celery", "celery\x06\x169", "RIGHT", "LEFT")
     assert client.llen("celery\x06\x169") == count
 
 
@@ -148,7 +148,8 @@ def park(client: redis.Redis, what: str, count: int) -> None:
 
 
 def parked_message(client: redis.Redis, task_id: str) -> bytes:
-    message: dict[str, Any] = json.loads(client.lindex("celery", 0) or b"{}")
+    raw: Any = client.lindex("celery", 0)
+    message = json.loads(raw)
     message["headers"]["id"] = task_id
     return json.dumps(message).encode()
 
@@ -177,7 +178,8 @@ def test_what_was_drained_runs_on_a_worker_without_the_addon(
     work = project.load().work
     results = [work.apply_async((n,), dynprio={"weight": 10}) for n in range(3)]
     for result in results:
-        valkey.client.hset("dynprio:celery:overflow", result.id, valkey.client.rpop("celery"))
+        raw: Any = valkey.client.rpop("celery")
+        valkey.client.hset("dynprio:celery:overflow", result.id, raw)
     assert finished(start_celery(project, "dynprio", "drain"))[0] == 0
     plain = make_project(
         valkey.url,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
-from celery_dynprio import usage
+from celery_dynprio import learned
 from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.usage import RedisUsage, Run
+from celery_dynprio.learned import RedisUsage, Run
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartServer, StartWorker
 from tests.processes import wait_until
@@ -82,7 +83,7 @@ def test_hostile_values_are_passed_over_and_mended(server: Database, value: byte
 
 
 def test_both_hashes_stay_bounded_and_keep_the_largest(valkey: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "MAX_REMEMBERED", 200)
+    monkeypatch.setattr(learned, "MAX_REMEMBERED", 200)
     kept = redis_usage(valkey.url)
     kept.add([Run("big", "big", 1e6)] * 3)
     for start in range(0, 2000, 50):
@@ -120,7 +121,8 @@ def test_a_stopped_worker_sends_what_it_has(
     for result in results:
         result.get(timeout=30)
     worker.kill("SIGTERM")
-    seconds, count, _ = map(float, valkey.client.hget("dynprio:runtimes", project.load().work.name).split())
+    value: Any = valkey.client.hget("dynprio:runtimes", project.load().work.name)
+    seconds, count, _ = map(float, value.split())
     assert count == pytest.approx(10, rel=0.05)
     assert seconds >= 0.45
 

@@ -12,8 +12,9 @@ import pytest
 from celery import Celery, signals
 
 from celery_dynprio import usage
+from celery_dynprio.learned import Learnt, MemoryUsage, Run
 from celery_dynprio.settings import Settings
-from celery_dynprio.usage import MAX_WAITING, MemoryUsage, Recorder, Run, Sender
+from celery_dynprio.usage import MAX_WAITING, Recorder, Sender
 from tests.processes import wait_until
 
 
@@ -33,7 +34,7 @@ class Blocked:
             raise self.error
         self.added += runs
 
-    def read(self, now: float) -> usage.Learnt:
+    def read(self, now: float) -> Learnt:
         raise AssertionError(f"read at {now}")
 
 
@@ -44,7 +45,7 @@ def blocked() -> Iterator[Blocked]:
     made.answer.set()
 
 
-def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> usage.Learnt:
+def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> Learnt:
     memory.add(runs)
     return memory.read(now)
 
