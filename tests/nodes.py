@@ -77,7 +77,7 @@ class Project:
         consumer = getattr(module.app.backend, "result_consumer", None)
         if consumer is not None:
             consumer.stop()
-            # A result unsubscribes when it is collected: perhaps in a later test, and then waits for a server long gone.
+            # A result unsubscribes when it is collected: perhaps in a later test, and then waits for a server now gone.
             consumer._pubsub = None
         module.app.close()
 
