@@ -159,11 +159,7 @@ class Planner:
         worst = heapq.nlargest(
             MOST_SWAPS, (waiting for waiting in front if waiting.task.id not in snapshot.overflow), key=_rank
         )
-        pairs = [
-            (out, into)
-            for out, into in zip(worst, best, strict=False)
-            if into.score > out.score + margin or (into.score == out.score and into.task.published < out.task.published)
-        ]
+        pairs = list(takewhile(lambda pair: _gains(*pair, margin), zip(worst, best, strict=False)))
         return [out for out, _ in pairs], [into for _, into in pairs]
 
     def _pinned(self, snapshot: Snapshot, entering: Iterable[_Waiting], bands: Bands) -> Iterable[_Unit]:
@@ -258,6 +254,13 @@ class Planner:
 
 def _move(waiting: _Waiting, target: Place, reason: str) -> Move:
     return Move(waiting.task, waiting.place, target, waiting.score, reason)
+
+
+def _gains(out: _Waiting, into: _Waiting, margin: float) -> bool:
+    """Tell whether a swap is worth its two moves; among equals, the older one belongs in the front."""
+    if into.score > out.score + margin:
+        return True
+    return into.score >= out.score and into.task.published < out.task.published
 
 
 def _published(waiting: _Waiting) -> float:

@@ -354,6 +354,15 @@ class TestWindow:
         assert set(queue.levels[8]) == {old, middle}
         assert list(queue.overflow.values()) == [young]
 
+    def test_swaps_end_with_the_first_that_gains_nothing(self) -> None:
+        queue = Queue(window=3)
+        queue.bands = Bands.equal(LEVELS)
+        for level, at in ((0, 8.0), (0, 7.0), (1, 9.0)):
+            queue.publish(level, 5, published=at)
+        oldest, better = queue.publish(OVERFLOW, 5, published=6), queue.publish(OVERFLOW, 5.2, published=10)
+        queue.tick()
+        assert set(queue.overflow) == {oldest.id, better.id}
+
     def test_an_id_that_is_also_in_the_front_stays_parked(self) -> None:
         queue = Queue()
         task = queue.publish(8)
