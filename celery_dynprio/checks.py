@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+from celery_dynprio.message import KOMBU_STEPS
+
 #: The oldest Redis (or the Redis that a Valkey says it is compatible with).
 OLDEST_REDIS: Final = (6, 2)
 
@@ -16,8 +18,7 @@ OLDEST_REDIS: Final = (6, 2)
 LARGEST_SKEW: Final = 1.0
 SHORTEST_VISIBILITY: Final = 300.0
 
-#: kombu's own defaults, for processes that set nothing.
-KOMBU_STEPS: Final = (0, 3, 6, 9)
+#: kombu's own default, for processes that set none.
 KOMBU_VISIBILITY: Final = 3600.0
 
 Level: TypeAlias = Literal["error", "warning", "ok"]

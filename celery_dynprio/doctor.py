@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 from celery_dynprio import message
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, REDIS_TRANSPORTS, RedisClient
 from celery_dynprio.checks import (
-    KOMBU_STEPS,
     KOMBU_VISIBILITY,
     Broker,
     Facts,
@@ -90,7 +89,7 @@ def _workers(app: Celery, queues: Sequence[str], timeout: float) -> dict[str, Ma
 
 def _unpolled(client: RedisClient, queues: Sequence[str]) -> dict[str, int]:
     """Messages in the lists of steps that others may use and we do not."""
-    others = sorted({*KOMBU_STEPS, *range(10)} - set(client.priority_steps))
+    others = sorted({*message.KOMBU_STEPS, *range(10)} - set(client.priority_steps))
     found = {}
     for queue in queues:
         for step in others:

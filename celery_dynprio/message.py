@@ -19,6 +19,9 @@ from celery_dynprio.models import PendingTask, Place
 #: ``n`` dependents, ``pin`` the level that an explicit priority fixed.
 HEADER: Final = "dynprio"
 
+#: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
+KOMBU_STEPS: Final = (0, 3, 6, 9)
+
 #: Larger messages (bytes) are left where they are: moving one would block the broker for longer than a tick may.
 MAX_BYTES: Final = 1_000_000
 

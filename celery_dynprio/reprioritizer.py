@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SLACK: Final = 1.2
 
 #: One tick parks at most this many windows in bulk, so that a tick stays short however much arrived.
-SPILL_WINDOWS: Final = 5
+SPILL_WINDOWS: Final = 3
 
 #: Seconds between two log lines about the same broken policy.
 COMPLAINT_INTERVAL: Final = 60.0

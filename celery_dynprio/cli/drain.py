@@ -38,5 +38,6 @@ def drain(ctx: click.Context, *, held: bool) -> None:
         results = Operations(client, settings.queues, settings.policy).drain(time.time(), held=held)
     for drained in results:
         stays = f", {drained.held} stay held (--held brings them back)" if drained.held else ""
-        ctx.obj.echo(f"{drained.queue}: {drained.returned} brought back{stays}")
+        merged = f", {drained.merged} put where plain Celery looks" if drained.merged else ""
+        ctx.obj.echo(f"{drained.queue}: {drained.returned} brought back{merged}{stays}")
     ctx.obj.echo("The reprioritizers are paused; `dynprio resume` lets them move again.")
