@@ -159,8 +159,9 @@ class Candidate(bootsteps.StartStopStep):
         self._watch: Watch | None = None
 
     def include_if(self, parent: Any) -> bool:
-        """Whether the broker can have managed queues at all."""
-        return bool(parent.app.connection_for_write().transport.driver_type in REDIS_TRANSPORTS)
+        """Whether the app wants it, and the broker can have managed queues at all."""
+        on_redis = parent.app.connection_for_write().transport.driver_type in REDIS_TRANSPORTS
+        return bool(self._settings.embedded and on_redis)
 
     def start(self, c: Any) -> None:
         """Begin to look, at the first connection and at each later one."""

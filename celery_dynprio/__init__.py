@@ -1,0 +1,52 @@
+"""Dynamic priorities for the pending tasks of a running Celery system.
+
+Two lines make an app's pending tasks keep the right order::
+
+    from celery_dynprio import DynPrio
+
+    dynprio = DynPrio(app)
+"""
+
+from __future__ import annotations
+
+from celery_dynprio.app import DynPrio
+from celery_dynprio.errors import DynPrioError
+from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.policies import (
+    Age,
+    Deadline,
+    Dependents,
+    Factor,
+    FairShare,
+    Gauge,
+    Max,
+    Min,
+    Policy,
+    ShortestFirst,
+    Weight,
+    default_policy,
+    factor,
+)
+from celery_dynprio.task import DynPrioTask, dynprio_task
+
+__all__ = [
+    "Age",
+    "Context",
+    "Deadline",
+    "Dependents",
+    "DynPrio",
+    "DynPrioError",
+    "DynPrioTask",
+    "Factor",
+    "FairShare",
+    "Gauge",
+    "Max",
+    "Min",
+    "PendingTask",
+    "Policy",
+    "ShortestFirst",
+    "Weight",
+    "default_policy",
+    "dynprio_task",
+    "factor",
+]

@@ -1,0 +1,246 @@
+"""``DynPrio``: two lines in a Celery app. The only place that touches the app, and undoes it too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import signals
+from celery.app.routes import prepare
+
+from celery_dynprio.errors import DynPrioError, SettingError
+from celery_dynprio.router import DynPrioRouter, Placement, Plan
+from celery_dynprio.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_dynprio.operations import Operations
+
+logger = logging.getLogger(__name__)
+
+#: Levels, and kombu's ``priority_steps`` for them, unless the user set their own.
+DEFAULT_STEPS: Final = tuple(range(10))
+
+#: Steps of a worker's consumer, by name so that only workers import them.
+CONSUMER_STEPS: Final = ("celery_dynprio.embedded:Candidate", "celery_dynprio.doctor:StartupChecks")
+
+#: The attribute of a Celery app that tells its DynPrio.
+_INSTALLED: Final = "_dynprio"
+
+_STEPS: Final = "priority_steps"
+_OPTIONS: Final = "broker_transport_options"
+
+
+class DynPrio:
+    """Keeps the pending tasks of an app's managed queues in order: ``DynPrio(app)``, or ``init_app`` later.
+
+    Settings, routes and transport options may be set before or after: they are read when first needed. On a broker
+    other than Redis the app works as plain Celery, and workers say so.
+    """
+
+    def __init__(self, app: Celery | None = None) -> None:
+        self._app: Celery | None = None
+        self._settings: Settings | None = None
+        self._planned: tuple[Plan | None] | None = None
+        #: The map that was changed, what was put there, and what was there before.
+        self._replaced_options: tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None] | None = None
+        if app is not None:
+            self.init_app(app)
+
+    @staticmethod
+    def of(app: Celery) -> DynPrio | None:
+        """The DynPrio that is installed in this app, None if there is none."""
+        found: DynPrio | None = getattr(app, _INSTALLED, None)
+        return found
+
+    def init_app(self, app: Celery) -> None:
+        """Install this in the app, in place of any other; doing it twice changes nothing."""
+        if self._app is app:
+            return
+        self.uninstall()
+        other = self.of(app)
+        if other is not None:
+            other.uninstall()
+        self._app = app
+        setattr(app, _INSTALLED, self)
+        self._router = DynPrioRouter(app, self._plan)
+        self._connect(app)
+        self._take_over_routes(app)
+        app.steps["consumer"].update(CONSUMER_STEPS)
+        if app.configured:
+            self._set_steps(app)
+
+    def uninstall(self) -> None:
+        """Make the app a plain one again; doing it twice changes nothing.
+
+        Messages stay where they are: see ``celery -A proj dynprio drain`` for what is parked.
+        """
+        app = self._app
+        if app is None:
+            return
+        self._disconnect(app)
+        self._give_back_routes(app)
+        app.steps["consumer"].difference_update(CONSUMER_STEPS)
+        self._restore_steps(app)
+        delattr(app, _INSTALLED)
+        self._app = self._settings = self._planned = self._replaced_options = None
+
+    @property
+    def app(self) -> Celery:
+        """The app that this is installed in; :class:`~celery_dynprio.errors.DynPrioError` if there is none."""
+        if self._app is None:
+            raise DynPrioError("this DynPrio has no app: call init_app(app) first")
+        return self._app
+
+    @property
+    def settings(self) -> Settings:
+        """The app's settings, read once; :class:`~celery_dynprio.errors.SettingError` if one is wrong."""
+        if self._settings is None:
+            app = self.app
+            settings = Settings.from_app(app)
+            self._set_steps(app)
+            _check_steps(app)
+            self._settings = settings
+        return self._settings
+
+    def pause(self) -> None:
+        """Stop all moves, of all reprioritizers on this broker, from their next tick on; workers go on.
+
+        Raises :class:`~celery_dynprio.errors.BrokerUnavailableError`.
+        """
+        with self._operations() as operations:
+            operations.pause()
+
+    def resume(self) -> None:
+        """Let the reprioritizers move again; raises :class:`~celery_dynprio.errors.BrokerUnavailableError`."""
+        with self._operations() as operations:
+            operations.resume()
+
+    @contextmanager
+    def _operations(self) -> Iterator[Operations]:
+        from celery_dynprio.backlogs.redis_client import RedisClient  # noqa: PLC0415 - see _connect
+        from celery_dynprio.operations import Operations  # noqa: PLC0415
+
+        settings = self.settings
+        client = RedisClient.from_app(self.app)
+        try:
+            yield Operations(client, settings.queues, settings.policy)
+        finally:
+            client.close()
+
+    def _plan(self) -> Plan | None:
+        """What the router works by; None if the broker is no Redis."""
+        if self._planned is None:
+            settings = self.settings
+            plan = None
+            if _on_redis(self.app):
+                placement = Placement(settings.policy, self.app.conf[_OPTIONS][_STEPS])
+                plan = Plan(frozenset(settings.queues), placement, settings.inherit)
+            self._planned = (plan,)
+        return self._planned[0]
+
+    # What is connected
+
+    def _connect(self, app: Celery) -> None:
+        # Imported here: the command line loads this module for each of Celery's commands, and redis is slow to import.
+        from celery_dynprio import usage  # noqa: PLC0415
+
+        for signal, receiver, sender in self._receivers(app):
+            signal.connect(receiver, sender=sender, weak=False, dispatch_uid=_uid(app))
+        usage.connect(app, lambda: self.settings)
+
+    def _disconnect(self, app: Celery) -> None:
+        from celery_dynprio import usage  # noqa: PLC0415 - see _connect
+
+        for signal, _, sender in self._receivers(app):
+            signal.disconnect(sender=sender, dispatch_uid=_uid(app))
+        usage.disconnect(app)
+
+    def _receivers(self, app: Celery) -> list[tuple[Any, Callable[..., None], Any]]:
+        return [
+            (app.on_after_configure, self._configured, None),
+            (signals.before_task_publish, self._router.complete, None),
+            # Of all that workers, beat and shells do at their start, only here does an exception end them.
+            (signals.import_modules, self._starting, app),
+            (signals.celeryd_after_setup, self._worker_starting, None),
+        ]
+
+    def _configured(self, **_: Any) -> None:
+        self._set_steps(self.app)
+
+    def _starting(self, **_: Any) -> None:
+        self._plan()
+
+    def _worker_starting(self, instance: Any = None, **_: Any) -> None:
+        if instance.app is self._app and self._plan() is None:
+            logger.warning(
+                "broker %s is no Redis: tasks in %s are run as plain Celery runs them; managed queues need redis://, "
+                "rediss:// or sentinel://",
+                self.app.connection_for_write().as_uri(),
+                ", ".join(self.settings.queues),
+            )
+
+    # Routes: Celery reads them when they are first needed and when they are updated, in AMQP.flush_routes
+
+    def _take_over_routes(self, app: Celery) -> None:
+        def flush_routes() -> None:
+            self._router.routes = prepare(app.conf.task_routes)
+            app.amqp._rtable = [self._router]  # noqa: SLF001 - as AMQP.flush_routes
+
+        app.amqp.flush_routes = flush_routes
+        _reread_routes(app)
+
+    def _give_back_routes(self, app: Celery) -> None:
+        vars(app.amqp).pop("flush_routes", None)
+        _reread_routes(app)
+
+    # Transport options: the same steps in every process that has this app
+
+    def _set_steps(self, app: Celery) -> None:
+        before = app.conf[_OPTIONS]
+        if _STEPS in (before or {}) or not _on_redis(app):
+            return
+        changes = app.conf.changes
+        ours = {**(before or {}), _STEPS: list(DEFAULT_STEPS)}
+        self._replaced_options = changes, ours, changes.get(_OPTIONS)
+        changes[_OPTIONS] = ours
+
+    def _restore_steps(self, app: Celery) -> None:
+        if self._replaced_options is None:
+            return
+        changes, ours, before = self._replaced_options
+        if app.conf.changes is not changes or changes.get(_OPTIONS) is not ours:
+            return
+        if before is None:
+            del changes[_OPTIONS]
+        else:
+            changes[_OPTIONS] = before
+
+
+def _uid(app: Celery) -> str:
+    return f"dynprio-{id(app)}"
+
+
+def _on_redis(app: Celery) -> bool:
+    from celery_dynprio.backlogs.redis_client import REDIS_TRANSPORTS  # noqa: PLC0415 - see DynPrio._connect
+
+    return bool(app.connection_for_write().get_transport_cls().driver_type in REDIS_TRANSPORTS)
+
+
+def _check_steps(app: Celery) -> None:
+    steps = (app.conf[_OPTIONS] or {}).get(_STEPS)
+    if steps is None:
+        return
+    numbers = list(steps) if isinstance(steps, (list, tuple, range)) else []
+    known = [step for step in DEFAULT_STEPS if step in numbers]
+    if numbers != known or numbers[:1] != [0] or bool in map(type, numbers):
+        allowed = "use ascending whole numbers from 0 to 9, the first of them 0, or leave it out"
+        raise SettingError(f"{_OPTIONS}[{_STEPS!r}]", steps, allowed)
+
+
+def _reread_routes(app: Celery) -> None:
+    app.amqp._rtable = None  # noqa: SLF001 - as AMQP.flush_routes
+    vars(app.amqp).pop("router", None)

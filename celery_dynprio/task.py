@@ -1,0 +1,272 @@
+"""What a task declares, what a call asks for, and ``dynprio_task``, the decorator for it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from celery import Task, shared_task
+
+from celery_dynprio.errors import OptionError
+from celery_dynprio.message import MAX_KEY, MAX_WEIGHT
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+OPTIONS: Final = ("deadline", "key", "weight")
+
+#: What a class keeps its options in once they were read; looked up in its own ``__dict__`` only.
+_READ: Final = "_dynprio_options"
+
+_MISSING: Final = object()
+
+#: Finds the fairness key in the arguments of a call.
+KeyFinder = Callable[[Sequence[Any], Mapping[str, Any]], object]
+
+
+def dynprio_task(
+    fun: Callable[..., Any] | None = None,
+    /,
+    *,
+    app: Celery | None = None,
+    weight: float | None = None,
+    deadline: float | None = None,
+    key: str | Callable[..., object] | None = None,
+    **options: Any,
+) -> Any:
+    """Declare a task, bare or with options, like :func:`celery.shared_task` (with ``app``: like ``app.task``).
+
+    Args:
+        fun: The function, when used bare.
+        app: The app that the task belongs to; without it, every app has the task.
+        weight: Business importance, 0 to 10; 1 if not given.
+        deadline: Seconds from publishing by which the task should have started.
+        key: Whose work it is: the name of a parameter, a dotted path into one (attributes or items of mappings), or a
+            callable that is given the task's arguments. None on the way means that the call has no key.
+        options: Any option of ``@app.task``.
+
+    Raises:
+        OptionError: At the declaration, naming the task and the option.
+    """
+    given = {"weight": weight, "deadline": deadline, "key": key}
+    declared = {option: value for option, value in given.items() if value is not None}
+
+    def declare(fun: Callable[..., Any]) -> Any:
+        name = options.get("name") or f"{fun.__module__}.{fun.__name__}"
+        _check_spelling(name, options)
+        merged = {**(getattr(options.get("base"), "dynprio", None) or {}), **declared}
+        TaskOptions.read(name, merged, _parameters(fun, bound=bool(options.get("bind"))))
+        make = shared_task if app is None else app.task
+        return make(**options, dynprio=merged)(fun)
+
+    return declare if fun is None else declare(fun)
+
+
+class DynPrioTask(Task):
+    """Base of class-based tasks: set ``name`` and ``dynprio``, write ``run``, and register it with the app.
+
+    Wrong options fail when the task is registered, with :class:`~celery_dynprio.errors.OptionError`.
+    """
+
+    abstract = True
+
+    #: Any of weight, deadline and key, as in :func:`dynprio_task`.
+    dynprio: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Check the options; called by Celery when the task is registered with an app."""
+        super().on_bound(app)
+        options_of(cls)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """What a task declares; None where it declares nothing."""
+
+    #: Business importance, 0 to 10.
+    weight: float | None = None
+    #: Seconds from publishing by which the task should have started.
+    deadline: float | None = None
+    key: KeyFinder | None = None
+
+    @classmethod
+    def read(cls, task: str, declared: Any, parameters: Sequence[inspect.Parameter] | None) -> TaskOptions:
+        """Read a declaration; ``parameters`` are those of the task's function, None if they are not known."""
+        for option, value in _items(task, declared):
+            _check(option)(task, option, value)
+        key = declared.get("key")
+        return cls(
+            declared.get("weight"),
+            declared.get("deadline"),
+            None if key is None else _finder(task, key, parameters),
+        )
+
+    def fields(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], now: float) -> dict[str, Any]:
+        """Return the fields of the message header that a call with these arguments gets at ``now`` (Unix seconds)."""
+        fields: dict[str, Any] = {}
+        if self.weight is not None:
+            fields["w"] = self.weight
+        if self.deadline is not None:
+            fields["due"] = now + self.deadline
+        if self.key is not None:
+            try:
+                value = self.key(args, kwargs)
+            except Exception as exc:  # the user's code, or the user's objects, may raise anything
+                raise OptionError(task, "key", self.key, f"failed for the arguments of this call: {exc!r}") from exc
+            fields["key"] = _key_text(task, value)
+        return fields
+
+
+def options_of(task: Any) -> TaskOptions:
+    """Return what a task (or its class) declares in ``dynprio``; read once a class."""
+    cls: Any = task if isinstance(task, type) else task.__class__  # not type(): it may be a proxy
+    options = vars(cls).get(_READ)
+    if not isinstance(options, TaskOptions):
+        declared = getattr(cls, "dynprio", None) or {}
+        run = inspect.getattr_static(cls, "run")
+        parameters = _parameters(cls.run, bound=not isinstance(run, staticmethod))
+        options = TaskOptions.read(str(cls.name), declared, parameters)
+        setattr(cls, _READ, options)
+    return options
+
+
+def call_fields(task: str, given: Any, now: float) -> dict[str, Any]:
+    """Read the ``dynprio`` option of one call at ``now`` (Unix seconds) into fields of the message header.
+
+    A None says that the call has no deadline or no key, whatever is declared or inherited. Raises
+    :class:`~celery_dynprio.errors.OptionError`.
+    """
+    fields: dict[str, Any] = {}
+    for option, value in _items(task, given):
+        if option == "key":
+            fields["key"] = _key_text(task, value)
+        elif option == "deadline":
+            fields["due"] = None if value is None else now + _deadline(task, option, value)
+        else:
+            fields["w"] = _check(option)(task, option, value)
+    return fields
+
+
+def _items(task: str, given: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(given, Mapping):
+        raise OptionError(task, "dynprio", given, 'use a dict such as {"weight": 5}')
+    return given.items()
+
+
+def _weight(task: str, option: str, value: Any) -> float:
+    if type(value) is bool or not isinstance(value, (int, float)) or not 0 <= value <= MAX_WEIGHT:
+        raise OptionError(task, option, value, f"use a number from 0 to {MAX_WEIGHT:g}")
+    return value
+
+
+def _deadline(task: str, option: str, value: Any) -> float:
+    if type(value) is bool or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise OptionError(task, option, value, "use a finite number of seconds above 0")
+    return value
+
+
+def _declared_key(task: str, option: str, value: Any) -> None:
+    if not callable(value) and (not isinstance(value, str) or not all(value.split("."))):
+        raise OptionError(task, option, value, "use the name of a parameter, a dotted path into one, or a callable")
+
+
+def _unknown(task: str, option: str, value: Any) -> Any:
+    meant = difflib.get_close_matches(str(option), OPTIONS, 1)
+    if option in {"priority", "level"}:
+        hint = "to pin the task to a level, use Celery's own priority="
+    else:
+        hint = f"did you mean {meant[0]}?" if meant else f"use {', '.join(OPTIONS)}"
+    raise OptionError(task, str(option), value, f"no such option; {hint}")
+
+
+Check = Callable[[str, str, Any], Any]
+
+_CHECKS: Final[Mapping[str, Check]] = {"weight": _weight, "deadline": _deadline, "key": _declared_key}
+
+
+def _check(option: str) -> Check:
+    return _CHECKS.get(option, _unknown)
+
+
+def _check_spelling(task: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is nearly one of our options: Celery would make it an attribute of the task, without a word."""
+    for option, value in options.items():
+        if not hasattr(Task, option) and difflib.get_close_matches(option, OPTIONS, 1, 0.8):
+            _unknown(task, option, value)
+
+
+def _key_text(task: str, value: object) -> str | None:
+    text = "" if value is None else str(value)
+    if len(text) > MAX_KEY:
+        raise OptionError(task, "key", text, f"a key has at most {MAX_KEY} characters")
+    return text or None
+
+
+def _parameters(fun: Callable[..., Any], *, bound: bool) -> Sequence[inspect.Parameter] | None:
+    """What a call of the task may pass, or None if Python cannot tell."""
+    try:
+        parameters = list(inspect.signature(fun).parameters.values())
+    except (TypeError, ValueError):  # some functions in C
+        return None
+    return parameters[1:] if bound else parameters
+
+
+def _finder(task: str, key: str | Callable[..., object], parameters: Sequence[inspect.Parameter] | None) -> KeyFinder:
+    if not isinstance(key, str):
+        return _Called(key)
+    name, *path = key.split(".")
+    if parameters is None:
+        return _Path(key, name, None, None, tuple(path))
+    kinds = {parameter.kind for parameter in parameters}
+    position, default = None, None
+    for index, parameter in enumerate(parameters):
+        if parameter.name == name and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            default = None if parameter.default is parameter.empty else parameter.default
+            position = None if parameter.kind is parameter.KEYWORD_ONLY else index
+            break
+    else:
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            names = ", ".join(parameter.name for parameter in parameters) or "none"
+            raise OptionError(task, "key", key, f"the task has no parameter {name!r}; it has {names}")
+    return _Path(key, name, position, default, tuple(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """A key found by the user's function."""
+
+    function: Callable[..., object]
+
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:
+        return self.function(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Path:
+    """A key found in one of the arguments."""
+
+    key: str
+    parameter: str
+    position: int | None
+    default: object
+    path: tuple[str, ...]
+
+    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:
+        value: Any
+        if self.position is not None and self.position < len(args):
+            value = args[self.position]
+        else:
+            value = kwargs.get(self.parameter, self.default)
+        for step in self.path:
+            if value is None:
+                return None
+            value = value[step] if isinstance(value, Mapping) else getattr(value, step)
+        return value
+
+    def __repr__(self) -> str:
+        return repr(self.key)
