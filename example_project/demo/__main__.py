@@ -1,0 +1,75 @@
+"""Run the load twice and compare: ``python -m example_project.demo [--json]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from example_project.demo.load import expected
+from example_project.demo.processes import DemoError, Processes, answers, free_port, server_program
+from example_project.demo.run import run_load
+
+DESCRIPTION = """Run a small shop under the same load twice, first with plain Celery and then with celery_dynprio, and
+compare how long its tasks waited. Exits with 1 if any task was lost or ran twice, with 2 if the demo could not run."""
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m example_project.demo", description=DESCRIPTION)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON on stdout, and nothing else")
+    options = parser.parse_args()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
+    try:
+        return demo(as_json=options.json)
+    except DemoError as exc:
+        print(f"demo: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("demo: interrupted; everything that it started is stopped", file=sys.stderr)
+        return 130
+
+
+def demo(*, as_json: bool) -> int:
+    """Run the load both ways and show what came of it; return the exit code."""
+    try:
+        from example_project.demo.display import ADDON, PLAIN, Display, show  # noqa: PLC0415 - rich may be missing
+    except ModuleNotFoundError as exc:
+        if exc.name != "rich":
+            raise
+        raise DemoError('rich is not installed: pip install "celery-dynprio[demo]", or use `make demo`') from None
+
+    with tempfile.TemporaryDirectory(prefix="shop-") as name, Processes(Path(name)) as servers:
+        directory, broker = Path(name), _server(servers, name)
+        with Display(expected()) as display:
+            display.begin(PLAIN)
+            plain = run_load(directory / "plain", f"{broker}/0", display.update, addon=False)
+            display.begin(ADDON)
+            addon = run_load(directory / "addon", f"{broker}/1", display.update, addon=True)
+    if as_json:
+        print(json.dumps({"plain": plain.data(), "dynprio": addon.data()}, indent=2))
+    else:
+        show(plain, addon)
+    return 0 if plain.clean and addon.clean else 1
+
+
+def _server(servers: Processes, directory: str) -> str:
+    """Start the embedded server on a free port; return its URL."""
+    program, port = server_program(), free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory]
+    server = servers.start("server", program, *options)
+    server.wait_until(lambda: answers(port))
+    return f"redis://127.0.0.1:{port}"
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

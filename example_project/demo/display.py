@@ -1,0 +1,119 @@
+"""What the demo shows: progress while it runs, on stderr, and the table at the end, on stdout."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from example_project.demo.load import FLOODER
+from example_project.demo.results import Result, Waits
+
+PLAIN: Final = "plain Celery"
+ADDON: Final = "with celery_dynprio"
+
+#: Seconds between two lines of progress where there is no terminal to draw on.
+LINE_INTERVAL: Final = 3.0
+
+#: Deadlines met: good and bad news.
+GOOD: Final = 0.95
+BAD: Final = 0.8
+
+
+class Display:
+    """Progress of the runs, one bar each; plain lines where stderr is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._total = total
+        self._next_line = 0.0
+        self._progress = Progress(
+            TextColumn(f"{{task.description:{len(ADDON)}}}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bar: TaskID | None = None
+        self._name = ""
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self, name: str) -> None:
+        """Go on to the next run."""
+        self._name = name
+        self._next_line = 0.0
+        self._bar = self._progress.add_task(name, total=self._total, state="starting")
+        self._line("starting two workers" + (" and the reprioritizer" if name == ADDON else ""))
+
+    def update(self, sent: int, run: int) -> None:
+        """Tell how many tasks were published and have started by now."""
+        waiting = max(0, sent - run)
+        if self._bar is not None:
+            self._progress.update(self._bar, completed=run, state=f"{waiting:4} waiting")
+        if run == self._total or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_INTERVAL
+            self._line(f"{run} of {self._total} tasks started, {waiting} waiting")
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{self._name}: {text}", soft_wrap=True)
+
+
+def show(plain: Result, addon: Result) -> None:
+    """Print the two runs side by side."""
+    console = Console(highlight=False)
+    lines = [
+        Text(f"\nSeconds that tasks waited: {FLOODER} floods the queue while orders keep coming, the same load twice.\n"),
+        Text(f"{'':16}{'':6}  {PLAIN:^29}  {ADDON:^29}", "bold"),
+        Text(f"{'task':16}{'tasks':>6}" + f"  {'p50':>6}{'p95':>7}{'max':>7}{'in time':>9}" * 2, "bold"),
+    ]
+    for label in addon.classes:
+        before, after = plain.classes.get(label), addon.classes[label]
+        lines.append(Text.assemble(f"{label:16}{after.tasks:6}", *_cells(before), *_cells(after)))
+    lines += [Text(), *_counts(plain, addon), Text(f"\n{_meaning(plain, addon)}")]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _cells(waits: Waits | None) -> tuple[str | tuple[str, str], ...]:
+    if waits is None:
+        return (f"  {'nothing ran':>29}",)
+    numbers = f"  {waits.p50:6.2f}{waits.p95:7.2f}{waits.max:7.2f}"
+    if waits.in_time is None:
+        return numbers, f"{'':9}"
+    style = "bold green" if waits.in_time >= GOOD else "bold red" if waits.in_time < BAD else "yellow"
+    return numbers, (f"{_percent(waits.in_time):>9}", style)
+
+
+def _counts(plain: Result, addon: Result) -> list[Text]:
+    lines = []
+    for name, result in ((PLAIN, plain), (ADDON, addon)):
+        moves = "" if result.moves is None else f", moves {result.moves} ({result.moves / max(result.run, 1):.1f} a task)"
+        counts = f"tasks sent {result.sent}, run {result.run}, lost {result.lost}, run twice {result.run_twice}{moves}"
+        lines.append(Text(f"{name:20} {counts}", "" if result.clean else "bold red"))
+    return lines
+
+
+def _meaning(plain: Result, addon: Result) -> str:
+    before, after = plain.classes["checkout"], addon.classes["checkout"]
+    flood = plain.classes["report (flood)"].p50, addon.classes["report (flood)"].p50
+    return (
+        f"{_percent(after.in_time)} of the checkouts started within their {after.deadline:g} s instead of "
+        f"{_percent(before.in_time)}; the flood paid for it itself: {flood[1]:.1f} s instead of {flood[0]:.1f} s (p50)."
+    )
+
+
+def _percent(share: float | None) -> str:
+    # Rounded down: 100 % means all of them.
+    return f"{int(100 * (share or 0.0))} %"

@@ -1,0 +1,72 @@
+"""One run of the load: two ordinary workers, with or without a reprioritizer."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from example_project.demo.load import expected
+from example_project.demo.processes import Process, Processes
+from example_project.demo.results import Record, Result, result
+
+#: The shop, and the same shop without the add-on, as one says it after ``celery -A``.
+SHOP: Final = "example_project"
+PLAIN_SHOP: Final = "example_project.demo.plain"
+
+WORKERS: Final = ("worker1", "worker2")
+
+#: Seconds without any news after which the tasks that did not run count as lost.
+STALLED: Final = 12.0
+
+POLL: Final = 0.1
+
+
+def run_load(directory: Path, broker: str, progress: Callable[[int, int], None], *, addon: bool) -> Result:
+    """Run the whole load on an empty ``broker``; ``progress`` is told how many tasks were published and started."""
+    directory.mkdir()
+    file = directory / "record"
+    record = Record(file)
+    app = SHOP if addon else PLAIN_SHOP
+    with Processes(directory, {"SHOP_BROKER": broker, "SHOP_RECORD": str(file)}) as processes:
+        reprioritizer = _reprioritizer(processes) if addon else None
+        workers = [_worker(processes, app, name) for name in WORKERS]
+        for worker in workers:
+            worker.wait_until(partial(worker.says, " ready."))
+        publisher = f"{app}.celery" if addon else app
+        shop = processes.start("publisher", sys.executable, "-m", "example_project.demo.load", publisher)
+        _wait(workers, shop, record, progress)
+    return result(record, expected(), None if reprioritizer is None else _moves(reprioritizer))
+
+
+def _worker(processes: Processes, app: str, name: str) -> Process:
+    options = ["--concurrency", "2", "--hostname", f"{name}@%h", "--loglevel", "INFO"]
+    return processes.celery(name, app, "worker", *options, "--include", "example_project.demo.recorder")
+
+
+def _reprioritizer(processes: Processes) -> Process:
+    process = processes.celery("reprioritizer", SHOP, "dynprio", "run")
+    process.wait_until(lambda: process.says("celery: read "))  # its first tick: no worker has to start one of its own
+    return process
+
+
+def _wait(workers: Sequence[Process], shop: Process, record: Record, progress: Callable[[int, int], None]) -> None:
+    """Wait until all that was expected ran, or nothing happens any more."""
+    news = time.monotonic()
+    while len(record.started) < expected() and time.monotonic() < news + STALLED:
+        time.sleep(POLL)
+        if record.catch_up():
+            news = time.monotonic()
+        progress(len(record.sent), len(record.started))
+        shop.check(may_finish=True)
+        for worker in workers:
+            worker.check()
+
+
+def _moves(reprioritizer: Process) -> int:
+    """As it says in its log, one line a tick."""
+    return sum(map(int, re.findall(r" moved (\d+)", reprioritizer.written())))
