@@ -1,0 +1,455 @@
+"""Which calls are managed, what their headers say, and that the user's own routes stay what they are."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import kombu.entity
+import pytest
+from celery import Celery, chain, chord, group
+
+from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, factor
+from celery_dynprio.errors import OptionError
+from celery_dynprio.router import DynPrioRouter, Placement, dependents
+
+Exchange: Any = kombu.entity.Exchange
+Queue: Any = kombu.entity.Queue
+
+NOW = 1_700_000_000.0
+
+
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def app(clock: Clock) -> Celery:
+    app = Celery("router", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.update(dynprio_policy=1 * Weight())
+    installed = DynPrio(app)
+    installed._router._clock = clock
+
+    @dynprio_task(app=app, shared=False, name="work", weight=5, deadline=30, key="tenant")
+    def work(tenant: str = "acme") -> None: ...
+
+    @app.task(shared=False, name="plain")
+    def plain() -> None: ...
+
+    return app
+
+
+def publish(app: Celery, name: str = "work", *args: Any, **options: Any) -> dict[str, Any]:
+    """The options that Celery would publish with."""
+    task = app.tasks.get(name)
+    preset = {} if task is None else {k: v for k, v in task._get_exec_options().items() if v is not None}
+    merged: dict[str, Any] = app.amqp.router.route({**preset, **options}, name, args, {}, task)
+    return merged
+
+
+def header(options: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = options["headers"]["dynprio"]
+    return fields
+
+
+@contextmanager
+def running(app: Celery, fields: Any, priority: int = 3, **request: Any) -> Iterator[dict[str, Any]]:
+    """Run inside a worker's task that was delivered with this header and kombu priority; gives its retry's options."""
+    task = app.tasks["plain"]
+    headers = {} if fields is None else {"dynprio": fields}
+    delivery = {"priority": priority, "exchange": "", "routing_key": "celery"}
+    task.push_request(
+        id="1", called_directly=False, origin="x", delivery_info=delivery, args=(), kwargs={}, **headers, **request
+    )
+    # The worker's tracer pushes it; current_worker_task finds it there.
+    with patch("celery.app.base.get_current_worker_task", lambda: task):
+        try:
+            yield {"origin": "x", "headers": headers, "priority": priority, "queue": "celery"}
+        finally:
+            task.pop_request()
+
+
+def test_a_managed_task_gets_a_header_and_the_level_of_its_score(app: Celery) -> None:
+    options = publish(app, "work", "globex")
+    assert header(options) == {"at": NOW, "w": 5, "due": NOW + 30, "key": "globex"}
+    assert options["priority"] == 4  # 0.5 is in the upper half
+
+
+@pytest.mark.parametrize(("weight", "level"), [(10, 0), (9, 0), (8.9, 1), (1, 8), (0.5, 9), (0, 9)])
+def test_the_priority_is_the_level(app: Celery, weight: float, level: int) -> None:
+    assert publish(app, dynprio={"weight": weight})["priority"] == level
+
+
+def test_the_priority_is_the_step_of_the_users_own(app: Celery) -> None:
+    app.conf.broker_transport_options = {"priority_steps": [0, 3, 6, 9]}
+    assert [publish(app, dynprio={"weight": weight})["priority"] for weight in (10, 6, 3, 0)] == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize("name", ["plain", "by.name.only"])
+def test_a_task_without_options_is_managed_with_defaults(app: Celery, name: str) -> None:
+    options = publish(app, name)
+    assert header(options) == {"at": NOW}
+    assert options["priority"] == 8
+
+
+def test_options_of_the_call_win(app: Celery) -> None:
+    options = publish(app, "work", "acme", dynprio={"weight": 9, "deadline": None, "key": 7})
+    assert header(options) == {"at": NOW, "w": 9, "key": "7"}
+    assert "dynprio" not in options
+
+
+def test_the_callers_headers_are_kept_and_not_touched(app: Celery) -> None:
+    headers = {"trace": "x"}
+    options = publish(app, headers=headers)
+    assert options["headers"]["trace"] == "x"
+    assert headers == {"trace": "x"}
+
+
+def test_wrong_options_fail_at_the_call_in_any_queue(app: Celery) -> None:
+    for queue in ("celery", "other"):
+        with pytest.raises(OptionError, match=r"task 'work': dynprio option weight = 11"):
+            publish(app, queue=queue, dynprio={"weight": 11})
+
+
+# Destinations
+
+
+TOPIC = Exchange("events", "topic")
+QUEUES = [
+    Queue("celery"),
+    Queue("other"),
+    Queue("managed-topic", TOPIC, routing_key="order.#"),
+    Queue("other-topic", TOPIC, routing_key="mail.#"),
+    Queue("managed-fanout", Exchange("all", "fanout")),
+    Queue("managed-direct", Exchange("direct"), routing_key="d", alias="nick"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "managed"),
+    [
+        ({}, True),
+        ({"queue": "celery"}, True),
+        ({"queue": Queue("celery")}, True),
+        ({"queue": "other"}, False),
+        ({"queue": Queue("elsewhere")}, False),
+        ({"queue": "new"}, False),
+        ({"queue": "nick"}, True),
+        ({"queue": "managed-direct"}, True),
+        ({"exchange": "direct", "routing_key": "d"}, True),
+        ({"exchange": Exchange("direct"), "routing_key": "d"}, True),
+        ({"exchange": "direct", "routing_key": "e"}, False),
+        ({"queue": "managed-topic"}, True),  # the pattern matches itself
+        ({"queue": "managed-topic", "routing_key": "order.new.eu"}, True),
+        ({"queue": "managed-topic", "routing_key": "mail.new"}, False),
+        ({"queue": "other-topic", "routing_key": "order.new"}, True),
+        ({"queue": "managed-fanout"}, False),
+        ({"routing_key": "d"}, True),  # Celery's rule: without an exchange it goes to the default queue
+    ],
+)
+def test_what_reaches_a_managed_queue_is_managed(app: Celery, options: dict[str, Any], managed: bool) -> None:  # noqa: FBT001
+    app.conf.update(
+        task_queues=QUEUES,
+        dynprio_queues=["celery", "managed-topic", "managed-fanout", "managed-direct"],
+    )
+    routed = publish(app, **options, dynprio={"weight": 3})
+    assert ("headers" in routed, "priority" in routed) == (managed, managed)
+    assert "dynprio" not in routed
+
+
+def test_a_missing_queue_is_celerys_error(app: Celery) -> None:
+    app.conf.update(task_create_missing_queues=False)
+    with pytest.raises(Exception, match="missing from task_queues"):
+        publish(app, queue="nowhere")
+
+
+# The user's routes
+
+
+def by_function(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **kw: Any) -> Any:
+    return "from-function" if name == "function" else None
+
+
+class OldRouter:
+    def route_for_task(self, task: str, *_: Any) -> Any:
+        return {"queue": "from-class"} if task == "class" else None
+
+
+ROUTES: list[Any] = [
+    {"exact": {"queue": "from-dict", "serializer": "yaml"}, "proj.*": "from-glob"},
+    [(re.compile(r"re\..*"), {"queue": "from-regex"})],
+    by_function,
+    OldRouter(),
+    f"{__name__}.by_function",
+    {"*.late": {"queue": "late", "priority": 2}, "proj.x": "never", "empty": {}},
+]
+
+NAMES = ["exact", "proj.x", "re.x", "function", "class", "a.late", "empty", "unrouted"]
+
+
+@pytest.mark.parametrize("routes", [ROUTES, ROUTES[0], by_function, None, f"{__name__}.by_function"])
+@pytest.mark.parametrize("options", [{}, {"queue": "mine"}, {"priority": 1}, {"exchange": "x", "routing_key": "y"}])
+def test_the_users_routes_decide_as_without_the_addon(routes: Any, options: dict[str, Any]) -> None:
+    plain, ours = (Celery("routes", broker="redis://127.0.0.1:1/0", set_as_current=False) for _ in range(2))
+    DynPrio(ours)
+    for app in (plain, ours):
+        app.conf.update(task_routes=routes, dynprio_queues=["managed"])
+    for name in NAMES:
+        expected = plain.amqp.router.route(dict(options), name, (), {})
+        routed = ours.amqp.router.route(dict(options), name, (), {})
+        expected["queue"], routed["queue"] = expected["queue"].name, routed["queue"].name
+        assert routed == expected
+
+
+def test_routes_may_lead_into_and_out_of_managed_queues(app: Celery) -> None:
+    app.conf.update(dynprio_queues=["managed"], task_routes={"in": "managed", "out": {"queue": "other"}})
+    assert "headers" in publish(app, "in")
+    assert "headers" not in publish(app, "out")
+    assert "headers" not in publish(app, "work")
+    assert "headers" not in publish(app, "in", queue="other")
+
+
+def test_a_route_may_give_options_and_headers(app: Celery) -> None:
+    route = {"queue": "celery", "headers": {"a": 1}, "dynprio": {"weight": 2, "deadline": 9}}
+    app.conf.update(task_routes={"routed": route})
+    options = publish(app, "routed", dynprio={"weight": 3})
+    assert header(options) == {"at": NOW, "w": 3, "due": NOW + 9}
+    assert options["headers"]["a"] == 1
+    assert "dynprio" not in options
+    assert "dynprio" in route
+
+
+# Pins
+
+
+@pytest.mark.parametrize(("priority", "level"), [(0, 0), (3, 3), (9, 9), (99, 9), (-5, 0)])
+def test_an_explicit_priority_pins(app: Celery, priority: int, level: int) -> None:
+    options = publish(app, "plain", priority=priority)
+    assert header(options) == {"at": NOW, "pin": level}
+    assert options["priority"] == level
+
+
+def test_a_pin_in_the_users_own_steps(app: Celery) -> None:
+    app.conf.broker_transport_options = {"priority_steps": [0, 3, 6, 9]}
+    options = publish(app, "plain", priority=5)
+    assert (header(options)["pin"], options["priority"]) == (1, 3)
+
+
+def test_a_route_and_a_task_may_pin(app: Celery) -> None:
+    app.conf.update(task_routes={"routed": {"priority": 2}})
+    app.tasks["plain"].__class__.priority = 7
+    app.tasks["plain"].__class__._exec_options = None
+    assert header(publish(app, "routed"))["pin"] == 2
+    assert header(publish(app, "plain"))["pin"] == 7
+
+
+def test_the_default_priority_does_not_pin(app: Celery) -> None:
+    app.conf.update(task_default_priority=6)
+    options = publish(app, "plain", priority=6)
+    assert (header(options), options["priority"]) == ({"at": NOW}, 8)
+
+
+def test_what_kombu_would_ignore_does_not_pin(app: Celery) -> None:
+    assert publish(app, "plain", priority="high")["priority"] == 8
+
+
+# Inside a worker
+
+
+PARENT = {"at": 1.0, "w": 7, "due": NOW + 3, "key": "parent", "n": 4, "pin": 2}
+
+
+def test_a_subtask_inherits_weight_deadline_and_key(app: Celery) -> None:
+    with running(app, PARENT):
+        assert header(publish(app, "plain")) == {"at": NOW, "w": 7, "due": NOW + 3, "key": "parent"}
+
+
+def test_what_a_subtask_declares_or_is_called_with_wins(app: Celery) -> None:
+    with running(app, PARENT):
+        assert header(publish(app, "work")) == {"at": NOW, "w": 5, "due": NOW + 30, "key": "acme"}
+        called = publish(app, "plain", dynprio={"weight": 1, "key": None})
+        assert header(called) == {"at": NOW, "w": 1, "due": NOW + 3}
+
+
+def test_inheritance_may_be_turned_off(app: Celery) -> None:
+    app.conf.update(dynprio_inherit=False)
+    with running(app, PARENT):
+        assert header(publish(app, "plain")) == {"at": NOW}
+
+
+def test_a_priority_that_celery_inherits_does_not_pin(app: Celery) -> None:
+    app.conf.update(task_inherit_parent_priority=True)
+    with running(app, None, priority=3):
+        assert "pin" not in header(publish(app, "plain", priority=3))
+        assert header(publish(app, "plain", priority=4))["pin"] == 4
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        5,
+        [],
+        "x",
+        {"w": "heavy", "due": math.nan, "key": 5, "pin": 77},
+        {"w": -1, "due": [], "key": "x" * 201, "pin": True},
+    ],
+)
+@pytest.mark.parametrize("retry", [True, False])
+def test_a_hostile_parent_is_ignored(app: Celery, fields: Any, retry: bool) -> None:  # noqa: FBT001
+    with running(app, fields) as again:
+        inherited = header(publish(app, "plain", **(again if retry else {})))
+    assert inherited in ({"at": NOW}, {"at": NOW, "w": 1.0})
+
+
+def test_a_retry_keeps_what_it_had_and_is_not_pinned(app: Celery) -> None:
+    with running(app, {"at": 1.0, "w": 9, "due": NOW - 5, "key": "old"}) as again:
+        options = publish(app, "work", **again)
+        assert header(options) == {"at": NOW, "w": 9, "due": NOW - 5, "key": "old"}
+        assert options["priority"] == 0, "its weight of 9, not the level it was delivered from"
+
+
+def test_a_retry_without_inheritance_keeps_what_it_had_too(app: Celery) -> None:
+    app.conf.update(dynprio_inherit=False)
+    with running(app, {"w": 9}) as again:
+        assert header(publish(app, "work", **again)) == {"at": NOW, "w": 9}
+
+
+def test_a_retry_stays_pinned_wherever_it_was_delivered_from(app: Celery) -> None:
+    with running(app, {"pin": 6}, priority=3) as again:
+        options = publish(app, "plain", **again)
+        assert (header(options)["pin"], options["priority"]) == (6, 6)
+
+
+def test_a_retry_may_change_its_mind(app: Celery) -> None:
+    with running(app, {"w": 9, "pin": 6}, priority=6) as again:
+        options = publish(app, "plain", **{**again, "priority": 1, "dynprio": {"weight": 2}})
+        assert header(options) == {"at": NOW, "w": 2, "pin": 1}
+
+
+@pytest.mark.parametrize(("priority", "pin"), [(0, None), (4, 4)])
+def test_a_retry_of_a_plain_producers_task_keeps_its_priority(app: Celery, priority: int, pin: int | None) -> None:
+    with running(app, None, priority=priority) as again:
+        assert header(publish(app, "plain", **again)).get("pin") == pin
+
+
+def test_celerys_retry_is_what_these_tests_take_it_for(app: Celery) -> None:
+    with running(app, {"w": 9}) as again:
+        signature = app.tasks["plain"].signature_from_request(app.tasks["plain"].request)
+        assert {key: signature.options.get(key) for key in again} == again
+
+
+# The policy
+
+
+@factor
+def broken(_task: PendingTask, _context: Context) -> float:
+    raise RuntimeError("boom")
+
+
+@factor
+def nonsense(_task: PendingTask, _context: Context) -> float:
+    return math.nan
+
+
+@pytest.mark.parametrize("policy", [1 * broken, 1 * nonsense])
+def test_a_broken_policy_means_the_middle_and_one_line(
+    app: Celery, caplog: pytest.LogCaptureFixture, policy: Any
+) -> None:
+    app.conf.update(dynprio_policy=policy)
+    with caplog.at_level(logging.WARNING):
+        assert [publish(app)["priority"] for _ in range(5)] == [4] * 5
+    assert len(caplog.records) == 1
+
+
+def test_the_policy_is_bound_once_a_second_and_deadlines_stay_exact() -> None:
+    contexts: list[float] = []
+    seen: list[tuple[float, float | None]] = []
+
+    class Watching(Weight):
+        def bind(self, context: Context) -> Any:
+            contexts.append(context.now)
+
+            def score(task: PendingTask) -> float:
+                seen.append((task.published, task.deadline))
+                return 0.5
+
+            return score
+
+    placement = Placement(1 * Watching(), range(10))
+    for now in (100.0, 100.5, 100.9, 101.0, 90.0):
+        placement.priority("", "work", {"at": now, "due": now + 7})
+    assert contexts == [100.0, 101.0, 90.0]
+    assert [deadline - published for published, deadline in seen if deadline] == pytest.approx([7.0] * 5)
+
+
+# What only the message tells
+
+
+def signatures(app: Celery) -> Any:
+    return app.tasks["plain"].si
+
+
+def body(chain_: Any = None, chord_: Any = None) -> Any:
+    return (), {}, {"callbacks": None, "errbacks": None, "chain": chain_, "chord": chord_}
+
+
+def test_dependents_are_counted_through_canvas(app: Celery) -> None:
+    s = signatures(app)
+    assert dependents(body()) == 0
+    assert dependents(body([s(), s()])) == 2
+    assert dependents(body(None, s())) == 1
+    assert dependents(body([s()], s())) == 2
+    assert dependents(body([group(s(), s(), s()), s()])) == 4
+    assert dependents(body([chord([s(), s()], s())])) == 3
+    assert dependents(body([chain(s(), group(s(), s()), s())])) == 4
+    assert dependents(body(None, s().set(chain=[s(), s()]))) == 3
+
+
+@pytest.mark.parametrize("foreign", [{"task": "v1"}, None, body([5, None, "x", {}], 7), body([{"kwargs": None}])])
+def test_foreign_bodies_have_few_dependents(foreign: Any) -> None:
+    assert dependents(foreign) <= 1
+
+
+def router_of(app: Celery) -> DynPrioRouter:
+    installed = DynPrio.of(app)
+    assert installed is not None
+    return installed._router
+
+
+def test_the_receiver_touches_only_what_its_own_router_sent(app: Celery) -> None:
+    complete = router_of(app).complete
+    options = publish(app)
+    properties = {"priority": 1}
+    complete(headers={"dynprio": dict(header(options))}, properties=properties, body=body(["not ours"]))
+    complete(headers={}, properties=properties, body=body())
+    complete()
+    assert properties == {"priority": 1}
+
+
+def test_the_receiver_never_raises(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    options = publish(app)
+    router_of(app).complete(headers=options["headers"], properties=None, body=((), {}))
+    assert len(caplog.records) == 1
+
+
+def test_what_replaces_a_task_takes_its_place(app: Celery) -> None:
+    with running(app, {**PARENT, "pin": None}, replaced_task_nesting=0):
+        options = publish(app, "work", dynprio={"key": "mine"})
+        headers = {**options["headers"], "replaced_task_nesting": 1}
+        properties = {"priority": options["priority"]}
+        router_of(app).complete(headers=headers, properties=properties, body=body())
+    assert headers["dynprio"] == {"at": NOW, "w": 7, "due": NOW + 3, "key": "mine"}
+    assert properties["priority"] == 2

@@ -1,0 +1,125 @@
+"""Settings in every way that Celery takes them, and what wrong ones say."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_dynprio.errors import SettingError
+from celery_dynprio.policies import Weight
+from celery_dynprio.settings import Settings
+
+MINE = 2 * Weight()
+
+
+def make_app() -> Celery:
+    return Celery("settings", broker="redis://127.0.0.1:1/0", set_as_current=False)
+
+
+def config(**values: Any) -> ModuleType:
+    module = ModuleType("config")
+    vars(module).update(values)
+    return module
+
+
+def test_the_defaults_manage_the_default_queue() -> None:
+    app = make_app()
+    app.conf.task_default_queue = "orders"
+    settings = Settings.from_app(app)
+    assert settings.queues == ("orders",)
+    assert (settings.interval, settings.window, settings.embedded) == (1.0, 10_000, True)
+
+
+def test_conf_update_and_attributes() -> None:
+    app = make_app()
+    app.conf.update(dynprio_queues=["a", "b", "a"])
+    app.conf.dynprio_interval = 2
+    settings = Settings.from_app(app)
+    assert (settings.queues, settings.interval) == (("a", "b"), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name"),
+    [
+        (None, "dynprio_window"),
+        (None, "DYNPRIO_WINDOW"),
+        (None, "CELERY_DYNPRIO_WINDOW"),
+        ("CELERY", "CELERY_DYNPRIO_WINDOW"),
+        ("PROJ", "PROJ_DYNPRIO_WINDOW"),
+        ("proj", "proj_dynprio_window"),
+    ],
+)
+def test_config_objects(namespace: str | None, name: str) -> None:
+    app = make_app()
+    app.config_from_object(config(**{name: 7}), namespace=namespace)
+    assert Settings.from_app(app).window == 7
+
+
+def test_what_is_set_on_the_app_wins_over_the_config_object() -> None:
+    app = make_app()
+    app.config_from_object(config(CELERY_DYNPRIO_WINDOW=7), namespace="CELERY")
+    app.conf.update(dynprio_window=8)
+    assert Settings.from_app(app).window == 8
+
+
+def test_a_module_that_is_its_own_config_may_import_the_decorator() -> None:
+    app = make_app()
+    app.config_from_object(config(dynprio_task=print, dynprio=object(), dynprio_window=7))
+    assert Settings.from_app(app).window == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dynprio_windw", "dynprio_windw = 1: no such setting; did you mean dynprio_window?"),
+        ("dynprio_zzz", "dynprio_zzz = 1: no such setting; use one of budget, embedded, half_life"),
+    ],
+)
+def test_an_unknown_setting_is_named(name: str, message: str) -> None:
+    app = make_app()
+    app.conf.update({name: 1})
+    with pytest.raises(SettingError) as caught:
+        Settings.from_app(app)
+    assert str(caught.value).startswith(message)
+
+
+WRONG: list[tuple[str, Any]] = [
+    *(("queues", value) for value in ("celery", [], [1], [""], None)),
+    *((name, value) for name in ("interval", "budget", "lease_ttl", "half_life") for value in (0, -1, "1", True)),
+    *(("interval", value) for value in (math.inf, math.nan)),
+    *(("hysteresis", value) for value in (-0.1, 1.1, math.nan, "0")),
+    *(("window", value) for value in (0, 1.0, True, "9")),
+    *((name, value) for name in ("embedded", "inherit", "learn") for value in (1, "no", None)),
+    *(("policy", value) for value in (None, 3, "no.such:policy", "celery_dynprio.settings:PREFIX", Weight)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_value_is_named_with_its_setting(name: str, value: Any) -> None:
+    app = make_app()
+    app.conf.update({f"dynprio_{name}": value})
+    with pytest.raises(SettingError) as caught:
+        Settings.from_app(app)
+    assert str(caught.value).startswith(f"dynprio_{name} = {value!r}: ")
+    assert caught.value.value is value
+
+
+def test_every_setting_is_checked() -> None:
+    assert {name for name, _ in WRONG} == {setting.name for setting in fields(Settings)}
+
+
+def test_a_policy_may_be_a_factor_or_a_place_to_import_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "proj_policies", config(mine=MINE))
+    for value, expected in ((MINE, MINE), ("proj_policies:mine", MINE)):
+        app = make_app()
+        app.conf.update(dynprio_policy=value)
+        assert Settings.from_app(app).policy is expected
+    app = make_app()
+    app.conf.update(dynprio_policy=Weight())
+    assert repr(Settings.from_app(app).policy) == "1 * Weight()"
