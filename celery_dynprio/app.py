@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
@@ -45,8 +46,7 @@ class DynPrio:
         self._app: Celery | None = None
         self._settings: Settings | None = None
         self._planned: tuple[Plan | None] | None = None
-        #: The map that was changed, what was put there, and what was there before.
-        self._replaced_options: tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None] | None = None
+        self._replaced: _Replaced | None = None
         if app is not None:
             self.init_app(app)
 
@@ -86,7 +86,7 @@ class DynPrio:
         app.steps["consumer"].difference_update(CONSUMER_STEPS)
         self._restore_steps(app)
         delattr(app, _INSTALLED)
-        self._app = self._settings = self._planned = self._replaced_options = None
+        self._app = self._settings = self._planned = self._replaced = None
 
     @property
     def app(self) -> Celery:
@@ -200,24 +200,42 @@ class DynPrio:
     # Transport options: the same steps in every process that has this app
 
     def _set_steps(self, app: Celery) -> None:
-        before = app.conf[_OPTIONS]
-        if _STEPS in (before or {}) or not _on_redis(app):
+        conf = app.conf
+        given = conf[_OPTIONS] or {}
+        if _STEPS in given or not _on_redis(app):
             return
-        changes = app.conf.changes
-        ours = {**(before or {}), _STEPS: list(DEFAULT_STEPS)}
-        self._replaced_options = changes, ours, changes.get(_OPTIONS)
-        changes[_OPTIONS] = ours
+        ours = {**given, _STEPS: list(DEFAULT_STEPS)}
+        # In Celery 5.5 a key with the namespace wins over one without, even over one that was set later.
+        for key in (_OPTIONS, *conf._to_keys(_OPTIONS)):  # noqa: SLF001 - nothing public tells the key with namespace
+            replaced = _Replaced(conf.changes, key, ours, conf.changes.get(key))
+            conf.changes[key] = ours
+            if conf[_OPTIONS] is ours:
+                self._replaced = replaced
+                return
+            replaced.restore()
 
     def _restore_steps(self, app: Celery) -> None:
-        if self._replaced_options is None:
+        if self._replaced is not None and self._replaced.settings is app.conf.changes:
+            self._replaced.restore()
+
+
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """A setting that was replaced, and by what."""
+
+    settings: dict[str, Any]
+    key: str
+    ours: dict[str, Any]
+    before: dict[str, Any] | None
+
+    def restore(self) -> None:
+        """Put back what was there, unless the user has set it since."""
+        if self.settings.get(self.key) is not self.ours:
             return
-        changes, ours, before = self._replaced_options
-        if app.conf.changes is not changes or changes.get(_OPTIONS) is not ours:
-            return
-        if before is None:
-            del changes[_OPTIONS]
+        if self.before is None:
+            del self.settings[self.key]
         else:
-            changes[_OPTIONS] = before
+            self.settings[self.key] = self.before
 
 
 def _uid(app: Celery) -> str:

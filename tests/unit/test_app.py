@@ -226,6 +226,16 @@ def traces(app: Celery) -> dict[str, Any]:
     }
 
 
+def test_uninstall_restores_a_config_with_a_namespace() -> None:
+    app = make_app()
+    configure_from_object(app)
+    before = traces(app)
+    dynprio = DynPrio(app)
+    assert dynprio.settings
+    dynprio.uninstall()
+    assert traces(app) == before
+
+
 @pytest.mark.parametrize("options", [None, {}, {"visibility_timeout": 77}])
 def test_uninstall_leaves_no_trace(options: dict[str, Any] | None) -> None:
     app = make_app()
@@ -303,7 +313,7 @@ def test_workers_on_other_brokers_say_so_once(caplog: pytest.LogCaptureFixture) 
         for instance in (app, other):
             signals.celeryd_after_setup.send(sender="w", instance=SimpleNamespace(app=instance), conf=instance.conf)
     (record,) = caplog.records
-    assert "@localhost// is no Redis: tasks in celery are run as plain Celery runs them" in record.getMessage()
+    assert "localhost// is no Redis: tasks in celery are run as plain Celery runs them" in record.getMessage()
     for installed in (dynprio, on_redis):
         installed.uninstall()
 
