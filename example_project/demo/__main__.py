@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from example_project.demo.load import expected
-from example_project.demo.processes import DemoError, Processes, answers, free_port, server_program
+from example_project.demo.processes import DemoError, Processes, answers, free_port, running, server_program
 from example_project.demo.run import run_load
 
 DESCRIPTION = """Run a small shop under the same load twice, first with plain Celery and then with celery_dynprio, and
@@ -44,9 +44,10 @@ def demo(*, as_json: bool) -> int:
             raise
         raise DemoError('rich is not installed: pip install "celery-dynprio[demo]", or use `make demo`') from None
 
-    with tempfile.TemporaryDirectory(prefix="shop-") as name, Processes(Path(name)) as servers:
+    with tempfile.TemporaryDirectory(prefix="shop-") as name, running(Path(name)) as servers:
         directory, broker = Path(name), _server(servers, name)
-        with Display(expected()) as display:
+        display = Display(expected())
+        with display.progress:
             display.begin(PLAIN)
             plain = run_load(directory / "plain", f"{broker}/0", display.update, addon=False)
             display.begin(ADDON)

@@ -24,13 +24,16 @@ BAD: Final = 0.8
 
 
 class Display:
-    """Progress of the runs, one bar each; plain lines where stderr is no terminal."""
+    """Progress of the runs, one bar each; plain lines where stderr is no terminal.
+
+    Bars are drawn while :attr:`progress`, a context manager, is entered.
+    """
 
     def __init__(self, total: int) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._total = total
         self._next_line = 0.0
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn(f"{{task.description:{len(ADDON)}}}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -42,25 +45,18 @@ class Display:
         self._bar: TaskID | None = None
         self._name = ""
 
-    def __enter__(self) -> Display:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
     def begin(self, name: str) -> None:
         """Go on to the next run."""
         self._name = name
         self._next_line = 0.0
-        self._bar = self._progress.add_task(name, total=self._total, state="starting")
+        self._bar = self.progress.add_task(name, total=self._total, state="starting")
         self._line("starting two workers" + (" and the reprioritizer" if name == ADDON else ""))
 
     def update(self, sent: int, run: int) -> None:
         """Tell how many tasks were published and have started by now."""
         waiting = max(0, sent - run)
         if self._bar is not None:
-            self._progress.update(self._bar, completed=run, state=f"{waiting:4} waiting")
+            self.progress.update(self._bar, completed=run, state=f"{waiting:4} waiting")
         if run == self._total or time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_INTERVAL
             self._line(f"{run} of {self._total} tasks started, {waiting} waiting")
@@ -72,36 +68,41 @@ class Display:
 
 def show(plain: Result, addon: Result) -> None:
     """Print the two runs side by side."""
-    console = Console(highlight=False)
+    title = f"Seconds that tasks waited: {FLOODER} floods the queue while orders keep coming; the same load twice."
     lines = [
-        Text(f"\nSeconds that tasks waited: {FLOODER} floods the queue while orders keep coming, the same load twice.\n"),
-        Text(f"{'':16}{'':6}  {PLAIN:^29}  {ADDON:^29}", "bold"),
-        Text(f"{'task':16}{'tasks':>6}" + f"  {'p50':>6}{'p95':>7}{'max':>7}{'in time':>9}" * 2, "bold"),
+        Text(),
+        Text(title),
+        Text(),
+        Text(f"{'':21}  {PLAIN:^26}  {ADDON:^26}".rstrip(), "bold"),
+        Text(f"{'task':15}{'tasks':>6}" + f"  {'p50':>6}{'p95':>6}{'max':>6}{'in time':>8}" * 2, "bold"),
     ]
     for label in addon.classes:
         before, after = plain.classes.get(label), addon.classes[label]
-        lines.append(Text.assemble(f"{label:16}{after.tasks:6}", *_cells(before), *_cells(after)))
-    lines += [Text(), *_counts(plain, addon), Text(f"\n{_meaning(plain, addon)}")]
+        lines.append(Text.assemble(f"{label:15}{after.tasks:6}", *_cells(before), *_cells(after)))
+    lines += [Text(), *_counts(plain, addon), Text()]
+    if plain.clean and addon.clean:
+        lines.append(Text(_meaning(plain, addon)))
+    console = Console(highlight=False)
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
 def _cells(waits: Waits | None) -> tuple[str | tuple[str, str], ...]:
     if waits is None:
-        return (f"  {'nothing ran':>29}",)
-    numbers = f"  {waits.p50:6.2f}{waits.p95:7.2f}{waits.max:7.2f}"
+        return (f"  {'nothing ran':^26}",)
+    numbers = f"  {waits.p50:6.2f}{waits.p95:6.2f}{waits.max:6.2f}"
     if waits.in_time is None:
-        return numbers, f"{'':9}"
+        return numbers, f"{'-':>8}"
     style = "bold green" if waits.in_time >= GOOD else "bold red" if waits.in_time < BAD else "yellow"
-    return numbers, (f"{_percent(waits.in_time):>9}", style)
+    return numbers, (f"{_percent(waits.in_time):>8}", style)
 
 
 def _counts(plain: Result, addon: Result) -> list[Text]:
     lines = []
     for name, result in ((PLAIN, plain), (ADDON, addon)):
-        moves = "" if result.moves is None else f", moves {result.moves} ({result.moves / max(result.run, 1):.1f} a task)"
-        counts = f"tasks sent {result.sent}, run {result.run}, lost {result.lost}, run twice {result.run_twice}{moves}"
-        lines.append(Text(f"{name:20} {counts}", "" if result.clean else "bold red"))
+        counts = f"tasks sent {result.sent}, run {result.run}, lost {result.lost}, run twice {result.run_twice}"
+        moves = "" if result.moves is None else f", moves {result.moves}"
+        lines.append(Text(f"{name:20} {counts}, in {result.seconds:.1f} s{moves}", "" if result.clean else "bold red"))
     return lines
 
 

@@ -1,6 +1,6 @@
 """The load of the demo: what arrives when. The same in each run, as the random numbers have a fixed seed.
 
-Four worker processes can do about 80 tasks a second. One tenant asks for 800 report pages in two bursts, which is ten
+Four worker processes can do about 80 tasks a second. One tenant asks for 700 report pages in two bursts, which is nine
 seconds of all that the workers can do, while orders and the other tenants' reports go on arriving.
 """
 
@@ -20,14 +20,16 @@ FLOODER: Final = "megacorp"
 TASKS: Final = {"order": 3, "report": 1, "reindex": 1}
 
 #: Seconds in which orders and small reports arrive, and how many of them a second.
-ORDERS: Final = (1.0, 13.0, 5)
-REPORTS: Final = (0.0, 13.0, 4)
+ORDERS: Final = (1.0, 11.0, 5)
+REPORTS: Final = (0.0, 11.0, 4)
 
 #: Bursts of the flood: when they begin and how many pages they are; each takes two seconds.
-BURSTS: Final = ((0.5, 500), (6.0, 300))
+BURSTS: Final = ((0.5, 450), (5.0, 250))
 BURST_SECONDS: Final = 2.0
 
+#: Parts of the search index to rebuild, and the seconds in which they are asked for.
 SHARDS: Final = 40
+NIGHT: Final = (0.0, 4.0)
 
 
 class Arrival(NamedTuple):
@@ -47,7 +49,7 @@ def arrivals() -> list[Arrival]:
 
 def _arrivals(chance: random.Random) -> Iterator[Arrival]:
     for shard in range(SHARDS):
-        yield Arrival(chance.uniform(0, 1), "reindex", "", shard)
+        yield Arrival(chance.uniform(*NIGHT), "reindex", "", shard)
     for start, pages in BURSTS:
         for page in range(pages):
             yield Arrival(start + BURST_SECONDS * page / pages, "report", FLOODER, page)

@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 #: Seconds that a process gets to become ready, and to end by itself.
@@ -50,7 +50,9 @@ class Process:
         while not ready():
             self.check()
             if time.monotonic() > deadline:
-                raise DemoError(f"{self.name} was not ready within {READY_TIMEOUT:g} s; it wrote:\n{self.written()[-2000:]}")
+                raise DemoError(
+                    f"{self.name} was not ready in {READY_TIMEOUT:g} s; it wrote:\n{self.written()[-2000:]}"
+                )
             time.sleep(POLL)
 
     def says(self, text: str) -> bool:
@@ -73,24 +75,19 @@ class Process:
 
     def end(self) -> None:
         """Wait until it ended, and kill what is left of its group after a while."""
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._popen.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            try:
-                os.killpg(self._popen.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
-                pass
-            self._popen.wait()
+        with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
 
 
 class Processes:
-    """Starts processes; at the end of the ``with`` block all are gone."""
+    """Starts processes and stops them all; see :func:`running`."""
 
-    def __init__(self, directory: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
         self._directory = directory
-        self._env = env or {}
+        self._env = env
         self._started: list[Process] = []
 
     def start(self, name: str, *command: str) -> Process:
@@ -102,16 +99,24 @@ class Processes:
         """Start ``celery -A app ...``."""
         return self.start(name, sys.executable, "-m", "celery", "-A", app, *arguments)
 
-    def __enter__(self) -> Processes:
-        return self
+    def stop(self) -> None:
+        """End all of them, the last one first."""
+        for process in reversed(self._started):
+            process.terminate()
+        for process in reversed(self._started):
+            process.end()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+
+@contextmanager
+def running(directory: Path, env: Mapping[str, str] | None = None) -> Iterator[Processes]:
+    """Give what starts processes, with their logs in ``directory``; at the end of the ``with`` block all are gone."""
+    processes = Processes(directory, env or {})
+    try:
+        yield processes
+    finally:
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C would leave some behind
         try:
-            for process in reversed(self._started):
-                process.terminate()
-            for process in reversed(self._started):
-                process.end()
+            processes.stop()
         finally:
             signal.signal(signal.SIGINT, interrupt)
 
