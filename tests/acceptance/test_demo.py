@@ -78,7 +78,7 @@ def test_a_task_that_is_lost_or_runs_twice_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("lost", "twice"), [(1, 0), (0, 1)])
 @pytest.mark.parametrize("where", ["plain", "addon"])
 def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, lost: int, twice: int, where: str) -> None:
-    def run_load(directory: Path, *_: object, addon: bool) -> Result:  # noqa: ARG001
+    def run_load(directory: Path, *_: object, addon: bool) -> Result:
         unclean = directory.name == where
         return Result({}, 1, 1, lost * unclean, twice * unclean, moves=None, seconds=1.0)
 
