@@ -32,7 +32,7 @@ class Display:
     def __init__(self, total: int) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._total = total
-        self._next_line = 0.0
+        self._next_line, self._told = 0.0, 0
         self.progress = Progress(
             TextColumn(f"{{task.description:{len(ADDON)}}}"),
             BarColumn(),
@@ -48,7 +48,7 @@ class Display:
     def begin(self, name: str) -> None:
         """Go on to the next run."""
         self._name = name
-        self._next_line = 0.0
+        self._next_line, self._told = 0.0, 0
         self._bar = self.progress.add_task(name, total=self._total, state="starting")
         self._line("starting two workers" + (" and the reprioritizer" if name == ADDON else ""))
 
@@ -57,8 +57,9 @@ class Display:
         waiting = max(0, sent - run)
         if self._bar is not None:
             self.progress.update(self._bar, completed=run, state=f"{waiting:4} waiting")
-        if run == self._total or time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LINE_INTERVAL
+        now = time.monotonic()
+        if now >= self._next_line or (run == self._total > self._told):
+            self._next_line, self._told = now + LINE_INTERVAL, run
             self._line(f"{run} of {self._total} tasks started, {waiting} waiting")
 
     def _line(self, text: str) -> None:
