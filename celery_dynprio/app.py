@@ -138,7 +138,7 @@ class DynPrio:
             plan = None
             if _on_redis(self.app):
                 placement = Placement(settings.policy, self.app.conf[_OPTIONS][_STEPS])
-                plan = Plan(frozenset(settings.queues), placement, settings.inherit)
+                plan = Plan(frozenset(settings.queues), placement, self.app.conf.task_default_queue, settings.inherit)
             self._planned = (plan,)
         return self._planned[0]
 
