@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from celery._state import get_current_worker_task
 from celery.app.routes import Router
 from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
@@ -134,7 +135,8 @@ class DynPrioRouter:
     ) -> Any:
         """Route one call; called by Celery, which merges ``options`` over the route that is returned."""
         options = {} if options is None else options
-        route, asked = self._users_route(name, args, kwargs, options, task), options.pop(OPTION, None)
+        route = Router(self.routes).lookup_route(name, args, kwargs, options, task) if self.routes else None
+        asked = options.pop(OPTION, None)
         if isinstance(route, Mapping) and OPTION in route:
             route = dict(route)
             asked = {**route.pop(OPTION), **(asked or {})}
@@ -151,10 +153,6 @@ class DynPrioRouter:
             self._local.draft = _Draft(header, frozenset(fields))
         return route
 
-    def _users_route(self, name: str, args: Any, kwargs: Any, options: Any, task: Any) -> Any:
-        """Ask the user's routes as Celery would: the first that is not None."""
-        return Router(self.routes).lookup_route(name, args, kwargs, options, task) if self.routes else None
-
     def _header(self, call: _Call, plan: Plan, now: float, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the call asks for, before what its task declares, before what comes from a parent or an earlier try."""
         parent, levels = self._parent(), len(plan.placement.steps)
@@ -162,23 +160,27 @@ class DynPrioRouter:
         old = headers.get(HEADER) if headers else None
         # Only Task.signature_from_request, which retries are made of, passes on where a message came from.
         again = parent is not None and "origin" in call.options
-        if again and isinstance(old, dict):
-            header = _inherited(old, levels)
-        else:
-            if old is None and parent is not None and plan.inherit:
-                old = parent.get(HEADER)
-            header = _inherited(old, levels)
+        if old is None and parent is not None and plan.inherit and not again:
+            old = parent.get(HEADER)
+        header = _inherited(old, levels)
+        if not (again and isinstance(old, dict)):
             header.update(call.declared(now))
         header.update(asked)
         header["at"] = now
-        pin = self._pin(call.option("priority"), parent, plan.placement.steps, again=again)
-        header["pin"] = _pinned(old, levels) if pin is None and again else pin
-        return {field: value for field, value in header.items() if value is not None}
+        priority = call.option("priority")
+        pin = None if priority is None else self._pin(priority, parent, plan.placement.steps, again=again)
+        if pin is None and again:
+            pin = _pinned(old, levels)
+        if pin is not None:
+            header["pin"] = pin
+        return (
+            {field: value for field, value in header.items() if value is not None}
+            if None in header.values()
+            else header
+        )
 
     def _pin(self, priority: Any, parent: Any, steps: Sequence[int], *, again: bool) -> int | None:
         """The level that an explicit ``priority=`` pins a task to, None if there is no such thing."""
-        if priority is None:
-            return None
         try:
             level = message.level_of(min(max(int(priority), 0), 9), steps)
         except (TypeError, ValueError):  # kombu ignores it
@@ -195,7 +197,7 @@ class DynPrioRouter:
 
     def _parent(self) -> Any:
         """The request of the task that this worker is running, None outside of any."""
-        task = self._app.current_worker_task
+        task = get_current_worker_task()
         return None if task is None else task.request
 
     def complete(self, *, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:

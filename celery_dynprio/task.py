@@ -125,7 +125,7 @@ class TaskOptions:
 def options_of(task: Any) -> TaskOptions:
     """Return what a task (or its class) declares in ``dynprio``; read once a class."""
     cls: Any = task if isinstance(task, type) else task.__class__  # not type(): it may be a proxy
-    options = vars(cls).get(_READ)
+    options = cls.__dict__.get(_READ)
     if not isinstance(options, TaskOptions):
         declared = getattr(cls, "dynprio", None) or {}
         run = inspect.getattr_static(cls, "run")

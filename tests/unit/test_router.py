@@ -75,7 +75,7 @@ def running(app: Celery, fields: Any, priority: int = 3, **request: Any) -> Iter
         id="1", called_directly=False, origin="x", delivery_info=delivery, args=(), kwargs={}, **headers, **request
     )
     # The worker's tracer pushes it; current_worker_task finds it there.
-    with patch("celery.app.base.get_current_worker_task", lambda: task):
+    with patch("celery_dynprio.router.get_current_worker_task", lambda: task):
         try:
             yield {"origin": "x", "headers": headers, "priority": priority, "queue": "celery"}
         finally:
