@@ -83,19 +83,20 @@ def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: flo
     )
 
 
-def rewrite(raw: bytes, priority: int, published: float) -> bytes:
+def rewrite(raw: bytes, priority: int, task: PendingTask) -> bytes:
     """Return the same message with another kombu priority, so that kombu restores it to where it was moved.
 
-    A message that does not say when it was published is given ``published`` (Unix seconds): its age must outlive the
-    reader.
+    A message that does not say when it was published is told it, and one without our header to which level its priority
+    pinned it: ``task``, what :func:`parse` read, must outlive the reader.
     """
     message = json.loads(raw)
     message["properties"]["priority"] = priority
     fields = message["headers"].get(HEADER)
     if fields is None:
-        message["headers"][HEADER] = {"at": published}
+        pin = {} if task.pinned is None else {"pin": task.pinned}
+        message["headers"][HEADER] = {"at": task.published, **pin}
     elif isinstance(fields, dict) and _number(fields.get("at"), None) is None:
-        fields["at"] = published
+        fields["at"] = task.published
     return json.dumps(message).encode()
 
 

@@ -36,7 +36,7 @@ PASS_SECONDS: Final = 150e-9
 
 _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED)
 _FIRST_LEVEL_KEY: Final = 4  # index in move.lua's KEYS
-_NOWHERE: Final = (b"", 0.0)  # an empty message is in no list: the script answers "gone"
+_NOWHERE: Final = (b"", 1)  # an empty message is in no list: the script answers "gone"
 _KEY_INDEX: Final = {OVERFLOW: 2, HELD: 3}
 
 
@@ -47,8 +47,8 @@ class _Step(NamedTuple):
     raw: bytes
     #: The message as it shall be; empty if it stays the same.
     new: bytes
-    #: The end of the list from which LREM looks: 1 head, -1 tail.
-    end: int
+    #: Where in the source to look for it, as move.lua counts.
+    where: int
 
 
 class RedisBacklog:
@@ -69,8 +69,8 @@ class RedisBacklog:
         self._held_key = client.queue_key(queue, "held")
         self._move = client.script("move")
         self._parsed: dict[bytes, PendingTask | str] = {}
-        #: Of the last read, by task id: the message and its distance from the head as a share of the list.
-        self._front: dict[str, tuple[bytes, float]] = {}
+        #: Of the last read, by task id: the message, and where in its list it is, as move.lua counts.
+        self._front: dict[str, tuple[bytes, int]] = {}
         self._overflow = ParkedIndex(client.redis, client.queue_key(queue, "overflow"), self._parse)
         self._now = 0.0
         self._depths: list[int] = [0] * len(self._steps)
@@ -86,7 +86,7 @@ class RedisBacklog:
         levels, room = [], 2 * self._window
         for level, depth in enumerate(self._depths):
             tasks = []
-            for place, raw in reversed(list(self._messages(level, depth, min(depth, room)))):
+            for where, raw in reversed(list(self._messages(level, depth, min(depth, room)))):
                 if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
                     continue
                 known = self._parsed.get(raw)
@@ -94,7 +94,7 @@ class RedisBacklog:
                 if len(raw) <= message.MAX_BYTES:
                     parsed[raw] = entry
                 if isinstance(entry, PendingTask) and entry.id not in self._front:
-                    self._front[entry.id] = raw, place
+                    self._front[entry.id] = raw, where
                     tasks.append(entry)
                 else:
                     reason = entry if isinstance(entry, str) else "duplicate id"
@@ -153,8 +153,8 @@ class RedisBacklog:
         return dict(zip((*range(len(self._steps)), OVERFLOW, HELD), pipe.execute(), strict=True))
 
     def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - only LREM, at the source, depends on depth
-        """Seconds of broker time of one move: LREM passes a quarter of the list on average, from the nearer end."""
-        return MOVE_SECONDS + (PASS_SECONDS * self._depths[source] / 4 if source >= 0 else 0.0)
+        """Seconds of broker time of one move: LREM passes a quarter of what was read on average, from the nearer end."""
+        return MOVE_SECONDS + (PASS_SECONDS * min(self._depths[source], 2 * self._window) / 4 if source >= 0 else 0.0)
 
     def close(self) -> None:
         """Forget what was read; the client belongs to whoever made it."""
@@ -163,8 +163,8 @@ class RedisBacklog:
     def _parse(self, raw: bytes, now: float) -> PendingTask | str:
         return message.parse(raw, now, self._steps)
 
-    def _messages(self, level: int, depth: int, wanted: int) -> Iterator[tuple[float, bytes]]:
-        """The messages of a level from the head, with their place in it from 0 (head) to 1 (tail).
+    def _messages(self, level: int, depth: int, wanted: int) -> Iterator[tuple[int, bytes]]:
+        """The messages of a level from the head, with where they are, from the nearer end, as move.lua counts.
 
         Reading goes towards the tail, where workers pop: what they take meanwhile makes nobody be missed.
         """
@@ -174,12 +174,12 @@ class RedisBacklog:
             if not raws:
                 return
             for position, raw in enumerate(raws, start):
-                yield position / depth, raw
+                yield (position + 1 if 2 * position < depth else position - depth), raw
             start += len(raws)
             mean = sum(map(len, raws)) // len(raws)
             size = max(1, min(CHUNK, CHUNK_BYTES // (mean + 1)))
 
-    def _sources(self, moves: Sequence[Move]) -> dict[str, tuple[bytes, float]]:
+    def _sources(self, moves: Sequence[Move]) -> dict[str, tuple[bytes, int]]:
         """For each task to be moved: its message, and where in a list to look for it."""
         parked = [move.task.id for move in moves if move.source == OVERFLOW]
         held = [move.task.id for move in moves if move.source == HELD]
@@ -187,20 +187,20 @@ class RedisBacklog:
         for key, ids in ((self._overflow.key, parked), (self._held_key, held)):
             for chunk in _chunks(ids, CHUNK):
                 values = self._redis.hmget(key, chunk)
-                found |= {task_id: (raw, 0.0) for task_id, raw in zip(chunk, values, strict=True) if raw is not None}
+                found |= {task_id: (raw, 1) for task_id, raw in zip(chunk, values, strict=True) if raw is not None}
         return found
 
-    def _step(self, move: Move, raw: bytes, place: float) -> _Step:
+    def _step(self, move: Move, raw: bytes, where: int) -> _Step:
         new = b""
         if raw and move.target >= 0:
-            new = message.rewrite(raw, self._steps[move.target], move.task.published)
-        return _Step(move, raw, new, -1 if place > 0.5 else 1)  # noqa: PLR2004 - look from the nearer end
+            new = message.rewrite(raw, self._steps[move.target], move.task)
+        return _Step(move, raw, new, where)
 
     def _run(self, steps: Sequence[_Step], fence: str | None) -> list[Outcome]:
         arguments: list[Any] = [fence or "", SCRIPT_WORK]
         size = 0
-        for move, raw, new, end in steps:
-            arguments += (_key_index(move.source), _key_index(move.target), move.task.id, raw, new, end)
+        for move, raw, new, where in steps:
+            arguments += (_key_index(move.source), _key_index(move.target), move.task.id, raw, new, where)
             size += len(raw) + len(new)
             if size > BATCH_BYTES:
                 break
@@ -223,7 +223,7 @@ class RedisBacklog:
         if target == OVERFLOW:
             self._overflow.remember(task)
         elif target >= 0:
-            self._front[task.id] = step.new, 0.0
+            self._front[task.id] = step.new, 1
             self._parsed[step.new] = task
 
     def _spill_chunk(self, raws: Sequence[bytes], level: int, fence: str | None) -> int:
@@ -231,7 +231,7 @@ class RedisBacklog:
         for raw in raws:
             entry = self._parse(raw, self._now)
             if isinstance(entry, PendingTask):
-                self._front[entry.id] = raw, 0.0
+                self._front[entry.id] = raw, 1  # those before it are gone by then
                 moves.append(Move(entry, level, OVERFLOW, 0.0, "overflow"))
         return self.apply(moves, fence).count(Outcome.MOVED)
 

@@ -247,6 +247,10 @@ class TestRedisOnly:
         bench.app.send_task("other.task", priority=3)
         (seen,) = bench.backlog.read(NOW).levels[3]
         assert seen.pinned == 3
+        bench.backlog.apply([Move(seen, 3, OVERFLOW, 0.0, "overflow")])
+        bench.backlog.apply([Move(seen, OVERFLOW, 3, 0.0, "refill")])
+        (again,) = RedisBacklog(bench.client, "celery").read(NOW + 100).levels[3]
+        assert again == seen
 
     def test_a_message_restored_by_kombu_returns_to_its_level(self, bench: RedisBench) -> None:
         waiting = task()

@@ -183,7 +183,7 @@ def test_a_hostile_header_gives_a_sane_task(fields: Any, priority: Any) -> None:
     assert task.key is None or len(task.key.encode()) <= 4 * message.MAX_KEY
     assert 0 <= task.dependents <= message.MAX_DEPENDENTS
     assert task.pinned is None or task.pinned in range(10)
-    again = message.parse(message.rewrite(raw, 3, task.published), NOW + 9, STEPS)
+    again = message.parse(message.rewrite(raw, 3, task), NOW + 9, STEPS)
     assert isinstance(again, PendingTask)
     kept_its_age = fields is None or isinstance(fields, dict)
     assert again == (task if kept_its_age else replace(task, published=NOW + 9))

@@ -155,6 +155,7 @@ class Agreement(RuleBasedStateMachine):
     def clock_jumps(self, seconds: float) -> None:
         self.now += seconds
 
+    @precondition(lambda self: sum(map(len, self.memory.read(self.now).levels)) <= 2 * WINDOW)  # deeper is not read
     @rule(data=st.data(), place=st.sampled_from([*range(LEVELS), OVERFLOW, HELD]))
     def an_operator_moves(self, data: st.DataObject, place: Place) -> None:
         snapshot = self.memory.read(self.now)

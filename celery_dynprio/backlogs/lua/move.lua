@@ -3,7 +3,8 @@
 -- KEYS  1 the lease, 2 the overflow hash, 3 the hash of held tasks, 4.. the lists of the levels
 -- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes
 --       then for each move: index in KEYS of the source, of the target, the task id, the message as it is, the message
---       as it shall be ("" for the same), and from which end of a list to look for it (1 head, -1 tail)
+--       as it shall be ("" for the same), and where in a list to look for it: so many messages from the head (1 the first), or
+--       below 0, from the tail
 -- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused. A shorter answer
 -- than there are moves means that the work was done: the rest is untouched.
 --
@@ -24,7 +25,7 @@ end
 
 local function take(source, id, old, from)
   if source > 3 then
-    return redis.pcall('LREM', KEYS[source], from, old) == 1
+    return redis.pcall('LREM', KEYS[source], from > 0 and 1 or -1, old) == 1
   end
   return redis.call('HGET', KEYS[source], id) == old and redis.call('HDEL', KEYS[source], id) == 1
 end
@@ -42,16 +43,17 @@ local MOVE = 150 -- what a move costs besides its LREM, in messages passed
 local work, limit, outcomes = 0, tonumber(ARGV[2]), {}
 for i = 3, #ARGV, 6 do
   local source, target, id = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
+  local from = tonumber(ARGV[i + 5])
   local new = ARGV[i + 4] == '' and ARGV[i + 3] or ARGV[i + 4]
   if not put(target, id, new) then
     outcomes[#outcomes + 1] = 2
-  elseif take(source, id, ARGV[i + 3], tonumber(ARGV[i + 5])) then
+  elseif take(source, id, ARGV[i + 3], from) then
     outcomes[#outcomes + 1] = 1
   else
     undo(target, id)
     outcomes[#outcomes + 1] = 0
   end
-  work = work + MOVE + (source > 3 and redis.call('LLEN', KEYS[source]) / 2 or 0)
+  work = work + MOVE + math.abs(from)
   if work > limit then
     break
   end
