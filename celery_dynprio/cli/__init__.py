@@ -22,7 +22,7 @@ __all__ = ["dynprio"]
 @click.pass_context
 @handle_preload_options
 def dynprio(_ctx: click.Context, **_: Any) -> None:
-    r"""Keep the pending tasks of managed queues in the right order.
+    """Keep the pending tasks of managed queues in the right order.
 
     For example:
 
@@ -30,7 +30,7 @@ def dynprio(_ctx: click.Context, **_: Any) -> None:
     $ celery -A proj dynprio run
     $ celery -A proj dynprio run --dry-run --once
     $ celery -A proj dynprio doctor
-    """
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
 
 
 for command in (run, pause, resume, drain, doctor):

@@ -20,7 +20,7 @@ from celery_dynprio.cli.session import connected, settings_of
 )
 @click.pass_context
 def drain(ctx: click.Context, *, held: bool) -> None:
-    r"""Bring all parked tasks back to the front, best first.
+    """Bring all parked tasks back to the front, best first.
 
     After it everything that is pending is an ordinary message in an ordinary queue, which workers without the add-on
     run too. The reprioritizers are paused first, so that they park nothing again.
@@ -30,7 +30,7 @@ def drain(ctx: click.Context, *, held: bool) -> None:
     \b
     $ celery -A proj dynprio drain
     $ celery -A proj dynprio drain --held
-    """
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
     from celery_dynprio.operations import Operations  # noqa: PLC0415 - see the package
 
     settings = settings_of(ctx.obj.app)

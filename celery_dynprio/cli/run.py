@@ -92,7 +92,7 @@ def run(
     logfile: str | None,
     embedded: str | None,
 ) -> None:
-    r"""Rescore the pending tasks of the managed queues every second, and move them to their levels.
+    """Rescore the pending tasks of the managed queues every second, and move them to their levels.
 
     Any number may run; one at a time moves, the others stand by. SIGTERM and SIGINT finish the batch that is under way
     and give the lease back.
@@ -103,7 +103,7 @@ def run(
     $ celery -A proj dynprio run
     $ celery -A proj dynprio run --queues orders,mails --interval 0.5
     $ celery -A proj dynprio run --dry-run --once
-    """
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
     app = ctx.obj.app
     settings = _narrowed(settings_of(app), interval, queues)
     owner = embedded or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"

@@ -106,6 +106,14 @@ def _options(command: click.Command) -> set[str]:
     return {name for option in ours for name in option.opts if name.startswith("--")}
 
 
+def test_help_shows_each_example_on_a_line_of_its_own() -> None:
+    for command in (dynprio, dynprio.commands["run"], dynprio.commands["drain"]):
+        shown = command.get_help(click.Context(command)).splitlines()
+        examples = [line for line in shown if "$ celery" in line]
+        assert len(examples) > 1
+        assert all(line.startswith("  $ celery -A proj dynprio") and line.count("$") == 1 for line in examples)
+
+
 def test_every_public_name_is_documented() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     assert [name for name in celery_dynprio.__all__ if f"`{name}" not in text and f"@{name}" not in text] == []
