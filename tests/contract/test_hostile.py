@@ -98,7 +98,8 @@ def without_what_a_move_may_change(raw: bytes) -> str:
     fields = decoded["headers"].pop(HEADER, None)
     if isinstance(fields, dict):
         fields.pop("at", None)
-    return json.dumps([decoded, None if not fields or set(fields) == {"pin"} else fields])
+        fields = {} if set(fields) == {"pin"} else fields
+    return json.dumps([decoded, fields or None])
 
 
 @pytest.fixture
