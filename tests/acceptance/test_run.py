@@ -1,0 +1,187 @@
+"""``celery -A proj dynprio run`` beside others of its kind: leaders that stop, sleep, or have a broken policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from signal import SIGCONT
+from typing import Any, Final
+
+import psutil
+import pytest
+
+from tests.conftest import MakeProject, StartCelery
+from tests.messages import numbers
+from tests.nodes import ProcessNode, Project
+from tests.processes import wait_until
+from tests.servers import Database
+
+#: Each process has a policy by its variable POLICY. The test itself publishes heavy tasks into the first level.
+BODY: Final = """
+    import os, signal, time
+    from celery_dynprio import DynPrio, Weight, dynprio_task, factor
+
+    @factor
+    def lightness(task, context):
+        return 1 - task.weight / 10
+
+    @factor
+    def sleeper(task, context):
+        if not os.path.exists("slept"):
+            open("slept", "w").close()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return 1 - task.weight / 10
+
+    @factor
+    def broken(task, context):
+        if os.path.exists("break"):
+            raise ZeroDivisionError("of the user's own")
+        return 1 - task.weight / 10
+
+    policies = {"heavy": Weight(), "light": lightness, "sleeper": sleeper, "broken": broken}
+    app.conf.update(
+        dynprio_policy=1 * policies[os.environ.get("POLICY", "heavy")],
+        dynprio_embedded=False,
+        dynprio_interval=0.1,
+        dynprio_budget=float(os.environ.get("BUDGET", "0.2")),
+        dynprio_lease_ttl=float(os.environ.get("LEASE_TTL", "1")),
+    )
+    dynprio = DynPrio(app)
+
+    @dynprio_task(app=app)
+    def work(n):
+        return n
+"""
+
+READY: Final = "dynprio ready"
+LAST: Final = "celery\x06\x169"
+LEASE: Final = "dynprio:celery:lease"
+
+#: A process of the project whose settings are these variables.
+Run = Callable[..., ProcessNode]
+
+
+@pytest.fixture
+def project(valkey: Database, make_project: MakeProject) -> Project:
+    return make_project(valkey.url, BODY, backend="cache+memory://")
+
+
+@pytest.fixture
+def run(project: Project, start_celery: StartCelery) -> Run:
+    def start(name: str, *options: str, **env: str) -> ProcessNode:
+        process = Project(project.name, project.directory, env)
+        return start_celery(process, "dynprio", "run", *options, name=name, ready_line=READY)
+
+    return start
+
+
+def publish(project: Project, heavy: int, light: int = 0) -> None:
+    """Publish tasks of weight 10 and then of weight 0, numbered from 0 on."""
+    work = project.load().work
+    for n in range(heavy + light):
+        work.apply_async((n,), dynprio={"weight": 10 if n < heavy else 0})
+
+
+def test_sigterm_between_moves_gives_the_lease_back_at_once(valkey: Database, project: Project, run: Run) -> None:
+    count = 3000
+    publish(project, count)
+    first = run("first", "--interval", "0.05", POLICY="light", LEASE_TTL="600", BUDGET="0.002")  # some dozens a tick
+    wait_until(lambda: valkey.client.llen(LAST))
+    second = run("second", "-l", "DEBUG", POLICY="light", LEASE_TTL="600", BUDGET="0.002")
+    second.wait_for_log("celery: standby")
+
+    first.kill("SIGTERM")
+
+    assert 0 < valkey.client.llen(LAST) < count
+    assert first.exit_code == 0
+    assert first.logs().rstrip().endswith("dynprio stopped")
+    second.wait_for_log("celery: read")  # its lease would have lasted for ten minutes
+    second.kill("SIGTERM")
+    assert second.exit_code == 0
+    assert not valkey.client.exists(LEASE)
+    assert numbers(valkey.client) == dict.fromkeys(range(count), 1)
+
+
+def test_one_of_two_leads_and_the_other_takes_over_when_it_is_killed(
+    valkey: Database, project: Project, run: Run
+) -> None:
+    first = run("first", "-l", "DEBUG")
+    first.wait_for_log("celery: read")
+    second = run("second", "-l", "DEBUG")
+    wait_until(lambda: second.logs().count("celery: standby") > 15)  # longer than a lease that nobody renews
+    assert "celery: read" not in second.logs()
+    assert "celery: standby" not in first.logs()
+
+    first.kill("SIGKILL")
+
+    second.wait_for_log("celery: read")
+    publish(project, 3)
+    holder: Any = valkey.client.get(LEASE)
+    assert f":{second.pid}:" in holder.decode()
+
+
+def test_a_leader_that_slept_moves_nothing(valkey: Database, project: Project, run: Run) -> None:
+    publish(project, 10, 10)
+    lists = [valkey.client.lrange(key, 0, -1) for key in ("celery", LAST)]
+    stale = run("stale", "-l", "DEBUG", POLICY="sleeper")  # it stops itself between its reading and its moving
+    wait_until(lambda: psutil.Process(stale.pid).status() == psutil.STATUS_STOPPED)
+    leader = run("leader", POLICY="heavy")
+    leader.wait_for_log("celery: read 20 of 20, moved 0")
+
+    stale.signal(SIGCONT)
+
+    stale.wait_for_log("celery: standby")
+    assert "moved" not in stale.logs()
+    assert [valkey.client.lrange(key, 0, -1) for key in ("celery", LAST)] == lists
+
+
+def test_a_policy_that_raises_does_not_stop_the_loop(valkey: Database, project: Project, run: Run) -> None:
+    publish(project, 5)
+    node = run("broken", POLICY="broken")
+    wait_until(lambda: valkey.client.llen(LAST) == 5)
+
+    switch = project.directory / "break"
+    switch.touch()
+
+    node.wait_for_log("the policy failed")
+    ticks = node.logs().count("celery: read 5 of 5, moved 0")
+    wait_until(lambda: node.logs().count("celery: read 5 of 5, moved 0") > ticks + 5)
+    assert node.logs().count("the policy failed") == 1
+    assert "of the user's own" in node.logs()
+    assert valkey.client.llen(LAST) == 5  # the last scores stand
+
+    switch.unlink()
+    publish(project, 5)
+
+    wait_until(lambda: valkey.client.llen(LAST) == 10)
+    assert node.exit_code is None
+
+
+def test_pause_stops_a_running_one_and_resume_lets_it_go_on(valkey: Database, project: Project, run: Run) -> None:
+    node = run("light", POLICY="light")
+    node.wait_for_log("celery: read")
+    dynprio = project.load().dynprio
+    dynprio.pause()
+    node.wait_for_log("celery: paused")
+    publish(project, 5)
+    paused = node.logs().count("celery: paused")
+    wait_until(lambda: node.logs().count("celery: paused") > paused + 3)
+    assert valkey.client.llen("celery") == 5
+
+    dynprio.resume()
+
+    wait_until(lambda: valkey.client.llen(LAST) == 5)
+
+
+def test_a_tick_writes_one_line(valkey: Database, project: Project, run: Run) -> None:
+    publish(project, 5)
+    node = run("light", POLICY="light")
+    wait_until(lambda: valkey.client.llen(LAST) == 5)
+    wait_until(lambda: node.logs().count("celery: ") > 4)
+    node.kill("SIGTERM")
+    written = [line.split("] ", 1)[1] for line in node.logs().splitlines()]
+    assert written[0].startswith(READY)
+    assert written[-1] == "dynprio stopped"
+    form = re.compile(r"celery: read 5 of 5, moved (\d+), parked 0, in \d+ ms")
+    ticks = [form.fullmatch(line) for line in written[1:-1]]
+    assert [int(tick[1]) if tick else None for tick in ticks] == [5] + [0] * (len(ticks) - 1)
