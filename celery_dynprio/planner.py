@@ -184,6 +184,8 @@ class Planner:
             equals.setdefault(waiting.score, []).append(waiting)
         for score, group in equals.items():
             target = self._level(score, group, bands)
+            if len(group) == 1 and group[0].place == target:  # nearly all of them: no need to look further
+                continue
             if any(waiting.place != target for waiting in group):
                 group.sort(key=_published)
                 yield [
@@ -194,6 +196,8 @@ class Planner:
 
     def _level(self, score: float, group: Sequence[_Waiting], bands: Bands) -> Place:
         """Return the level for tasks of equal score: one at which, after the moves, they stand oldest first."""
+        if len(group) == 1 and group[0].place != OVERFLOW:
+            return bands.settle(score, group[0].place, self.hysteresis)
         inside = [waiting for waiting in group if waiting.place != OVERFLOW]
         if not inside:
             return bands.level(score)
