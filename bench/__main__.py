@@ -7,7 +7,7 @@ import json
 import os
 import platform
 
-from bench import ticks, throughput
+from bench import throughput, ticks
 
 BENCHMARKS = {"throughput": throughput.run, "ticks": ticks.run}
 

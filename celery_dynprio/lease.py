@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
 
-#: A dedicated process takes the lease over from a candidate that lives in a worker, and an operator's command from both.
+#: A dedicated process takes the lease over from a candidate in a worker, and an operator's command from both.
 Kind: TypeAlias = Literal["embedded", "dedicated", "operator"]
 
 
@@ -42,7 +42,9 @@ class Lease(Protocol):
 class RedisLease:
     """A lease that Redis keeps: a key with a time to live (``ttl``, seconds, by the server's clock)."""
 
-    def __init__(self, client: RedisClient, queue: str, owner: str, kind: Kind = "dedicated", ttl: float = 10.0) -> None:
+    def __init__(
+        self, client: RedisClient, queue: str, owner: str, kind: Kind = "dedicated", ttl: float = 10.0
+    ) -> None:
         self.owner = owner
         self._redis = client.redis
         self._key = client.queue_key(queue, "lease")

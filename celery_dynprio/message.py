@@ -56,7 +56,14 @@ def parse(raw: bytes, seen_at: float, steps: Sequence[int]) -> PendingTask | str
     headers, properties = message.get("headers"), message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         return "not a message"
-    task_id, name = headers.get("id"), headers.get("task")
+    return _task(headers, properties, seen_at, steps)
+
+
+def _task(
+    headers: Mapping[str, Any], properties: Mapping[str, Any], seen_at: float, steps: Sequence[int]
+) -> PendingTask | str:
+    task_id: Any = headers.get("id")
+    name: Any = headers.get("task")
     if not _is_text(task_id, MAX_ID):
         return "no id"
     if not _is_text(name, MAX_ID):

@@ -133,7 +133,7 @@ class Report:
     held: int = 0
     #: Messages left where they are, by reason.
     foreign: Mapping[str, int] = field(default_factory=dict)
-    #: What was planned (and in a dry run not done), and what happened to each; a lost lease leaves some without outcome.
+    #: What was planned (and in a dry run not done), and what happened to each.
     moves: Sequence[Move] = ()
     outcomes: Sequence[Outcome] = ()
     #: Moves that were wanted but over the budget, and messages parked in bulk before planning.

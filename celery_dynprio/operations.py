@@ -1,4 +1,4 @@
-"""What an operator can do to pending tasks. The command line and the methods of ``DynPrio`` are faces of this module."""
+"""What an operator can do to pending tasks: behind the command line and the methods of ``DynPrio``."""
 
 from __future__ import annotations
 

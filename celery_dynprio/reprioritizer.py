@@ -15,7 +15,7 @@ from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, Report, Role, Snapshot
+from celery_dynprio.models import OVERFLOW, Context, Outcome, Report, Role
 from celery_dynprio.operations import Operations
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
@@ -42,7 +42,7 @@ class Learned(Protocol):
     """Where learned runtimes and use come from."""
 
     def read(self, now: float) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """Runtimes in seconds by task name, and decayed use in seconds by fairness key, as of ``now`` (Unix seconds)."""
+        """Runtimes in seconds by task name, decayed use in seconds by fairness key, as of ``now`` (Unix seconds)."""
 
 
 class Complaints:
@@ -135,7 +135,18 @@ class Reprioritizer:
         self._bands = plan.bands
         self._scores.prune(sum(snapshot.depths) + len(snapshot.overflow))
         outcomes = [] if self.dry_run else self.backlog.apply(plan.moves, fence)
-        return self._told(report, snapshot, spilled, plan.moves, outcomes, plan.deferred)
+        return replace(
+            report,
+            read=sum(map(len, snapshot.levels)),
+            front=sum(snapshot.depths),
+            overflow=snapshot.overflow_depth,
+            held=snapshot.held_depth,
+            foreign=snapshot.foreign,
+            moves=plan.moves,
+            outcomes=outcomes,
+            deferred=plan.deferred,
+            spilled=spilled,
+        )
 
     def _spill(self, fence: str | None) -> int:
         if not self.backlog.capabilities.parks:
@@ -144,28 +155,6 @@ class Reprioritizer:
         if front <= SLACK * self.window:
             return 0
         return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), fence)
-
-    @staticmethod
-    def _told(
-        report: Report,
-        snapshot: Snapshot,
-        spilled: int,
-        moves: Sequence[Move],
-        outcomes: Sequence[Outcome],
-        deferred: int,
-    ) -> Report:
-        return replace(
-            report,
-            read=sum(map(len, snapshot.levels)),
-            front=sum(snapshot.depths),
-            overflow=snapshot.overflow_depth,
-            held=snapshot.held_depth,
-            foreign=snapshot.foreign,
-            moves=moves,
-            outcomes=outcomes,
-            deferred=deferred,
-            spilled=spilled,
-        )
 
 
 def assemble(

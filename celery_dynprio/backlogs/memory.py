@@ -1,4 +1,4 @@
-"""Pending tasks in this process's memory: the model that the other backlogs are checked against, and for simulations."""
+"""Pending tasks in this process's memory: the model for the other backlogs, and for simulations."""
 
 from __future__ import annotations
 

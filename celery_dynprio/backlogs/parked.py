@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from celery_dynprio.models import PendingTask
-
-if TYPE_CHECKING:
-    import redis
 
 #: One HSCAN asks for about so many messages.
 SCAN_COUNT: Final = 200
@@ -21,9 +18,7 @@ class ParkedIndex:
     is brought back, and one that is new when the hash has more entries than are known, which starts a new scan.
     """
 
-    def __init__(
-        self, client: redis.Redis, key: str, parse: Callable[[bytes, float], PendingTask | str]
-    ) -> None:
+    def __init__(self, client: Any, key: str, parse: Callable[[bytes, float], PendingTask | str]) -> None:
         self.key = key
         #: Known so far, by task id.
         self.tasks: dict[str, PendingTask] = {}

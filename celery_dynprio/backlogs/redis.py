@@ -152,8 +152,8 @@ class RedisBacklog:
         pipe.hlen(self._held_key)
         return dict(zip((*range(len(self._steps)), OVERFLOW, HELD), pipe.execute(), strict=True))
 
-    def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - only LREM, at the source, depends on depth
-        """Seconds of broker time of one move: LREM passes a quarter of what was read on average, from the nearer end."""
+    def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - only the source is deep
+        """Seconds of broker time of one move: LREM passes a quarter of what was read, on average."""
         return MOVE_SECONDS + (PASS_SECONDS * min(self._depths[source], 2 * self._window) / 4 if source >= 0 else 0.0)
 
     def close(self) -> None:

@@ -48,8 +48,9 @@ class RedisClient:
         self.prefix: str = self._channel.global_keyprefix
         self.sep: str = self._channel.sep
         self.priority_steps: Sequence[int] = tuple(self._channel.priority_steps)
-        # A plain client on kombu's pool: kombu's own prefixes only the first key of EVALSHA.
-        self.redis: redis.Redis = redis.Redis(connection_pool=self._channel.pool)
+        # A plain client on kombu's pool: kombu's own prefixes only the first key of EVALSHA. Untyped, because redis-py
+        # types each answer as bytes or str, and this pool decodes nothing.
+        self.redis: Any = redis.Redis(connection_pool=self._channel.pool)
 
     @classmethod
     def from_app(cls, app: Celery) -> RedisClient:
@@ -73,8 +74,9 @@ class RedisClient:
 
     def script(self, name: str) -> Script:
         """The Lua script ``lua/<name>.lua``; it loads itself again after the broker restarted."""
-        source = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-        return self.redis.register_script(source)
+        source = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+        registered: Script = self.redis.register_script(source)
+        return registered
 
     def server_time(self) -> float:
         """The broker's clock, Unix seconds."""

@@ -6,15 +6,15 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final
 
 import pytest
 import redis
 
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
-from tests.nodes import Project, ProcessNode, WorkerNode
 from tests.messages import numbers
+from tests.nodes import ProcessNode, Project, WorkerNode
 from tests.processes import wait_until
 from tests.servers import Database, RedisServer
 
@@ -22,7 +22,7 @@ TASKS: Final = 5000
 KILLS: Final = 50
 
 #: Where the tasks note that they ran: on another server, so that the broker's trouble is not theirs.
-BODY: Final = '''
+BODY: Final = """
 import os, random, time
 import redis
 from celery_dynprio import Age, Deadline, DynPrio, FairShare, Weight, dynprio_task
@@ -49,7 +49,7 @@ def checkout(n, tenant): work(n)
 
 @app.task
 def plain(n, tenant): work(n)
-'''
+"""
 
 
 class Load:
@@ -95,6 +95,7 @@ def kill_in_turn(
     starters: list[Callable[[], ProcessNode]],
     kills: int,
     finished: Callable[[], bool],
+    *,
     patience: float,
     least: float = 0.0,
     moment_of: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -108,7 +109,7 @@ def kill_in_turn(
         victim = random.randrange(len(alive))
         moment = random.uniform(least, patience)
         lived = _clock()
-        wait_until(lambda: lived() > moment or finished(), 60)
+        wait_until(lambda lived=lived, moment=moment: lived() > moment or finished(), 60)  # type: ignore[misc]
         with moment_of():
             alive[victim].kill("SIGKILL")
         done += 1
@@ -220,13 +221,11 @@ def test_the_server_restarts_in_the_middle(
 
 
 def _restart_between_commands(server: RedisServer) -> None:
-    """Restart it while no BRPOP is half-way: what a dying server popped and could not deliver is lost by plain Celery too."""
+    """Restart it while no BRPOP is half-way: what it popped and could not deliver is lost by plain Celery too."""
     with server.client() as client:
         client.client_pause(10_000, all=False)
-        try:
+        with suppress(redis.ConnectionError):
             client.shutdown(nosave=True)
-        except redis.ConnectionError:
-            pass
     server.wait()
     server.start()
 

@@ -14,6 +14,7 @@ from celery_dynprio.backlogs.memory import MemoryBacklog
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.lease import Kind as LeaseKind
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place
@@ -26,7 +27,8 @@ NOW = 1_700_000_000.0
 class Bench(Protocol):
     """A backlog with a producer, a worker and a lease around it."""
 
-    backlog: Backlog
+    @property
+    def backlog(self) -> Backlog: ...
 
     def publish(self, task: PendingTask, level: Place) -> None:
         """Publish as Celery would."""
@@ -48,7 +50,7 @@ class MemoryBench:
 
     def consume(self) -> str | None:
         task = self.backlog.consume()
-        return task and task.id
+        return None if task is None else task.id
 
     def lead(self) -> str:
         self._leads += 1
@@ -69,17 +71,16 @@ class RedisBench:
 
     def publish(self, task: PendingTask, level: Place) -> None:
         header = {"at": task.published, "w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents}
-        self.app.send_task(
-            task.name, task_id=task.id, priority=level, headers={HEADER: {k: v for k, v in header.items() if v is not None}}
-        )
+        told = {field: value for field, value in header.items() if value is not None}
+        self.app.send_task(task.name, task_id=task.id, priority=level, headers={HEADER: told})
 
     def consume(self) -> str | None:
         message = self._channel.basic_get("celery", no_ack=True)
-        return message and message.headers["id"]
+        return None if message is None else str(message.headers["id"])
 
     def lead(self) -> str:
         self._leads += 1
-        kinds = ("embedded", "dedicated", "operator")  # each takes over from the one before
+        kinds: tuple[LeaseKind, ...] = ("embedded", "dedicated", "operator")  # each takes over from the one before
         fence = RedisLease(self.client, "celery", f"leader {self._leads}", kinds[self._leads - 1]).acquire()
         assert fence is not None
         return fence
@@ -186,7 +187,7 @@ def test_only_the_newest_fence_moves(bench: Bench) -> None:
     stale, newest = bench.lead(), bench.lead()
     bench.backlog.read(NOW)
     move = Move(waiting, 7, 0, 1.0, "score")
-    with pytest.raises(LeaseLostError, match="'celery'.*nothing was moved"):
+    with pytest.raises(LeaseLostError, match=r"'celery'.*nothing was moved"):
         bench.backlog.apply([move], stale)
     with pytest.raises(LeaseLostError):
         bench.backlog.spill(1, stale)
