@@ -15,7 +15,7 @@ from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import OVERFLOW, Context, Outcome, Report, Role
+from celery_dynprio.models import OVERFLOW, Context, Outcome, Report, Role, Snapshot
 from celery_dynprio.operations import Operations
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
@@ -133,7 +133,7 @@ class Reprioritizer:
             budget=self.budget,
         )
         self._bands = plan.bands
-        self._scores.prune(sum(snapshot.depths) + len(snapshot.overflow))
+        self._forget(snapshot)
         outcomes = [] if self.dry_run else self.backlog.apply(plan.moves, fence)
         return replace(
             report,
@@ -147,6 +147,10 @@ class Reprioritizer:
             deferred=plan.deferred,
             spilled=spilled,
         )
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        front = {task.id for tasks in snapshot.levels for task in tasks}
+        self._scores.prune(front, snapshot.overflow, known=len(front) + len(snapshot.overflow))
 
     def _spill(self, fence: str | None) -> int:
         if not self.backlog.capabilities.parks:

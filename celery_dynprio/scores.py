@@ -7,7 +7,7 @@ task stands (the middle, if there is none), and the loop goes on.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
@@ -65,29 +65,35 @@ class Scores:
     def candidates(self, overflow: Mapping[str, PendingTask], score: Scorer, limit: int) -> Mapping[str, PendingTask]:
         """Choose from a long overflow the ``limit`` tasks that score best (of equals the oldest), in bounded time.
 
-        Scoring a million tasks takes seconds, so a slice is rescored each tick, in turn; the others count with the
-        score they had when their turn last came.
+        Scoring a million tasks takes seconds, so each tick scores those that never were and rescores a slice of the
+        others, in turn; the rest count with the score they had when their turn last came. The oldest of all is always
+        among those chosen: it may be starving.
         """
         if len(overflow) <= limit:
             return overflow
         for task_id in self._turn(overflow, 5 * limit):
-            if task_id in overflow:
-                score(overflow[task_id])
+            score(overflow[task_id])
         said = self._last.get
-        least = heapq.nlargest(limit, (said(task_id, 1.0) for task_id in overflow))[-1]
-        above = [task_id for task_id in overflow if said(task_id, 1.0) > least]
-        equal = (task_id for task_id in overflow if said(task_id, 1.0) == least)
-        oldest = heapq.nsmallest(limit - len(above), equal, key=lambda task_id: (overflow[task_id].published, task_id))
-        return {task_id: overflow[task_id] for task_id in (*above, *oldest)}
+        least = heapq.nlargest(limit, (said(task_id, 0.0) for task_id in overflow))[-1]
+        above = [task_id for task_id in overflow if said(task_id, 0.0) > least]
+        equal = (task_id for task_id in overflow if said(task_id, 0.0) == least)
 
-    def prune(self, known: int) -> None:
-        """Forget tasks that are gone, once more are remembered than twice those that are pending (``known``)."""
+        def age(task_id: str) -> tuple[float, str]:
+            return overflow[task_id].published, task_id
+
+        chosen = {*above, *heapq.nsmallest(limit - len(above), equal, key=age), min(overflow, key=age)}
+        return {task_id: overflow[task_id] for task_id in chosen}
+
+    def prune(self, *pending: Container[str], known: int) -> None:
+        """Forget tasks that are not ``pending`` (ids), once twice as many as are ``known`` to be are remembered."""
         if len(self._last) > 2 * known + 1000:
-            self._last.clear()
+            gone = [task_id for task_id in self._last if not any(task_id in ids for ids in pending)]
+            for task_id in gone:
+                del self._last[task_id]
 
     def _turn(self, overflow: Mapping[str, PendingTask], size: int) -> list[str]:
-        turn = list(islice(self._rota, size))
-        if not turn:
+        turn = list(islice((task_id for task_id in overflow if task_id not in self._last), size))
+        again = list(islice(self._rota, size - len(turn)))
+        if not again:
             self._rota = iter(list(overflow))
-            turn = list(islice(self._rota, size))
-        return turn
+        return turn + [task_id for task_id in again if task_id in overflow]

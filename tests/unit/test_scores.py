@@ -1,0 +1,92 @@
+"""Scores survive a broken policy, and a long overflow is ranked in bounded time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.policies import Weight, factor
+from celery_dynprio.scores import MIDDLE, Scores
+
+NOW = Context(1000.0)
+
+
+def task(number: int, weight: float = 1.0, published: float | None = None) -> PendingTask:
+    return PendingTask(str(number), "a.task", float(number) if published is None else published, weight)
+
+
+def of(function: Callable[[PendingTask], Any], complaints: list[object]) -> Scores:
+    return Scores(1 * factor(lambda task, _: function(task)), complaints.append)
+
+
+@pytest.mark.parametrize("nonsense", [math.nan, math.inf, -0.1, 1.1, "0.5", None, 1j, 10**400])
+def test_the_last_good_score_stands(nonsense: Any) -> None:
+    answers = iter([0.9, nonsense, nonsense])
+    complaints: list[object] = []
+    scores = of(lambda _: next(answers), complaints)
+    assert scores.bind(NOW)(task(1)) == 0.9
+    score = scores.bind(NOW)
+    assert score(task(1)) == 0.9
+    assert score(task(2)) == MIDDLE
+    assert len(complaints) == 1
+
+
+def test_a_policy_that_raises_never_raises_here() -> None:
+    def broken(_: PendingTask) -> float:
+        raise RuntimeError("no idea")
+
+    complaints: list[object] = []
+    score = of(broken, complaints).bind(NOW)
+    assert [score(task(1)), score(task(2))] == [MIDDLE, MIDDLE]
+    assert [str(problem) for problem in complaints] == ["no idea"]
+
+
+def test_a_short_overflow_is_handed_on_whole() -> None:
+    scores = Scores(1 * Weight(), print)
+    overflow = {each.id: each for each in map(task, range(10))}
+    assert scores.candidates(overflow, scores.bind(NOW), 10) is overflow
+
+
+def test_the_best_of_a_long_overflow_are_chosen_and_of_equals_the_oldest() -> None:
+    scores = Scores(1 * Weight(), print)
+    tasks = [task(n, weight=float(n % 5), published=float(-n)) for n in range(100)]
+    overflow = {each.id: each for each in tasks}
+    score = scores.bind(NOW)
+    for _ in range(2):  # 100 tasks are scored in two turns of 50
+        chosen = scores.candidates(overflow, score, 10)
+    heaviest = sorted((each for each in tasks if each.weight == 4), key=lambda each: each.published)[:10]
+    assert set(chosen) == {each.id for each in heaviest}
+
+
+def test_the_oldest_of_all_is_always_chosen() -> None:
+    scores = Scores(1 * Weight(), print)
+    tasks = [task(n, weight=9.0) for n in range(1, 50)] + [task(0, weight=0.0)]
+    overflow = {each.id: each for each in tasks}
+    assert "0" in scores.candidates(overflow, scores.bind(NOW), 5)
+
+
+def test_a_score_that_changes_is_noticed_when_its_turn_comes() -> None:
+    weights = {str(n): 1.0 for n in range(100)}
+    scores = of(lambda task: weights[task.id] / 10, [])
+    overflow = {each.id: each for each in map(task, range(100))}
+    for _ in range(2):
+        scores.candidates(overflow, scores.bind(NOW), 10)
+    weights["77"] = 9.0
+    found = ["77" in scores.candidates(overflow, scores.bind(NOW), 10) for _ in range(4)]
+    assert found[-1]
+
+
+def test_what_is_gone_is_forgotten_and_what_is_pending_is_not() -> None:
+    answers = {str(n): 0.7 for n in range(3000)}
+    scores = of(lambda task: answers[task.id], [])
+    score = scores.bind(NOW)
+    for n in range(3000):
+        score(task(n))
+    scores.prune({"1"}, {"2": task(2)}, known=2)
+    answers.clear()
+    score = scores.bind(NOW)
+    assert [score(task(n)) for n in (1, 2, 3)] == [0.7, 0.7, MIDDLE]
