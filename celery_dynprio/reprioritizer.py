@@ -15,7 +15,7 @@ from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import OVERFLOW, Context, Outcome, Report, Role, Snapshot
+from celery_dynprio.models import OVERFLOW, Context, Outcome, PendingTask, Report, Role, Snapshot
 from celery_dynprio.operations import Operations
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
@@ -59,6 +59,21 @@ class Complaints:
         if now >= self._next:
             self._next = now + COMPLAINT_INTERVAL
             logger.error("%s: the policy failed, the last scores stand: %r", self._queue, problem)
+
+
+class _Places:
+    """What the present place of a task stands for, so that a policy broken from the start leaves the order as it is."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._scores: dict[str, float] | None = None
+
+    def __call__(self, task: PendingTask) -> float:
+        if self._scores is None:  # most ticks never ask
+            bands = Bands.equal(len(self._snapshot.levels))
+            levels = enumerate(self._snapshot.levels)
+            self._scores = {each.id: bands.middle(level) for level, tasks in levels for each in tasks}
+        return self._scores.get(task.id, 0.0)
 
 
 @dataclass(slots=True)
@@ -121,7 +136,7 @@ class Reprioritizer:
         spilled = 0 if self.dry_run else self._spill(fence)
         snapshot = self.backlog.read(now)
         runtimes, use = self.learned.read(now)
-        score = self._scores.bind(Context(now, runtimes, use))
+        score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
         candidates = self._scores.candidates(snapshot.overflow, score, self.window)
         plan = self.planner.plan(
             replace(snapshot, overflow=candidates),

@@ -1,7 +1,7 @@
 """Scores that survive a broken policy. Pure but for its memory and its complaints.
 
 A policy is the user's code: it may raise, or return NaN, or a number that is no score. Then the last good score of the
-task stands (the middle, if there is none), and the loop goes on.
+task stands (or what its present place stands for, if there is none), and the loop goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies.base import Policy, Scorer
 
-#: The score of a task that the policy could not score and never has.
+#: The score of a task that the policy could not score and never has, where its place says nothing either.
 MIDDLE: Final = 0.5
 
 
@@ -30,8 +30,11 @@ class Scores:
         self._last: dict[str, float] = {}
         self._rota: Iterator[str] = iter(())
 
-    def bind(self, context: Context) -> Scorer:
-        """Return the function that scores tasks in this tick; it never raises and stays in [0, 1]."""
+    def bind(self, context: Context, fallback: Scorer = lambda _: MIDDLE) -> Scorer:
+        """Return the function that scores tasks in this tick; it never raises and stays in [0, 1].
+
+        ``fallback`` scores a task that the policy cannot score and never has.
+        """
         last, complained = self._last, False
 
         def fail(problem: object) -> None:
@@ -41,7 +44,8 @@ class Scores:
                 self._complain(problem)
 
         def stand(task: PendingTask) -> float:
-            return last.get(task.id, MIDDLE)
+            known = last.get(task.id)
+            return fallback(task) if known is None else known
 
         try:
             fresh = self._policy.bind(context)

@@ -1,0 +1,199 @@
+"""The tick, with an in-memory backlog: everything it works with is handed in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from celery_dynprio.backlogs.memory import MemoryBacklog
+from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.lease import Holder
+from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role
+from celery_dynprio.planner import Planner
+from celery_dynprio.policies import Age, Policy, Weight, factor
+from celery_dynprio.reprioritizer import Reprioritizer, describe, serve
+
+NOW = 1000.0
+
+
+class FreeLease:
+    """A lease that nobody else wants, unless ``fence`` is None."""
+
+    def __init__(self, fence: str | None = "1") -> None:
+        self.fence = fence
+        self.released = False
+
+    def acquire(self) -> str | None:
+        return self.fence
+
+    def release(self) -> None:
+        self.released = True
+
+    def holder(self) -> Holder | None:
+        return None
+
+
+class NothingLearned:
+    def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - nothing ages here
+        return {}, {}
+
+
+def backlog(*levels: Any) -> MemoryBacklog:
+    """A queue with tasks of these weights, given as (level, weight) in the order of publishing."""
+    made = MemoryBacklog("celery")
+    made.fence = "1"
+    for number, (level, weight) in enumerate(levels):
+        made.publish(PendingTask(str(number), "a.task", NOW - 100 + number, weight), level)
+    return made
+
+
+def reprioritizer(backlog: MemoryBacklog, **options: Any) -> Reprioritizer:
+    policy = options.pop("policy", 1 * Weight())
+    lease = options.pop("lease", FreeLease())
+    window = options.pop("window", 100)
+    return Reprioritizer(
+        backlog,
+        lease,
+        Planner(10, window, 0.25),
+        policy,
+        NothingLearned(),
+        options.pop("paused", lambda: False),
+        window=window,
+        clock=lambda: NOW,
+        **options,
+    )
+
+
+def order(backlog: MemoryBacklog) -> list[str]:
+    return [task.id for level in backlog.read(NOW).levels for task in level]
+
+
+def test_a_tick_puts_the_heaviest_first() -> None:
+    queue = backlog((5, 1.0), (5, 9.0), (5, 5.0))
+    report = reprioritizer(queue).tick()
+    assert order(queue) == ["1", "2", "0"]
+    assert (report.role, report.read, report.front) == (Role.LEADER, 3, 3)
+    assert set(report.outcomes) == {Outcome.MOVED}
+    assert "read 3 of 3, moved" in describe(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "role"),
+    [
+        ({"lease": FreeLease(None)}, Role.STANDBY),
+        ({"paused": lambda: True}, Role.PAUSED),
+        ({"lease": FreeLease("stale")}, Role.STANDBY),
+        ({"dry_run": True}, Role.DRY_RUN),
+    ],
+)
+def test_who_may_not_move_moves_nothing(options: dict[str, Any], role: Role) -> None:
+    queue = backlog((5, 1.0), (5, 9.0))
+    report = reprioritizer(queue, **options).tick()
+    assert report.role is role
+    assert order(queue) == ["0", "1"]
+    assert not report.outcomes
+    assert len(report.moves) == (2 if role is Role.DRY_RUN else 0)
+
+
+def test_a_deep_front_is_parked_in_bulk_and_comes_back_best_first() -> None:
+    queue = backlog(*((5, float(n % 10)) for n in range(200)))
+    ticking = reprioritizer(queue, window=50)
+    report = ticking.tick()
+    assert report.spilled == 150
+    assert queue.count()[OVERFLOW] >= 145
+    for _ in range(10):
+        ticking.tick()
+    weights = [task.weight for level in queue.read(NOW).levels for task in level]
+    assert len(weights) == 50
+    assert min(weights) >= 7.0  # the 60 heaviest of 200 weigh 7, 8 or 9
+
+
+def broken(_: PendingTask, __: Context) -> float:
+    raise RuntimeError("no idea")
+
+
+def test_a_policy_broken_from_the_start_leaves_the_order(caplog: pytest.LogCaptureFixture) -> None:
+    queue = backlog((7, 1.0), (2, 1.0), (5, 1.0))
+    ticking = reprioritizer(queue, policy=1 * factor(broken))
+    for _ in range(5):
+        ticking.tick()
+    assert order(queue) == ["1", "2", "0"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "the last scores stand" in caplog.text
+
+
+def test_the_lease_is_given_back_at_the_end() -> None:
+    lease = FreeLease()
+    stop = threading.Event()
+    seen: list[Report] = []
+
+    def observe(report: Report) -> None:
+        seen.append(report)
+        stop.set()
+
+    serve([reprioritizer(backlog((5, 1.0)), lease=lease)], 0.01, stop, observe)
+    assert len(seen) == 1
+    assert lease.released
+
+
+def test_trouble_in_one_queue_does_not_stop_another(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MemoryBacklog):
+        def read(self, now: float) -> Any:
+            raise ConnectionError(f"away at {now}")
+
+    failing = Failing("orders")
+    failing.fence = "1"
+    stop, seen = threading.Event(), list[Report]()
+    serve(
+        [reprioritizer(failing), reprioritizer(backlog((5, 1.0)))],
+        0.01,
+        stop,
+        seen.append,
+        finished=lambda reports: len(reports) == 1,
+    )
+    assert [report.queue for report in seen] == ["celery"]
+    assert "orders: the broker does not answer, trying again: away at 1000.0" in caplog.text
+
+
+def test_a_lease_that_is_lost_in_the_middle_makes_a_standby() -> None:
+    class Fenced(MemoryBacklog):
+        def apply(self, moves: Any, fence: str | None = None) -> list[Outcome]:
+            raise LeaseLostError(f"{fence}: {len(moves)}")
+
+    queue = Fenced("celery")
+    queue.publish(PendingTask("1", "a.task", NOW, 9.0), 9)
+    assert reprioritizer(queue).tick().role is Role.STANDBY
+
+
+def test_no_task_waits_for_ever_under_a_policy_with_age() -> None:
+    """Heavier tasks keep coming as fast as they are served; the light one runs all the same."""
+    queue = MemoryBacklog("celery")
+    queue.fence = "1"
+    now, number = NOW, 0
+    policy: Policy = 9 * Weight() + 1 * Age(saturation=10)
+    ticking = reprioritizer(queue, policy=policy)
+    clock: Callable[[], float] = lambda: now  # noqa: E731 - it reads the loop's time
+    ticking.clock = clock
+    queue.publish(PendingTask("light", "a.task", now, 0.0), 9)
+    for _ in range(40):
+        queue.publish(PendingTask(f"waiting {_}", "a.task", now, 9.0), 0)
+    for _ in range(300):
+        now += 1.0
+        for _ in range(5):
+            number += 1
+            queue.publish(PendingTask(str(number), "a.task", now, 9.0), 0)
+        ticking.tick()
+        served = [queue.consume() for _ in range(5)]
+        if any(task is not None and task.id == "light" for task in served):
+            return
+    pytest.fail("the light task starved")
+
+
+def test_a_dry_run_tells_what_it_would_do() -> None:
+    queue = backlog((5, 1.0), (5, 9.0))
+    report = reprioritizer(queue, dry_run=True).tick()
+    assert all(isinstance(move, Move) for move in report.moves)
+    assert describe(report).startswith("celery: dry run, read 2 of 2, would move 2")
