@@ -12,6 +12,7 @@ from celery import signals
 from celery.app.routes import prepare
 
 from celery_dynprio.errors import DynPrioError, SettingError
+from celery_dynprio.message import KOMBU_STEPS
 from celery_dynprio.router import DynPrioRouter, Placement, Plan
 from celery_dynprio.settings import Settings
 
@@ -105,6 +106,18 @@ class DynPrio:
             _check_steps(app)
             self._settings = settings
         return self._settings
+
+    @property
+    def plain_steps(self) -> tuple[int, ...]:
+        """The ``priority_steps`` that workers of this app would have without the add-on: the user's own, or kombu's.
+
+        Raises :class:`~celery_dynprio.errors.SettingError` if a setting is wrong.
+        """
+        _ = self.settings  # so that the steps are set and checked
+        options = self.app.conf[_OPTIONS] or {}
+        if self._replaced is not None and options is self._replaced.ours:
+            return KOMBU_STEPS
+        return tuple(options.get(_STEPS, KOMBU_STEPS))
 
     def pause(self) -> None:
         """Stop all moves, of all reprioritizers on this broker, from their next tick on; workers go on.

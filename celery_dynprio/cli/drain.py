@@ -7,7 +7,7 @@ import time
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import connected, settings_of
+from celery_dynprio.cli.session import connected, installed_in
 
 
 @click.command(cls=CeleryCommand)
@@ -33,9 +33,11 @@ def drain(ctx: click.Context, *, held: bool) -> None:
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     from celery_dynprio.operations import Operations  # noqa: PLC0415 - see the package
 
-    settings = settings_of(ctx.obj.app)
+    installed = installed_in(ctx.obj.app)
+    settings = installed.settings
     with connected(ctx.obj.app) as client:
-        results = Operations(client, settings.queues, settings.policy).drain(time.time(), held=held)
+        operations = Operations(client, settings.queues, settings.policy)
+        results = operations.drain(time.time(), held=held, steps=installed.plain_steps)
     for drained in results:
         stays = f", {drained.held} stay held (--held brings them back)" if drained.held else ""
         merged = f", {drained.merged} put where plain Celery looks" if drained.merged else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
+    from celery_dynprio.app import DynPrio
     from celery_dynprio.backlogs.redis_client import RedisClient
     from celery_dynprio.settings import Settings
 
@@ -33,15 +34,21 @@ def one_line_errors() -> Iterator[None]:
         raise click.ClickException(f"the broker does not answer: {exc}") from exc
 
 
-def settings_of(app: Any) -> Settings:
-    """The settings of the DynPrio in this app; it is an error of the command if there is none, or they are wrong."""
+def installed_in(app: Any) -> DynPrio:
+    """The DynPrio in this app; it is an error of the command if there is none, or its settings are wrong."""
     from celery_dynprio.app import DynPrio  # noqa: PLC0415 - see the package
 
+    installed = DynPrio.of(app)
+    if installed is None:
+        raise click.ClickException(NOT_INSTALLED)
     with one_line_errors():
-        installed = DynPrio.of(app)
-        if installed is None:
-            raise click.ClickException(NOT_INSTALLED)
-        return installed.settings
+        _ = installed.settings
+    return installed
+
+
+def settings_of(app: Any) -> Settings:
+    """The settings of the DynPrio in this app; fails as :func:`installed_in`."""
+    return installed_in(app).settings
 
 
 @contextmanager

@@ -163,6 +163,30 @@ def test_the_users_steps_are_kept() -> None:
     assert app.conf.broker_transport_options is options
 
 
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        (None, (0, 3, 6, 9)),
+        ({"visibility_timeout": 77}, (0, 3, 6, 9)),
+        ({"priority_steps": [0, 5]}, (0, 5)),
+        ({"priority_steps": TEN}, tuple(TEN)),
+    ],
+)
+def test_it_knows_the_steps_of_the_app_without_it(options: Any, plain: tuple[int, ...]) -> None:
+    app = make_app()
+    if options is not None:
+        app.conf.broker_transport_options = options
+    assert DynPrio(app).plain_steps == plain
+
+
+def test_steps_that_the_user_sets_after_ours_are_the_users() -> None:
+    app = make_app()
+    dynprio = DynPrio(app)
+    assert list(dynprio.plain_steps) == [0, 3, 6, 9]
+    app.conf.broker_transport_options = {"priority_steps": [0, 5]}
+    assert list(dynprio.plain_steps) == [0, 5]
+
+
 @pytest.mark.parametrize("steps", [[], [1, 2], [0, 3, 2], [0, 0, 1], [0, 10], [0, "3"], "0", [False, 1], 5])
 def test_steps_that_kombu_cannot_use_are_an_error(steps: Any) -> None:
     app = make_app()
