@@ -42,7 +42,10 @@ def _one(which: str, port: int, db: int, tasks: int) -> tuple[float, float]:
 def _consume(env: dict[str, str], port: int, db: int, tasks: int) -> float:
     """Tasks a second of one worker with two processes, from its first task to its last."""
     worker = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-c", "2", "-l", "WARNING", "--without-mingle"]
-    with redis.Redis(port=port, db=db) as client, subprocess.Popen(worker, env=env, stderr=subprocess.DEVNULL) as process:
+    with (
+        redis.Redis(port=port, db=db) as client,
+        subprocess.Popen(worker, env=env, stderr=subprocess.DEVNULL) as process,
+    ):
         try:
             while not (began := _done(client)):
                 time.sleep(0.002)

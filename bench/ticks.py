@@ -158,7 +158,7 @@ class _Learned:
 
 
 def _probe(port: int, stop: multiprocessing.synchronize.Event, longest: Any) -> None:
-    """Ping a thousand times a second: the longest answer tells how long the server was blocked, scheduling noise included."""
+    """Ping a thousand times a second: the longest answer is how long the server was blocked, or the scheduler busy."""
     with redis.Redis(port=port) as client:
         while not stop.is_set():
             start = time.perf_counter()
