@@ -49,7 +49,7 @@ class RedisLease:
         self._redis = client.redis
         self._key = client.queue_key(queue, "lease")
         self._counter = client.queue_key(queue, "fence")
-        self._arguments = (owner, kind, int(ttl * 1000))
+        self._arguments = (owner, kind, max(int(ttl * 1000), 1))
         self._acquire = client.script("lease_acquire")
         self._release = client.script("lease_release")
         self._fence: str | None = None

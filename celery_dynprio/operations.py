@@ -73,6 +73,7 @@ class Operations:
         lease = RedisLease(self._client, queue, owner=f"drain:{uuid4()}", kind="operator")
         backlog = RedisBacklog(self._client, queue)
         try:
+            lease.acquire()  # before the first look: a tick that began before the pause must park nothing after it
             returned = sum(
                 self._return(backlog, lease, place, now) for place in ((OVERFLOW, HELD) if held else (OVERFLOW,))
             )

@@ -96,6 +96,7 @@ class Reprioritizer:
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
+    _fence: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._scores = Scores(self.policy, Complaints(self.backlog.queue))
@@ -127,13 +128,16 @@ class Reprioritizer:
         if self.dry_run:
             return Role.DRY_RUN, None
         fence = self.lease.acquire()
+        if fence != self._fence:  # others may have moved anything meanwhile
+            self.backlog.close()
+            self._fence = fence
         if fence is None:
             return Role.STANDBY, None
         return (Role.PAUSED if self.paused() else Role.LEADER), fence
 
     def _work(self, report: Report, fence: str | None) -> Report:
         now = report.started
-        spilled = 0 if self.dry_run else self._spill(fence)
+        spilled = 0 if self.dry_run else self._spill(now, fence)
         snapshot = self.backlog.read(now)
         runtimes, use = self.learned.read(now)
         score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
@@ -143,13 +147,13 @@ class Reprioritizer:
             score,
             now,
             bands=self._bands,
-            patience=self.policy.patience,
+            patience=self._scores.patience(),
             cost=self.backlog.cost,
             budget=self.budget,
         )
         self._bands = plan.bands
         self._forget(snapshot)
-        outcomes = [] if self.dry_run else self.backlog.apply(plan.moves, fence)
+        outcomes = [] if self.dry_run else self._apply(plan.moves)
         return replace(
             report,
             read=sum(map(len, snapshot.levels)),
@@ -163,17 +167,23 @@ class Reprioritizer:
             spilled=spilled,
         )
 
+    def _apply(self, moves: Sequence[Move]) -> Sequence[Outcome]:
+        self._fence = self.lease.acquire()  # a slow policy or a long backlog may have used up the time to live
+        if self._fence is None:
+            raise LeaseLostError(f"queue {self.backlog.queue!r}: another reprioritizer leads it now; nothing was moved")
+        return self.backlog.apply(moves, self._fence)
+
     def _forget(self, snapshot: Snapshot) -> None:
         front = {task.id for tasks in snapshot.levels for task in tasks}
         self._scores.prune(front, snapshot.overflow, known=len(front) + len(snapshot.overflow))
 
-    def _spill(self, fence: str | None) -> int:
+    def _spill(self, now: float, fence: str | None) -> int:
         if not self.backlog.capabilities.parks:
             return 0
         front = sum(count for place, count in self.backlog.count().items() if place >= 0)
         if front <= SLACK * self.window:
             return 0
-        return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), fence)
+        return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)
 
 
 def assemble(

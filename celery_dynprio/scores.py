@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Policy, Scorer
+from celery_dynprio.policies.base import Policy, Scorer, is_number
 
 #: The score of a task that the policy could not score and never has, where its place says nothing either.
 MIDDLE: Final = 0.5
@@ -55,7 +55,7 @@ class Scores:
 
         def score(task: PendingTask) -> float:
             try:
-                value = fresh(task)
+                value = float(fresh(task))  # of a number of any other type the planner might choke
                 if 0.0 <= value <= 1.0:
                     last[task.id] = value
                     return value
@@ -65,6 +65,17 @@ class Scores:
             return stand(task)
 
         return score
+
+    def patience(self) -> float | None:
+        """Return the policy's patience (seconds); None, so that no task counts as starving, if it gives no number."""
+        try:
+            patience = self._policy.patience
+            if patience is None or is_number(patience):
+                return patience
+            self._complain(f"patience {patience!r} is neither a number of seconds nor None")
+        except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+            self._complain(exc)
+        return None
 
     def candidates(self, overflow: Mapping[str, PendingTask], score: Scorer, limit: int) -> Mapping[str, PendingTask]:
         """Choose from a long overflow the ``limit`` tasks that score best (of equals the oldest), in bounded time.

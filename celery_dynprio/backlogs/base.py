@@ -36,8 +36,8 @@ class Backlog(Protocol):
     def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
         """Make the moves in this order and tell, for each, what happened."""
 
-    def spill(self, count: int, fence: str | None = None) -> int:
-        """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
+    def spill(self, count: int, now: float, fence: str | None = None) -> int:
+        """Park the newest messages of the last levels in bulk, at most ``count``; return how many. ``now``: see read."""
 
     def parked(self, place: Place, now: float) -> Iterable[PendingTask]:
         """All tasks in one of the two parked places, in no order."""
@@ -49,4 +49,4 @@ class Backlog(Protocol):
         """Seconds of broker time that one such move is expected to take now."""
 
     def close(self) -> None:
-        """Give back what this holds of the broker."""
+        """Forget what was read, and give back what this holds of the broker; the next read starts anew."""

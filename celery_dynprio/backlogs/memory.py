@@ -54,7 +54,7 @@ class MemoryBacklog:
         self._check(fence)
         return [self._apply(move) for move in moves]
 
-    def spill(self, count: int, fence: str | None = None) -> int:
+    def spill(self, count: int, now: float, fence: str | None = None) -> int:  # noqa: ARG002 - see read
         """Park the newest tasks of the last levels, at most ``count``."""
         self._check(fence)
         moves: list[Move] = []

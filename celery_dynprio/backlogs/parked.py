@@ -36,11 +36,16 @@ class ParkedIndex:
         """Note that a task is parked no more."""
         self.tasks.pop(task_id, None)
 
+    def clear(self) -> None:
+        """Forget all: somebody else may have moved any of them meanwhile."""
+        self.tasks.clear()
+        self._unreadable.clear()
+        self._scanning = False
+
     def catch_up(self, depth: int, now: float, limit: int) -> None:
         """Read at most about ``limit`` entries, if the hash has more (``depth``) than are known."""
         if not depth:
-            self.tasks.clear()
-            self._unreadable.clear()
+            self.clear()
         if not self._scanning:
             if depth <= len(self.tasks) + len(self._unreadable):
                 return

@@ -72,12 +72,10 @@ class RedisBacklog:
         #: Of the last read, by task id: the message, and where in its list it is, as move.lua counts.
         self._front: dict[str, tuple[bytes, int]] = {}
         self._overflow = ParkedIndex(client.redis, client.queue_key(queue, "overflow"), self._parse)
-        self._now = 0.0
         self._depths: list[int] = [0] * len(self._steps)
 
     def read(self, now: float) -> Snapshot:
         """Read what waits; messages seen before are not parsed again. Of two with one id the second is foreign."""
-        self._now = now
         counts = self.count()
         self._depths = [counts[level] for level in range(len(self._steps))]
         parsed: dict[bytes, PendingTask | str] = {}
@@ -119,7 +117,7 @@ class RedisBacklog:
             size = min(BATCH_MOVES, 2 * len(done))  # what the script left undone is sent again
         return outcomes
 
-    def spill(self, count: int, fence: str | None = None) -> int:
+    def spill(self, count: int, now: float, fence: str | None = None) -> int:
         """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
         parked = 0
         for level in reversed(range(len(self._steps))):
@@ -128,7 +126,7 @@ class RedisBacklog:
                 raws = self._redis.lrange(self._lists[level], offset, offset + min(CHUNK, count - parked) - 1)
                 if not raws:
                     break
-                moved = self._spill_chunk(raws, level, fence)
+                moved = self._spill_chunk(raws, level, now, fence)
                 parked += moved
                 offset += len(raws) - moved
             if parked >= count:
@@ -159,6 +157,7 @@ class RedisBacklog:
     def close(self) -> None:
         """Forget what was read; the client belongs to whoever made it."""
         self._parsed, self._front = {}, {}
+        self._overflow.clear()
 
     def _parse(self, raw: bytes, now: float) -> PendingTask | str:
         return message.parse(raw, now, self._steps)
@@ -191,10 +190,13 @@ class RedisBacklog:
         return found
 
     def _step(self, move: Move, raw: bytes, where: int) -> _Step:
-        new = b""
-        if raw and move.target >= 0:
-            new = message.rewrite(raw, self._steps[move.target], move.task)
-        return _Step(move, raw, new, where)
+        if not raw or move.target < 0:
+            return _Step(move, raw, b"", where)
+        try:
+            return _Step(move, raw, message.rewrite(raw, self._steps[move.target], move.task), where)
+        except RecursionError:  # nested so deeply that it could just be read, from a shallower call
+            self._parsed[raw] = "not JSON"
+            return _Step(move, b"", b"", 1)
 
     def _run(self, steps: Sequence[_Step], fence: str | None) -> list[Outcome]:
         arguments: list[Any] = [fence or "", SCRIPT_WORK]
@@ -226,14 +228,14 @@ class RedisBacklog:
             self._front[task.id] = step.new, 1
             self._parsed[step.new] = task
 
-    def _spill_chunk(self, raws: Sequence[bytes], level: int, fence: str | None) -> int:
-        moves: list[Move] = []
+    def _spill_chunk(self, raws: Sequence[bytes], level: int, now: float, fence: str | None) -> int:
+        moves: dict[str, Move] = {}
         for raw in raws:
-            entry = self._parse(raw, self._now)
-            if isinstance(entry, PendingTask):
+            entry = self._parse(raw, now)
+            if isinstance(entry, PendingTask) and entry.id not in moves:
                 self._front[entry.id] = raw, 1  # those before it are gone by then
-                moves.append(Move(entry, level, OVERFLOW, 0.0, "overflow"))
-        return self.apply(moves, fence).count(Outcome.MOVED)
+                moves[entry.id] = Move(entry, level, OVERFLOW, 0.0, "overflow")
+        return self.apply(list(moves.values()), fence).count(Outcome.MOVED)
 
 
 def _key_index(place: Place) -> int:

@@ -190,7 +190,7 @@ def test_only_the_newest_fence_moves(bench: Bench) -> None:
     with pytest.raises(LeaseLostError, match=r"'celery'.*nothing was moved"):
         bench.backlog.apply([move], stale)
     with pytest.raises(LeaseLostError):
-        bench.backlog.spill(1, stale)
+        bench.backlog.spill(1, NOW, stale)
     assert bench.backlog.count()[7] == 1
     assert bench.backlog.apply([move], newest) == [Outcome.MOVED]
 
@@ -201,11 +201,11 @@ def test_spill_parks_the_newest_of_the_last_levels_first(bench: Bench) -> None:
         bench.publish(each, 8)
     for each in high:
         bench.publish(each, 2)
-    assert bench.backlog.spill(7) == 7
+    assert bench.backlog.spill(7, NOW) == 7
     kept = bench.backlog.read(NOW)
     assert kept.levels[2] == tuple(high[:3])
     assert set(kept.overflow) == {each.id for each in low + high[3:]}
-    assert bench.backlog.spill(100) == 3
+    assert bench.backlog.spill(100, NOW) == 3
     assert bench.consume() is None
 
 
@@ -268,7 +268,7 @@ class TestRedisOnly:
         tasks = [task(weight=float(n % 11)) for n in range(500)]
         for each in tasks:
             bench.publish(each, 5)
-        bench.backlog.spill(500)
+        bench.backlog.spill(500, NOW)
         successor = RedisBacklog(bench.client, "celery", window=20)  # reads at most 100 parked tasks a time
         sizes = [len(successor.read(NOW).overflow) for _ in range(12)]
         assert sizes == sorted(sizes)

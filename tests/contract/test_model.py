@@ -16,12 +16,13 @@ from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.memory import MemoryBacklog
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.lease import Holder, RedisLease
+from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Report, Snapshot
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Deadline, FairShare, Weight
 from celery_dynprio.reprioritizer import Reprioritizer
+from celery_dynprio.testing import MemoryLease
 from tests.apps import make_app
 from tests.servers import Database
 
@@ -32,21 +33,6 @@ POLICY = 3 * Weight() + 2 * Deadline(horizon=60) + 1 * Age(saturation=30) + 1 * 
 
 class Killed(Exception):  # noqa: N818 - not an error but an end
     """The process died here."""
-
-
-class MemoryLease:
-    """Nobody else wants it."""
-
-    def acquire(self) -> str | None:
-        return None if self.lost else "only"
-
-    lost = False
-
-    def release(self) -> None:
-        pass
-
-    def holder(self) -> Holder | None:
-        return None
 
 
 class Dying:
@@ -84,7 +70,7 @@ class Agreement(RuleBasedStateMachine):
         """A new reprioritizer process: it knows nothing but what is in the broker."""
         self.redis = RedisBacklog(self.client, self.queue, WINDOW)
         lease = RedisLease(self.client, self.queue, owner="one")
-        self.ticking = [self._reprioritizer(self.redis, lease), self._reprioritizer(self.memory, MemoryLease())]
+        self.ticking = [self._reprioritizer(self.redis, lease), self._reprioritizer(self.memory, MemoryLease("only"))]
 
     def _reprioritizer(self, backlog: Any, lease: Any) -> Reprioritizer:
         return Reprioritizer(
@@ -121,7 +107,7 @@ class Agreement(RuleBasedStateMachine):
         self.published += 1
         self.now += 0.001
         known = [task.id for tasks in self.memory.read(self.now).levels for task in tasks]
-        task_id = known[0] if again and known and self.published % 7 == 0 else f"task {self.published}"
+        task_id = known[0] if again and known and self.published % 3 == 0 else f"task {self.published}"
         deadline = None if due is None else self.now + due
         task = PendingTask(task_id, name, self.now, float(weight), deadline, key, 0, pin)
         header = {"at": self.now, "w": weight, "due": deadline, "key": key, "pin": pin}
@@ -162,7 +148,7 @@ class Agreement(RuleBasedStateMachine):
     def clock_jumps(self, seconds: float) -> None:
         self.now += seconds
 
-    @precondition(lambda self: sum(map(len, self.memory.read(self.now).levels)) <= 2 * WINDOW)  # deeper is not read
+    @precondition(lambda self: sum(self.memory.read(self.now).depths) <= 2 * WINDOW)  # deeper is not read
     @rule(data=st.data(), place=st.sampled_from([*range(LEVELS), OVERFLOW, HELD]))
     def an_operator_moves(self, data: st.DataObject, place: Place) -> None:
         snapshot = self.memory.read(self.now)
@@ -181,7 +167,7 @@ class Agreement(RuleBasedStateMachine):
     @precondition(lambda self: sum(self.memory.count().values()) > WINDOW)
     @rule(count=st.integers(1, 5))
     def spill(self, count: int) -> None:
-        assert self.redis.spill(count) == self.memory.spill(count)
+        assert self.redis.spill(count, self.now) == self.memory.spill(count, self.now)
 
     @invariant()
     def the_two_agree(self) -> None:

@@ -10,30 +10,13 @@ import pytest
 
 from celery_dynprio.backlogs.memory import MemoryBacklog
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.lease import Holder
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Policy, Weight, factor
 from celery_dynprio.reprioritizer import Reprioritizer, describe, serve
+from celery_dynprio.testing import MemoryLease
 
 NOW = 1000.0
-
-
-class FreeLease:
-    """A lease that nobody else wants, unless ``fence`` is None."""
-
-    def __init__(self, fence: str | None = "1") -> None:
-        self.fence = fence
-        self.released = False
-
-    def acquire(self) -> str | None:
-        return self.fence
-
-    def release(self) -> None:
-        self.released = True
-
-    def holder(self) -> Holder | None:
-        return None
 
 
 class NothingLearned:
@@ -52,7 +35,7 @@ def backlog(*levels: Any) -> MemoryBacklog:
 
 def reprioritizer(backlog: MemoryBacklog, **options: Any) -> Reprioritizer:
     policy = options.pop("policy", 1 * Weight())
-    lease = options.pop("lease", FreeLease())
+    lease = options.pop("lease", MemoryLease())
     window = options.pop("window", 100)
     return Reprioritizer(
         backlog,
@@ -83,9 +66,9 @@ def test_a_tick_puts_the_heaviest_first() -> None:
 @pytest.mark.parametrize(
     ("options", "role"),
     [
-        ({"lease": FreeLease(None)}, Role.STANDBY),
+        ({"lease": MemoryLease(None)}, Role.STANDBY),
         ({"paused": lambda: True}, Role.PAUSED),
-        ({"lease": FreeLease("stale")}, Role.STANDBY),
+        ({"lease": MemoryLease("stale")}, Role.STANDBY),
         ({"dry_run": True}, Role.DRY_RUN),
     ],
 )
@@ -126,7 +109,7 @@ def test_a_policy_broken_from_the_start_leaves_the_order(caplog: pytest.LogCaptu
 
 
 def test_the_lease_is_given_back_at_the_end() -> None:
-    lease = FreeLease()
+    lease = MemoryLease()
     stop = threading.Event()
     seen: list[Report] = []
 

@@ -17,6 +17,7 @@ if held then
     return false
   end
 end
+redis.call('DEL', KEYS[1]) -- also because a server out of memory lets a script go on that has begun to write
 local fence = string.format('%d:%s:%s', redis.call('INCR', KEYS[2]), ARGV[2], ARGV[1])
 redis.call('SET', KEYS[1], fence, 'PX', ARGV[3])
 return fence

@@ -15,6 +15,10 @@ if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return false
 end
 
+-- A server at its maxmemory refuses LPUSH and HSETNX until a script has begun to write, and then no more. What is moved
+-- is there already: refused, a parked backlog that fills the memory could never come back to the workers who free it.
+redis.call('HDEL', KEYS[2], '')
+
 local function put(target, id, new)
   if target > 3 then
     redis.call('LPUSH', KEYS[target], new)
@@ -23,11 +27,24 @@ local function put(target, id, new)
   return redis.call('HSETNX', KEYS[target], id, new) == 1
 end
 
+-- Also returns how many messages were passed at most. LREM would pass a whole list, be it a million long, for a message that
+-- is gone; so in a long one LPOS looks first, no further than pushes since the read can have carried it.
+local DRIFT = 10000
 local function take(source, id, old, from)
-  if source > 3 then
-    return redis.pcall('LREM', KEYS[source], from > 0 and 1 or -1, old) == 1
+  if source <= 3 then
+    return redis.call('HGET', KEYS[source], id) == old and redis.call('HDEL', KEYS[source], id) == 1, 0
   end
-  return redis.call('HGET', KEYS[source], id) == old and redis.call('HDEL', KEYS[source], id) == 1
+  local length, reach, direction = redis.pcall('LLEN', KEYS[source]), math.abs(from) + DRIFT, from > 0 and 1 or -1
+  if type(length) ~= 'number' then
+    return false, 0
+  end
+  if length > reach and not redis.call('LPOS', KEYS[source], old, 'RANK', direction, 'MAXLEN', reach) then
+    return false, reach
+  end
+  if redis.call('LREM', KEYS[source], direction, old) == 1 then
+    return true, math.abs(from)
+  end
+  return false, length
 end
 
 local function undo(target, id)
@@ -45,15 +62,17 @@ for i = 3, #ARGV, 6 do
   local source, target, id = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
   local from = tonumber(ARGV[i + 5])
   local new = ARGV[i + 4] == '' and ARGV[i + 3] or ARGV[i + 4]
+  local taken, passed = false, 0
   if not put(target, id, new) then
     outcomes[#outcomes + 1] = 2
-  elseif take(source, id, ARGV[i + 3], from) then
-    outcomes[#outcomes + 1] = 1
   else
-    undo(target, id)
-    outcomes[#outcomes + 1] = 0
+    taken, passed = take(source, id, ARGV[i + 3], from)
+    if not taken then
+      undo(target, id)
+    end
+    outcomes[#outcomes + 1] = taken and 1 or 0
   end
-  work = work + MOVE + math.abs(from)
+  work = work + MOVE + passed
   if work > limit then
     break
   end
