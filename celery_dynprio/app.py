@@ -201,7 +201,8 @@ class DynPrio:
     def _take_over_routes(self, app: Celery) -> None:
         def flush_routes() -> None:
             self._router.routes = prepare(app.conf.task_routes)
-            app.amqp._rtable = [self._router]  # noqa: SLF001 - as AMQP.flush_routes
+            self._router.queues = app.amqp.queues
+            app.amqp._rtable = [self._router.route]  # noqa: SLF001 - as AMQP.flush_routes
 
         app.amqp.flush_routes = flush_routes
         _reread_routes(app)

@@ -15,7 +15,7 @@ from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import OVERFLOW, Context, Outcome, PendingTask, Report, Role, Snapshot
+from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
 from celery_dynprio.operations import Operations
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SLACK: Final = 1.2
 
 #: One tick parks at most this many windows in bulk, so that a tick stays short however much arrived.
-SPILL_WINDOWS: Final = 3
+SPILL_WINDOWS: Final = 2
 
 #: Seconds between two log lines about the same broken policy.
 COMPLAINT_INTERVAL: Final = 60.0

@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 OPTION: Final = "dynprio"
 
 #: Seconds for which a bound policy is used again: what it reads (see Gauge) is not read with each publish.
-BOUND_SECONDS: Final = 1.0
+BOUND_SECONDS: Final = 5.0
+
+#: How many tasks that look different are remembered for as long.
+MAX_KNOWN: Final = 10_000
 
 COMPLAINT_INTERVAL: Final = 60.0
 
@@ -55,7 +58,7 @@ class Placement:
         self.steps = tuple(steps)
         self._policy = policy
         self._bands = Bands.equal(len(self.steps))
-        self._bound: tuple[float, Scorer] | None = None
+        self._bound: tuple[float, Scorer, dict[tuple[Any, ...], int]] | None = None
         self._next_complaint = 0.0
 
     def priority(self, task_id: str, name: str, header: Mapping[str, Any]) -> int:
@@ -65,27 +68,41 @@ class Placement:
             return self.steps[pin]
         now: float = header["at"]
         bound = self._bound
+        if bound is None or not 0 <= now - bound[0] < BOUND_SECONDS:
+            bound = self._bind(now)
+        at, scorer, known = bound
+        # All times are told as if this moment were the one at which the policy was bound.
+        due: float | None = header.get("due")
+        slack = None if due is None else due - now
+        seen = task_id, name, header.get("w", 1.0), slack, header.get("key"), header.get("n", 0)
+        priority = known.get(seen)
+        if priority is None:
+            deadline = None if slack is None else at + slack
+            task = PendingTask(task_id, name, at, seen[2], deadline, seen[4], seen[5])
+            priority = self.steps[self._bands.level(self._score(scorer, task))]
+            if len(known) < MAX_KNOWN:
+                known[seen] = priority
+        return priority
+
+    def _bind(self, now: float) -> tuple[float, Scorer, dict[tuple[Any, ...], int]]:
+        """Bind the policy for a while, in which tasks that look alike are scored once."""
         try:
-            if bound is None or not 0 <= now - bound[0] < BOUND_SECONDS:
-                bound = self._bound = now, self._policy.bind(Context(now))
-            # All times are told as if this moment were the one at which the policy was bound.
-            passed, due = now - bound[0], header.get("due")
-            task = PendingTask(
-                task_id,
-                name,
-                bound[0],
-                header.get("w", 1.0),
-                None if due is None else due - passed,
-                header.get("key"),
-                header.get("n", 0),
-            )
-            score = bound[1](task)
+            scorer = self._policy.bind(Context(now))
+        except Exception as exc:  # noqa: BLE001 - as in _score
+            self.complain(repr(exc))
+            scorer = _middle
+        self._bound = now, scorer, {}
+        return self._bound
+
+    def _score(self, scorer: Scorer, task: PendingTask) -> float:
+        try:
+            score = scorer(task)
             if 0 <= score <= 1:
-                return self.steps[self._bands.level(score)]
-            self.complain(f"score {score!r} of task {name} is not between 0 and 1")
+                return score
+            self.complain(f"score {score!r} of task {task.name} is not between 0 and 1")
         except Exception as exc:  # noqa: BLE001 - the user's code may raise anything, and callers must not notice
             self.complain(repr(exc))
-        return self.steps[self._bands.level(MIDDLE)]
+        return MIDDLE
 
     def complain(self, problem: str) -> None:
         """Log a problem, once a minute at most."""
@@ -108,29 +125,23 @@ class Plan:
     inherit: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A header on its way into a message, and the fields of it that the call itself asked for."""
-
-    header: dict[str, Any]
-    asked: frozenset[str]
-
-
 class DynPrioRouter:
     """The one entry of the app's routing table: the user's routes decide, then managed tasks are given their level.
 
     ``plan`` is called with each publish; None means that the broker cannot have managed queues. ``routes`` are the
-    user's, as :func:`celery.app.routes.prepare` makes them. ``clock`` gives Unix seconds.
+    user's, as :func:`celery.app.routes.prepare` makes them, and ``queues`` the app's, taken when Celery's own router
+    takes them. ``clock`` gives Unix seconds.
     """
 
     def __init__(self, app: Celery, plan: Callable[[], Plan | None], clock: Callable[[], float] = time.time) -> None:
         self.routes: Sequence[Any] = ()
+        self.queues: Any = {}
         self._app = app
         self._plan = plan
         self._clock = clock
         self._local = threading.local()
 
-    def __call__(
+    def route(
         self, name: str, args: Any = None, kwargs: Any = None, options: Any = None, task: Any = None, **_: Any
     ) -> Any:
         """Route one call; called by Celery, which merges ``options`` over the route that is returned."""
@@ -140,44 +151,79 @@ class DynPrioRouter:
         if isinstance(route, Mapping) and OPTION in route:
             route = dict(route)
             asked = {**route.pop(OPTION), **(asked or {})}
-        now = self._clock()
+        now = int(self._clock() * 1000) / 1000  # no longer in JSON than it needs to be
         fields = {} if asked is None else call_fields(name, asked, now)
         plan = self._plan()
         if plan is None:
             return route
-        call = _Call(self._app, name, args or (), kwargs or {}, task, route or {}, options)
-        if call.is_for(plan.queues, plan.default_queue):
-            header = self._header(call, plan, now, fields)
-            options["headers"] = {**(call.option("headers") or {}), HEADER: header}
+        # No copy where there is no route: the options get what Celery would otherwise look up again.
+        call = _merged(route, options) if route else options
+        if self._is_for(plan, call, routed=bool(route)):
+            task = task or self._app._tasks.get(name)  # noqa: SLF001 - app.tasks would finalize the app
+            declared = {} if task is None else options_of(task).fields(name, args or (), kwargs or {}, now)
+            header = self._header(call, options, plan, now, declared, fields)
+            headers = call.get("headers")
+            options["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
             options["priority"] = plan.placement.priority("", name, header)
-            self._local.draft = _Draft(header, frozenset(fields))
+            self._local.draft = header, fields
         return route
 
-    def _header(self, call: _Call, plan: Plan, now: float, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def _is_for(self, plan: Plan, call: dict[str, Any], *, routed: bool) -> bool:
+        """Whether the message will reach a managed queue (the rules of ``AMQP.send_task_message``)."""
+        queues, get = self.queues, call.get
+        queue, exchange, routing_key = get("queue"), get("exchange"), get("routing_key")
+        if queue is None and (exchange is None or not routed):
+            queue = plan.default_queue
+        if isinstance(queue, str):
+            try:
+                queue = queues.get(queue) or queues[queue]  # the latter knows aliases and makes queues, and is slow
+            except KeyError:  # Celery raises QueueNotFound
+                return False
+            if not routed:
+                # Celery is about to do the same, after a look into its settings that takes longer than all of this.
+                call["queue"] = queue
+        kind = get("exchange_type") or (queue.exchange.type if queue is not None else "direct")
+        if kind == "direct" and (not exchange or not routing_key):
+            return queue is not None and queue.name in plan.queues
+        if queue is not None:
+            exchange, routing_key = exchange or queue.exchange, routing_key or queue.routing_key
+        routing_key = routing_key or self._app.conf.task_default_routing_key
+        name: Any = getattr(exchange, "name", exchange)
+        return any(each.name in plan.queues and _bound(each, name, routing_key) for each in queues.values())
+
+    def _header(  # noqa: PLR0917 - what a header is made of
+        self,
+        call: Mapping[str, Any],
+        options: Mapping[str, Any],
+        plan: Plan,
+        now: float,
+        declared: dict[str, Any],
+        asked: Mapping[str, Any],
+    ) -> dict[str, Any]:
         """What the call asks for, before what its task declares, before what comes from a parent or an earlier try."""
         parent, levels = self._parent(), len(plan.placement.steps)
-        headers = call.option("headers")
+        headers = call.get("headers")
         old = headers.get(HEADER) if headers else None
         # Only Task.signature_from_request, which retries are made of, passes on where a message came from.
-        again = parent is not None and "origin" in call.options
+        again = parent is not None and "origin" in options
         if old is None and parent is not None and plan.inherit and not again:
             old = parent.get(HEADER)
-        header = _inherited(old, levels)
-        if not (again and isinstance(old, dict)):
-            header.update(call.declared(now))
-        header.update(asked)
+        header = declared
+        if old is not None:
+            inherited = _inherited(old, levels)
+            header = inherited if again and isinstance(old, dict) else {**inherited, **declared}
+        if asked:
+            header.update(asked)
         header["at"] = now
-        priority = call.option("priority")
+        priority = call.get("priority")
         pin = None if priority is None else self._pin(priority, parent, plan.placement.steps, again=again)
         if pin is None and again:
             pin = _pinned(old, levels)
         if pin is not None:
             header["pin"] = pin
-        return (
-            {field: value for field, value in header.items() if value is not None}
-            if None in header.values()
-            else header
-        )
+        if None in header.values():
+            return {field: value for field, value in header.items() if value is not None}
+        return header
 
     def _pin(self, priority: Any, parent: Any, steps: Sequence[int], *, again: bool) -> int | None:
         """The level that an explicit ``priority=`` pins a task to, None if there is no such thing."""
@@ -202,84 +248,46 @@ class DynPrioRouter:
 
     def complete(self, *, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:
         """Receive ``before_task_publish``: add what only the message tells, and place the task again. Never raises."""
-        draft: _Draft | None = getattr(self._local, "draft", None)
-        if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft.header:
-            return
-        self._local.draft = None
         plan = self._plan()
         if plan is None:
             return
         try:
-            replaced = self._replace(draft, headers, len(plan.placement.steps))
-            if waiting := dependents(body):
-                draft.header["n"] = waiting
+            waiting, nesting = dependents(body), headers.get("replaced_task_nesting")
+            if not waiting and not nesting:
+                return
+            # A header on its way into a message, and the fields of it that the call itself asked for.
+            header, asked = getattr(self._local, "draft", (None, {}))
+            if header is None or headers.get(HEADER) is not header:
+                return
+            replaced = nesting and self._replace(header, asked, nesting, len(plan.placement.steps))
+            if waiting:
+                header["n"] = waiting
             if waiting or replaced:
                 name, task_id = str(headers.get("task")), str(headers.get("id"))
-                properties["priority"] = plan.placement.priority(task_id, name, draft.header)
+                properties["priority"] = plan.placement.priority(task_id, name, header)
         except Exception as exc:  # noqa: BLE001 - publishing goes on with what the router set
             plan.placement.complain(repr(exc))
 
-    def _replace(self, draft: _Draft, headers: Mapping[str, Any], levels: int) -> bool:
+    def _replace(self, header: dict[str, Any], asked: Mapping[str, Any], nesting: int, levels: int) -> bool:
         """Give what replaces the running task (``Task.replace``) the fields of that, except those asked for."""
-        nesting = headers.get("replaced_task_nesting") or 0
-        parent = self._parent() if nesting else None
+        parent = self._parent()
         if parent is None or nesting <= (parent.get("replaced_task_nesting") or 0):
             return False
         old = parent.get(HEADER)
         kept = {**_inherited(old, levels), "pin": _pinned(old, levels)}
-        asked = draft.asked | ({"pin"} & set(draft.header))
-        draft.header.update({k: v for k, v in kept.items() if v is not None and k not in asked})
+        chosen = {*asked, "pin"} if "pin" in header else asked
+        header.update({k: v for k, v in kept.items() if v is not None and k not in chosen})
         return True
 
 
-@dataclass(slots=True)  # not frozen, which takes a microsecond longer
-class _Call:
-    """One call, with its options and its route merged as Celery will merge them."""
+def _merged(route: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge as Celery will: an option that is None leaves the route's."""
+    chosen = {option: value for option, value in options.items() if value is not None}
+    return {**({"queue": route} if isinstance(route, str) else route), **chosen}
 
-    app: Celery
-    name: str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    task: Any
-    route: Any
-    options: dict[str, Any]
 
-    def declared(self, now: float) -> dict[str, Any]:
-        """The header fields that the task declares, if this process knows it."""
-        task = self.task or self.app._tasks.get(self.name)  # noqa: SLF001 - app.tasks would finalize the app
-        return {} if task is None else options_of(task).fields(self.name, self.args, self.kwargs, now)
-
-    def option(self, name: str) -> Any:
-        """The value Celery will use: an option that is None leaves the route's."""
-        value = self.options.get(name)
-        if value is None and self.route:
-            if isinstance(self.route, str):
-                return self.route if name == "queue" else None
-            return self.route.get(name)
-        return value
-
-    def is_for(self, managed: frozenset[str], default_queue: str) -> bool:
-        """Whether the message will reach a managed queue (the rules of ``AMQP.send_task_message``)."""
-        queues = self.app.amqp.queues
-        queue, exchange, routing_key = self.option("queue"), self.option("exchange"), self.option("routing_key")
-        if queue is None and (exchange is None or not self.route):
-            queue = default_queue
-        if isinstance(queue, str):
-            try:
-                queue = queues.get(queue) or queues[queue]  # the latter knows aliases and makes queues, and is slow
-            except KeyError:  # Celery raises QueueNotFound
-                return False
-            if not self.route:
-                # Celery is about to do the same, after a look into its settings that takes longer than all of this.
-                self.options["queue"] = queue
-        kind = self.option("exchange_type") or (queue.exchange.type if queue is not None else "direct")
-        if kind == "direct" and (not exchange or not routing_key):
-            return queue is not None and queue.name in managed
-        if queue is not None:
-            exchange, routing_key = exchange or queue.exchange, routing_key or queue.routing_key
-        routing_key = routing_key or self.app.conf.task_default_routing_key
-        name = getattr(exchange, "name", exchange)
-        return any(candidate.name in managed and _bound(candidate, name, routing_key) for candidate in queues.values())
+def _middle(task: PendingTask) -> float:  # noqa: ARG001 - it scores all alike
+    return MIDDLE
 
 
 def _bound(queue: Any, exchange: str, routing_key: str) -> bool:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies.base import Policy, Scorer, is_number
+
+_published: Final = attrgetter("published")
 
 #: The score of a task that the policy could not score and never has, where its place says nothing either.
 MIDDLE: Final = 0.5
@@ -89,15 +92,13 @@ class Scores:
         for task_id in self._turn(overflow, 5 * limit):
             score(overflow[task_id])
         said = self._last.get
-        least = heapq.nlargest(limit, (said(task_id, 0.0) for task_id in overflow))[-1]
-        above = [task_id for task_id in overflow if said(task_id, 0.0) > least]
-        equal = (task_id for task_id in overflow if said(task_id, 0.0) == least)
-
-        def age(task_id: str) -> tuple[float, str]:
-            return overflow[task_id].published, task_id
-
-        chosen = {*above, *heapq.nsmallest(limit - len(above), equal, key=age), min(overflow, key=age)}
-        return {task_id: overflow[task_id] for task_id in chosen}
+        known = [said(task_id, 0.0) for task_id in overflow]
+        least = heapq.nlargest(limit, known)[-1]
+        tasks = overflow.values()
+        above = [task for task, value in zip(tasks, known, strict=True) if value > least]
+        equal = (task for task, value in zip(tasks, known, strict=True) if value == least)
+        chosen = [*above, *heapq.nsmallest(limit - len(above), equal, key=_published), min(tasks, key=_published)]
+        return {task.id: task for task in chosen}
 
     def prune(self, *pending: Container[str], known: int) -> None:
         """Forget tasks that are not ``pending`` (ids), once twice as many as are ``known`` to be are remembered."""

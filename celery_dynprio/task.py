@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPTIONS: Final = ("deadline", "key", "weight")
 
-#: What a class keeps its options in once they were read; looked up in its own ``__dict__`` only.
+#: What a class keeps its options in once they were read, beside itself: a subclass has others.
 _READ: Final = "_dynprio_options"
 
 _MISSING: Final = object()
@@ -124,14 +124,15 @@ class TaskOptions:
 
 def options_of(task: Any) -> TaskOptions:
     """Return what a task (or its class) declares in ``dynprio``; read once a class."""
+    read = getattr(task, _READ, None)
     cls: Any = task if isinstance(task, type) else task.__class__  # not type(): it may be a proxy
-    options = cls.__dict__.get(_READ)
-    if not isinstance(options, TaskOptions):
+    if read is None or read[0] is not cls:
         declared = getattr(cls, "dynprio", None) or {}
         run = inspect.getattr_static(cls, "run")
         parameters = _parameters(cls.run, bound=not isinstance(run, staticmethod))
-        options = TaskOptions.read(str(cls.name), declared, parameters)
-        setattr(cls, _READ, options)
+        read = cls, TaskOptions.read(str(cls.name), declared, parameters)
+        setattr(cls, _READ, read)
+    options: TaskOptions = read[1]
     return options
 
 

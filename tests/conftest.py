@@ -14,8 +14,10 @@ from tests.nodes import ProcessNode, Project, WorkerNode, celery_node, worker_no
 from tests.processes import Process
 from tests.servers import Database, Kind, RedisServer
 
-# How long an example takes depends on what else this machine does.
-settings.register_profile("project", deadline=None)
+# How long an example takes depends on what else this machine does. The same examples each time, so that a run says
+# something of the change; --hypothesis-profile=explore looks for new ones.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("project")
 
 #: What a test started; its logs are shown if the test fails.

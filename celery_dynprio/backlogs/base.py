@@ -37,7 +37,10 @@ class Backlog(Protocol):
         """Make the moves in this order and tell, for each, what happened."""
 
     def spill(self, count: int, now: float, fence: str | None = None) -> int:
-        """Park the newest messages of the last levels in bulk, at most ``count``; return how many. ``now``: see read."""
+        """Park the newest messages of the last levels in bulk, at most ``count``; return how many.
+
+        ``now`` is as in :meth:`read`.
+        """
 
     def parked(self, place: Place, now: float) -> Iterable[PendingTask]:
         """All tasks in one of the two parked places, in no order."""

@@ -19,8 +19,12 @@ from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Pl
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
 
-#: The move script stops by itself after so much work (messages that LREM passes, 0.1 us each at the worst).
-SCRIPT_WORK: Final = 15_000
+#: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
+SCRIPT_WORK: Final = 8_000
+
+#: Of a list that is longer than twice this only so many messages are read: what is deeper, seen from both ends, would
+#: block the server for too long when it is moved. A front of the default window is never so deep.
+REACH: Final = 6_000
 
 #: One call of the move script carries at most so many moves and bytes.
 BATCH_MOVES: Final = 100
@@ -64,6 +68,7 @@ class RedisBacklog:
         self._redis = client.redis
         self._steps = client.priority_steps
         self._window = window
+        self._reach = max(REACH, window * 6 // 10)
         self._lists = [client.level_key(queue, level) for level in range(len(self._steps))]
         self._lease_key = client.queue_key(queue, "lease")
         self._held_key = client.queue_key(queue, "held")
@@ -84,7 +89,8 @@ class RedisBacklog:
         levels, room = [], 2 * self._window
         for level, depth in enumerate(self._depths):
             tasks = []
-            for where, raw in reversed(list(self._messages(level, depth, min(depth, room)))):
+            wanted = min(depth, room) if depth <= 2 * self._reach else min(self._reach, room)
+            for where, raw in reversed(list(self._messages(level, depth, wanted))):
                 if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
                     continue
                 known = self._parsed.get(raw)
@@ -98,7 +104,7 @@ class RedisBacklog:
                     reason = entry if isinstance(entry, str) else "duplicate id"
                     foreign[reason] = foreign.get(reason, 0) + 1
             levels.append(tuple(tasks))
-            room -= min(depth, room)
+            room -= wanted
         self._parsed = parsed
         self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
         return Snapshot(levels, self._depths, self._overflow.tasks, counts[OVERFLOW], counts[HELD], foreign)

@@ -8,10 +8,11 @@ from typing import Protocol
 from uuid import uuid4
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.memory import MemoryBacklog
-from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis import REACH, RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.lease import Kind as LeaseKind
@@ -19,6 +20,7 @@ from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place
 from tests.apps import make_app
+from tests.conftest import StartServer
 from tests.servers import Database, Kind
 
 NOW = 1_700_000_000.0
@@ -311,3 +313,45 @@ class TestRedisOnly:
         assert json.loads(raw)["properties"]["priority"] == 9
         client.close()
         app.close()
+
+    def test_what_is_gone_from_a_long_list_is_not_searched_through_all_of_it(self, bench: RedisBench) -> None:
+        key = bench.client.level_key("celery", 5)
+        tasks = [task() for _ in range(10)]
+        for each in tasks:
+            bench.publish(each, 5)
+        for _ in range(20):
+            bench.client.redis.lpush(key, *(b"foreign %d" % number for number in range(1000)))
+        bench.backlog.read(NOW)
+        assert bench.consume() == tasks[0].id
+        bench.client.redis.config_resetstat()
+        moves = [Move(each, 5, 2, 0.9, "score") for each in tasks[:2]]
+        assert bench.backlog.apply(moves) == [Outcome.GONE, Outcome.MOVED]
+        assert (
+            bench.client.redis.info("commandstats")["cmdstat_lrem"]["calls"] == 1
+        )  # the second; the first only by LPOS
+
+    def test_a_list_of_great_depth_is_read_from_its_end_only(self, bench: RedisBench) -> None:
+        key = bench.client.level_key("celery", 5)
+        for start in range(0, 15_000, 1000):
+            bench.client.redis.lpush(key, *(b"foreign %d" % number for number in range(start, start + 1000)))
+        assert sum(bench.backlog.read(NOW).foreign.values()) == REACH
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_moves_go_on_at_maxmemory(self, start_server: StartServer, kind: Kind) -> None:
+        own = start_server(kind)
+        bench = RedisBench(own.url(), prefix="")
+        tasks = [task() for _ in range(300)]
+        for each in tasks:
+            bench.publish(each, 5)
+        fence = bench.lead()
+        bench.backlog.spill(300, NOW, fence)
+        redis = bench.client.redis
+        redis.config_set("maxmemory-policy", "noeviction")
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] - 50_000)
+        with pytest.raises(OutOfMemoryError):
+            redis.set("anything", "more")
+        assert len(bench.backlog.read(NOW).overflow) == 300
+        moves = [Move(each, OVERFLOW, 3, 0.5, "refill") for each in tasks]
+        assert bench.backlog.apply(moves, fence) == [Outcome.MOVED] * 300
+        bench.lead()  # a new leader may also begin
+        bench.close()

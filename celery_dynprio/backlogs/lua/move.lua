@@ -27,22 +27,23 @@ local function put(target, id, new)
   return redis.call('HSETNX', KEYS[target], id, new) == 1
 end
 
--- Also returns how many messages were passed at most. LREM would pass a whole list, be it a million long, for a message that
--- is gone; so in a long one LPOS looks first, no further than pushes since the read can have carried it.
-local DRIFT = 10000
+-- Also returns how many messages were passed at most. LREM would pass a whole list, be it a million long, for a message
+-- that is gone; so in a long one LPOS looks first, no further than pushes since the read can have carried it.
+local DRIFT = 3000
 local function take(source, id, old, from)
   if source <= 3 then
     return redis.call('HGET', KEYS[source], id) == old and redis.call('HDEL', KEYS[source], id) == 1, 0
   end
-  local length, reach, direction = redis.pcall('LLEN', KEYS[source]), math.abs(from) + DRIFT, from > 0 and 1 or -1
+  local length, depth, direction = redis.pcall('LLEN', KEYS[source]), math.abs(from), from > 0 and 1 or -1
   if type(length) ~= 'number' then
     return false, 0
   end
-  if length > reach and not redis.call('LPOS', KEYS[source], old, 'RANK', direction, 'MAXLEN', reach) then
-    return false, reach
+  local looks = length > 2 * depth + DRIFT
+  if looks and not redis.call('LPOS', KEYS[source], old, 'RANK', direction, 'MAXLEN', depth + DRIFT) then
+    return false, depth + DRIFT
   end
   if redis.call('LREM', KEYS[source], direction, old) == 1 then
-    return true, math.abs(from)
+    return true, looks and 2 * depth or depth
   end
   return false, length
 end
@@ -61,6 +62,9 @@ local work, limit, outcomes = 0, tonumber(ARGV[2]), {}
 for i = 3, #ARGV, 6 do
   local source, target, id = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2]
   local from = tonumber(ARGV[i + 5])
+  if i > 3 and work + math.abs(from) > limit then
+    break
+  end
   local new = ARGV[i + 4] == '' and ARGV[i + 3] or ARGV[i + 4]
   local taken, passed = false, 0
   if not put(target, id, new) then
@@ -73,8 +77,5 @@ for i = 3, #ARGV, 6 do
     outcomes[#outcomes + 1] = taken and 1 or 0
   end
   work = work + MOVE + passed
-  if work > limit then
-    break
-  end
 end
 return outcomes
