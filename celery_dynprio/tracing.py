@@ -1,30 +1,42 @@
 """Which request caused what: the trace that a task belongs to, in the code that it runs and in what it publishes.
 
-A trace goes on from the task that publishes, from an OpenTelemetry span, or from :func:`use` in web code; else it starts.
+A trace goes on from the task that publishes, from an OpenTelemetry span, or from :func:`use` in web code; else it
+starts.
 The ids are those of W3C Trace Context (https://www.w3.org/TR/trace-context/).
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import re
-import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final, ParamSpec, TypeVar
+
+from celery._state import _task_stack, get_current_worker_task
 
 #: Message headers: the two of W3C, and ours with the lineage.
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 LINEAGE: Final = "dynprio_lineage"
 
-#: The longest lineage that travels (ancestors, the root and the nearest are kept), and the longest text in it (characters).
+#: The longest lineage that travels (ancestors: the root and the nearest are kept), the longest text in it (characters).
 MAX_LINEAGE: Final = 16
 MAX_TEXT: Final = 200
 
 #: The longest ``tracestate`` that is passed on (characters), as W3C asks for at least.
 MAX_STATE: Final = 512
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The length of a ``traceparent`` of version 00.
+_VERSION_0: Final = 55
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-[!-~]*)?", re.ASCII)
 
@@ -89,12 +101,25 @@ def current() -> Span | None:
 def use(traceparent: object = None, tracestate: object = None) -> Iterator[Span]:
     """Let what this block publishes belong to the trace of a ``traceparent`` header.
 
-    A header that is missing, or not as W3C has it, starts a new trace. Gives the span of this block.
+    A header that is missing, or not as W3C has it, starts a new trace. Where an OpenTelemetry span is active, that is
+    the span of this block, whatever the header is; else what OpenTelemetry does in this block goes into its trace.
+    Gives the span of this block.
     """
-    span = child(read(traceparent, tracestate))
+    active, outer = opentelemetry_span(), _current.get()
+    if active is not None and outer is not None and active.span_id == outer.span_id:
+        active = None  # that is what an outer block made of its own header
+    span = active or child(read(traceparent, tracestate))
+    with resume(span):
+        yield span
+
+
+@contextmanager
+def resume(span: Span) -> Iterator[None]:
+    """Let this block belong to a span that is there already."""
     token = _current.set(span)
     try:
-        yield span
+        with _in_opentelemetry(span):
+            yield
     finally:
         _current.reset(token)
 
@@ -106,13 +131,108 @@ def read(traceparent: object, tracestate: object = None) -> Span | None:
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None or not found[1].strip("0") or not found[2].strip("0"):
         return None
+    # What follows the flags is for later versions of the standard only.
+    if len(traceparent) > _VERSION_0 and traceparent.startswith("00"):
+        return None
     printable = isinstance(tracestate, str) and len(tracestate) <= MAX_STATE and tracestate.isprintable()
     return Span(found[1], found[2], flags=int(found[3], 16), tracestate=str(tracestate) if printable else "")
 
 
 def child(parent: Span | None) -> Span:
     """A new span under this one, or the root of a new trace."""
-    span_id = secrets.token_hex(8)
+    trace_id, span_id = new_ids()
     if parent is None:
-        return Span(secrets.token_hex(16), span_id)
+        return Span(trace_id, span_id)
     return replace(parent, span_id=span_id, parent_span_id=parent.span_id)
+
+
+def new_ids() -> tuple[str, str]:
+    """A trace id and a span id; from the system, so that no task's ``random.seed()`` makes two alike."""
+    digits = os.urandom(24).hex()
+    return digits[:32], digits[32:]
+
+
+def opentelemetry_span() -> Span | None:
+    """The active OpenTelemetry span; None if there is none, or nobody has imported OpenTelemetry."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    # While another thread still imports it, the module is there without its names.
+    get: Any = getattr(trace, "get_current_span", None)
+    if get is None:
+        return None
+    found = get().get_span_context()
+    if not found.is_valid:
+        return None
+    state = found.trace_state.to_header() if found.trace_state else ""
+    return Span(f"{found.trace_id:032x}", f"{found.span_id:016x}", flags=int(found.trace_flags), tracestate=state)
+
+
+def opentelemetry_kind() -> str:
+    """The kind of the active OpenTelemetry span, as ``CONSUMER``; "" if there is none or it is not recorded."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    get: Any = getattr(trace, "get_current_span", None)
+    return "" if get is None else str(getattr(getattr(get(), "kind", None), "name", ""))
+
+
+@contextmanager
+def _in_opentelemetry(span: Span) -> Iterator[None]:
+    """Let what OpenTelemetry does in this block go into the span's trace, if anybody uses OpenTelemetry."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    if getattr(trace, "use_span", None) is None:
+        yield
+        return
+    active = opentelemetry_span()
+    if active is not None and active.span_id == span.span_id:
+        yield
+        return
+    ids = int(span.trace_id, 16), int(span.span_id, 16)
+    context = trace.SpanContext(*ids, is_remote=True, trace_flags=trace.TraceFlags(span.flags))
+    with trace.use_span(trace.NonRecordingSpan(context), record_exception=False, set_status_on_exception=False):
+        yield
+
+
+def wrap(fn: Callable[P, T]) -> Callable[P, T]:
+    """Let a function that another thread runs belong to the code that is running now.
+
+    It gets a copy of the context variables, the trace with them, and Celery's current task, from which what it
+    publishes takes key, weight and deadline. May be called any number of times, also at once.
+    """
+    context = copy_context()
+    task = get_current_worker_task()
+    request = None if task is None else task.request
+
+    def with_task(*args: P.args, **kwargs: P.kwargs) -> T:
+        if task is None:
+            return fn(*args, **kwargs)
+        # Celery keeps both by thread or greenlet, and they are looked up together.
+        _task_stack.push(task)
+        task.request_stack.push(request)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            task.request_stack.pop()
+            _task_stack.pop()
+
+    @functools.wraps(fn)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A context can be entered once at a time: each call has its own.
+        return context.copy().run(with_task, *args, **kwargs)
+
+    return run
+
+
+class Executor(futures.Executor):
+    """An executor of threads whose calls belong to the task that submits them; see :func:`wrap`.
+
+    As ``Executor(ThreadPoolExecutor())``. Not for processes: a context cannot be sent to another one.
+    """
+
+    def __init__(self, executor: futures.Executor) -> None:
+        self._executor = executor
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
+        """Submit to the executor; ``map`` of the base class comes here too."""
+        return self._executor.submit(wrap(fn), *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as its base
+        """Shut the executor down."""
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)

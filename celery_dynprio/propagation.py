@@ -1,0 +1,303 @@
+"""Carries the trace from the code that publishes a task into the process that runs it, whatever the pool.
+
+``traceparent`` in a message names the span of the task itself: its publisher makes the id, so that the worker's parent
+process and its pool process tell the same without asking each other. What led there travels in ``dynprio_lineage``:
+``[level at publish, [[name, id, host, level, wait, ran], ...], parent span id]``, the root first.
+
+OpenTelemetry's Celery instrumentation writes a ``traceparent`` of its own: that one stays. If it was instrumented
+before :func:`connect`, a task's span is the one that it made, else a parent of that; in both cases the trace is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import signals
+
+from celery_dynprio import message, tracing
+from celery_dynprio.errors import DynPrioError
+from celery_dynprio.tracing import LINEAGE, MAX_LINEAGE, MAX_TEXT, TRACEPARENT, TRACESTATE, Ancestor, Span
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_dynprio.settings import Settings
+
+#: How many fields an ancestor has in the header, and how many parts the header.
+ANCESTOR_FIELDS: Final = 6
+LINEAGE_PARTS: Final = 3
+
+#: More retries than this are not told apart.
+MAX_RETRIES: Final = 1_000_000
+
+#: The attribute of a request that holds its span.
+SPAN: Final = "dynprio_span"
+
+#: The header that this thread wrote last.
+_last = threading.local()
+
+_NOBODY: Final = Span("", "")
+
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+
+class Propagation:
+    """Writes the trace into what this process publishes, and sets it while an app's tasks run, in any pool.
+
+    ``settings`` is called when it is first needed: an app may be configured after it was made.
+    """
+
+    def __init__(self, app: Celery, settings: Callable[[], Settings]) -> None:
+        self._app = app
+        self._settings = settings
+        self._known: tuple[Sequence[int] | None] | None = None
+
+    def publishing(self, headers: Any = None, properties: Any = None, **_: Any) -> None:
+        """Receive ``before_task_publish``."""
+        # The signal does not tell the app: with two of them in a process, the first one does it.
+        written = headers.get(LINEAGE)
+        if written is None or written is not getattr(_last, "lineage", None):
+            self._write(headers, properties)
+            _last.lineage = headers[LINEAGE]
+
+    def started(self, task: Any, **_: Any) -> None:
+        """Receive ``task_prerun``."""
+        if task.app is not self._app:
+            return
+        request, outer = task.request, tracing.current()
+        fields = self._eager_fields(request) if request.is_eager else vars(request)
+        span = span_of_headers(
+            {**fields, "task": task.name},
+            request.delivery_info,
+            steps=self._steps(),
+            host=request.hostname,
+            started=time.time(),
+        )
+        if "opentelemetry.trace" in sys.modules:
+            span = _as_opentelemetry(span, request)
+        request.dynprio_span = span
+        request._dynprio_outer = outer  # noqa: SLF001 - ours, and gone with the request
+        tracing._current.set(span)  # noqa: SLF001 - its other half
+
+    def ended(self, task: Any, **_: Any) -> None:
+        """Receive ``task_postrun``."""
+        request = task.request
+        if task.app is self._app and isinstance(vars(request).get(SPAN), Span):
+            # Only an eager task has code around it; by value, since a pool may end a task in another context.
+            outer = vars(request).pop("_dynprio_outer", None)
+            tracing._current.set(outer if request.is_eager else None)  # noqa: SLF001 - as above
+
+    def retrying(self, request: Any, reason: Any = None, **_: Any) -> None:
+        """Receive ``task_retry``: an eager retry is no message, and runs when this run has ended."""
+        signature = getattr(reason, "sig", None)
+        if not request.is_eager or signature is None or not isinstance(vars(request).get(SPAN), Span):
+            return
+        headers = {"id": request.id, "retries": request.retries + 1}
+        self._write(headers, {})
+        trace = {name: headers[name] for name in (TRACEPARENT, TRACESTATE, LINEAGE) if name in headers}
+        signature.options["headers"] = {**(request.headers or {}), **trace}
+
+    def _eager_fields(self, request: Any) -> dict[str, Any]:
+        """What the message of an eager task would have carried."""
+        handed = request.headers if isinstance(request.headers, dict) else {}
+        fields = {**vars(request), **handed, "id": request.id, "retries": request.retries}
+        if not (request.retries and LINEAGE in handed):
+            self._write(fields, request.delivery_info)
+        return fields
+
+    def _write(self, headers: dict[str, Any], properties: Any) -> None:
+        span, active = tracing.current(), tracing.opentelemetry_span()
+        # Where OpenTelemetry has a trace its instrumentation will go on with that, so do we.
+        base = active or span or tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
+        if active is None or headers.get(TRACEPARENT) != active.traceparent:
+            _write_ids(headers, base)
+        parent = (span or base or _NOBODY).span_id
+        ancestors = () if span is None else span.lineage
+        if span is not None and span.task_id:
+            if headers.get("id") == span.task_id and _count(headers.get("retries")) >= span.attempt:
+                parent = span.parent_span_id  # a retry is no child of the run before it
+            else:
+                ancestors = (*ancestors, _ancestor(span))
+        steps = self._steps()
+        level = None if steps is None else message.level_of(properties.get("priority") or 0, steps)
+        headers[LINEAGE] = [level, [_row(each) for each in _bounded(ancestors)], parent]
+
+    def _steps(self) -> Sequence[int] | None:
+        if self._known is None:
+            self._known = (steps_of(self._app, self._settings),)
+        return self._known[0]
+
+
+def steps_of(app: Celery, settings: Callable[[], Settings]) -> Sequence[int] | None:
+    """Give kombu's ``priority_steps`` of this app, one for each level; None if its broker has no levels."""
+    from celery_dynprio.backlogs.redis_client import REDIS_TRANSPORTS  # noqa: PLC0415 - redis is slow to import
+
+    if app.connection_for_write().get_transport_cls().driver_type not in REDIS_TRANSPORTS:
+        return None
+    try:
+        settings()  # reading them sets and checks the steps
+        steps = tuple((app.conf.broker_transport_options or {}).get("priority_steps", message.KOMBU_STEPS))
+    except DynPrioError:  # said where the settings matter
+        return None
+    return steps
+
+
+def connect(app: Celery, settings: Callable[[], Settings]) -> None:
+    """Carry traces through this app's tasks from now on; a second call changes nothing.
+
+    To be called after whatever else sets the priority in ``before_task_publish``, whose level is written down here.
+    """
+    propagation = Propagation(app, settings)
+    for signal, receiver in (
+        (signals.before_task_publish, propagation.publishing),
+        (signals.task_prerun, propagation.started),
+        (signals.task_postrun, propagation.ended),
+        (signals.task_retry, propagation.retrying),
+    ):
+        signal.connect(receiver, weak=False, dispatch_uid=_uid(app))
+
+
+def disconnect(app: Celery) -> None:
+    """Carry no more traces; doing it twice changes nothing."""
+    for signal in (signals.before_task_publish, signals.task_prerun, signals.task_postrun, signals.task_retry):
+        signal.disconnect(dispatch_uid=_uid(app))
+
+
+def _uid(app: Celery) -> str:
+    return f"dynprio-propagation-{id(app)}"
+
+
+def span_of_headers(
+    headers: Mapping[str, Any],
+    delivery_info: object = None,
+    *,
+    steps: Sequence[int] | None = None,
+    host: str = "",
+    started: float | None = None,
+) -> Span:
+    """Make the span of a run from its message; it never raises, and all processes make the same of one message.
+
+    ``steps`` are kombu's ``priority_steps`` (None if the broker has no levels), ``host`` is the worker's name and
+    ``started`` the time (Unix seconds) up to which the task has waited. What is missing in the headers, or not as this
+    module writes it, counts as absent: a message without a trace gets one that follows from its root's id.
+    """
+    delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
+    task_id, retries = clean(headers.get("id")), _count(headers.get("retries"))
+    known = tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
+    _, ancestors, parent = _parts(headers.get(LINEAGE))
+    return Span(
+        known.trace_id if known else _digest(headers.get("root_id") or task_id)[:32],
+        known.span_id if known else _digest(f"{task_id} {retries}")[:16],
+        parent if isinstance(parent, str) and len(parent) == 16 and _HEXADECIMAL.issuperset(parent) else "",  # noqa: PLR2004
+        known.flags if known else 1,
+        known.tracestate if known else "",
+        task_id,
+        clean(headers.get("task")),
+        clean(delivery.get("routing_key")),
+        clean(host),
+        _level(delivery.get("priority"), steps),
+        _wait(headers.get(message.HEADER), started),
+        retries + 1,
+        started,
+        _ancestors(ancestors),
+    )
+
+
+def level_at_publish(headers: Mapping[str, Any]) -> int | None:
+    """The level that a message was published with; None if that is not known."""
+    return _small(_parts(headers.get(LINEAGE))[0])
+
+
+def clean(text: object) -> str:
+    """A text that is safe in one line of a log: at most MAX_TEXT characters, all printable; "" if it is no text."""
+    if not isinstance(text, str):
+        return ""
+    text = text[:MAX_TEXT]
+    return text if text.isprintable() else text.encode("unicode_escape").decode()[:MAX_TEXT]
+
+
+def _write_ids(headers: dict[str, Any], base: Span | None) -> None:
+    """Name the span of the task that is published, in the trace of ``base`` or in a new one."""
+    trace_id, span_id = tracing.new_ids()
+    if base is not None:
+        trace_id = base.trace_id
+    headers[TRACEPARENT] = f"00-{trace_id}-{span_id}-{1 if base is None else base.flags:02x}"
+    if base is not None and base.tracestate:
+        headers[TRACESTATE] = base.tracestate
+    else:
+        headers.pop(TRACESTATE, None)  # a retry brings the headers of the run before it
+
+
+def _as_opentelemetry(span: Span, request: Any) -> Span:
+    """Take the ids of the span that OpenTelemetry has made for this run, or let it take ours."""
+    active = tracing.opentelemetry_span()
+    if active is not None and (not request.is_eager or tracing.opentelemetry_kind() == "CONSUMER"):
+        ids = replace(span, trace_id=active.trace_id, span_id=active.span_id)
+        return replace(ids, flags=active.flags, tracestate=active.tracestate)
+    # Its instrumentation reads the header from the request.
+    request.traceparent = span.traceparent
+    return span
+
+
+def _ancestor(span: Span) -> Ancestor:
+    ran = None if span.started is None else max(time.time() - span.started, 0.0)
+    return Ancestor(span.task_name, span.task_id, span.host, span.level, span.wait, ran)
+
+
+def _bounded(ancestors: Sequence[Any]) -> Sequence[Any]:
+    """The root and the nearest."""
+    return ancestors if len(ancestors) <= MAX_LINEAGE else [ancestors[0], *ancestors[-(MAX_LINEAGE - 1) :]]
+
+
+def _row(ancestor: Ancestor) -> list[Any]:
+    wait, ran = (None if seconds is None else round(seconds, 3) for seconds in (ancestor.wait, ancestor.ran))
+    return [ancestor.name, ancestor.id, ancestor.host, ancestor.level, wait, ran]
+
+
+def _parts(header: object) -> Sequence[Any]:
+    return header if isinstance(header, list) and len(header) == LINEAGE_PARTS else (None, None, None)
+
+
+def _ancestors(rows: object) -> tuple[Ancestor, ...]:
+    if not isinstance(rows, list):
+        return ()
+    return tuple(
+        Ancestor(clean(row[0]), clean(row[1]), clean(row[2]), _small(row[3]), _seconds(row[4]), _seconds(row[5]))
+        for row in _bounded(rows)
+        if isinstance(row, list) and len(row) == ANCESTOR_FIELDS
+    )
+
+
+def _digest(text: object) -> str:
+    known = text if isinstance(text, str) else ""
+    return hashlib.sha256(known.encode(errors="surrogatepass")).hexdigest()
+
+
+def _count(number: object) -> int:
+    return min(number, MAX_RETRIES) if type(number) is int and number > 0 else 0
+
+
+def _small(number: object) -> int | None:
+    return number if type(number) is int and 0 <= number <= message.MAX_NUMBER else None
+
+
+def _seconds(number: object) -> float | None:
+    # NaN is in no range.
+    if type(number) in {int, float} and 0 <= number <= message.MAX_NUMBER:  # type: ignore[operator]
+        return float(number)  # type: ignore[arg-type]
+    return None
+
+
+def _level(priority: object, steps: Sequence[int] | None) -> int | None:
+    return message.level_of(priority, steps) if steps and type(priority) is int else None
+
+
+def _wait(fields: object, started: float | None) -> float | None:
+    published = _seconds(fields.get("at")) if isinstance(fields, dict) else None
+    return None if published is None or started is None else max(started - published, 0.0)
