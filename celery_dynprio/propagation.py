@@ -39,7 +39,7 @@ MAX_RETRIES: Final = 1_000_000
 #: The attribute of a request that holds its span.
 SPAN: Final = "dynprio_span"
 
-#: The header that this thread wrote last.
+#: The headers that this thread wrote last.
 _last = threading.local()
 
 _NOBODY: Final = Span("", "")
@@ -61,10 +61,9 @@ class Propagation:
     def publishing(self, headers: Any = None, properties: Any = None, **_: Any) -> None:
         """Receive ``before_task_publish``."""
         # The signal does not tell the app: with two of them in a process, the first one does it.
-        written = headers.get(LINEAGE)
-        if written is None or written is not getattr(_last, "lineage", None):
+        if headers is not getattr(_last, "headers", None):
+            _last.headers = headers
             self._write(headers, properties)
-            _last.lineage = headers[LINEAGE]
 
     def started(self, task: Any, **_: Any) -> None:
         """Receive ``task_prerun``."""
@@ -113,6 +112,8 @@ class Propagation:
 
     def _write(self, headers: dict[str, Any], properties: Any) -> None:
         span, active = tracing.current(), tracing.opentelemetry_span()
+        if active is not None and span is not None and active.span_id == span.span_id:
+            active = None  # the span itself
         # Where OpenTelemetry has a trace its instrumentation will go on with that, so do we.
         base = active or span or tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
         if active is None or headers.get(TRACEPARENT) != active.traceparent:

@@ -185,7 +185,8 @@ def _in_opentelemetry(span: Span) -> Iterator[None]:
         yield
         return
     ids = int(span.trace_id, 16), int(span.span_id, 16)
-    context = trace.SpanContext(*ids, is_remote=True, trace_flags=trace.TraceFlags(span.flags))
+    state = trace.TraceState.from_header([span.tracestate])
+    context = trace.SpanContext(*ids, is_remote=True, trace_flags=trace.TraceFlags(span.flags), trace_state=state)
     with trace.use_span(trace.NonRecordingSpan(context), record_exception=False, set_status_on_exception=False):
         yield
 

@@ -1,0 +1,431 @@
+"""The words of tracing, what is current where, and what may stand in a header."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery._state import get_current_worker_task
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_dynprio import DynPrio, propagation, tracing
+from celery_dynprio.propagation import clean, level_at_publish, span_of_headers
+from celery_dynprio.tracing import Ancestor, Span
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+HEADER = f"00-{TRACE}-{SPAN}-01"
+
+#: What the tasks of an app saw, by name.
+Seen = list[tuple[str, "Span | None"]]
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app with the add-on, whose eager tasks carry traces."""
+    made = Celery("shop", broker="redis://localhost:1/0", set_as_current=False)
+    dynprio = DynPrio(made)
+    propagation.connect(made, lambda: dynprio.settings)
+    yield made
+    propagation.disconnect(made)
+    dynprio.uninstall()
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    yield
+    assert tracing.current() is None
+
+
+def publish(headers: dict[str, Any] | None = None, **properties: Any) -> dict[str, Any]:
+    """What the receivers make of the headers of a message."""
+    made: dict[str, Any] = {"id": "x", "task": "t", "retries": 0, "root_id": "x", **(headers or {})}
+    signals.before_task_publish.send(sender="t", headers=made, properties=properties, body=((), {}, {}))
+    return made
+
+
+# The header of web code
+
+
+def test_a_valid_header_is_gone_on_from() -> None:
+    with tracing.use(HEADER, "vendor=1") as span:
+        assert tracing.current() is span
+        assert (span.trace_id, span.parent_span_id, span.tracestate) == (TRACE, SPAN, "vendor=1")
+        assert span.span_id not in {SPAN, ""}
+
+
+INVALID = [
+    None,
+    7,
+    b"00-1",
+    "",
+    "00-" + "0" * 32 + "-b7ad6b7169203331-01",
+    f"00-{TRACE}-{'0' * 16}-01",
+    f"ff-{TRACE}-{SPAN}-01",
+    f"00-{TRACE.upper()}-{SPAN}-01",
+    f"00-{TRACE}-{SPAN}-01-more",
+    HEADER + "\n",
+    HEADER + "\nERROR forged",
+    "0" * 1_000_000,
+    [HEADER],
+]
+
+
+@pytest.mark.parametrize("header", INVALID, ids=lambda header: repr(header)[:30])
+def test_any_other_header_starts_a_trace(header: object) -> None:
+    with tracing.use(header) as first, tracing.use(header) as second:
+        assert TRACE not in {first.trace_id, second.trace_id}
+        assert first.trace_id != second.trace_id
+        assert first.parent_span_id == ""
+
+
+def test_later_versions_may_say_more() -> None:
+    span = tracing.read(f"01-{TRACE}-{SPAN}-01-more")
+    assert span is not None
+    assert span.trace_id == TRACE
+
+
+@pytest.mark.parametrize("state", [None, 7, "a\nb", "x" * 1000])
+def test_a_bad_tracestate_is_left_out(state: object) -> None:
+    span = tracing.read(HEADER, state)
+    assert span is not None
+    assert span.tracestate == ""
+
+
+def test_blocks_nest_and_end_also_by_an_exception() -> None:
+    with tracing.use() as outer:
+        with pytest.raises(KeyError), tracing.use(HEADER):
+            raise KeyError
+        assert tracing.current() is outer
+
+
+def test_ids_differ_whatever_a_task_seeds() -> None:
+    ids = set()
+    for _ in range(2):
+        random.seed(42)
+        ids.add(tracing.new_ids())
+    assert len(ids) == 2
+
+
+# Threads and asyncio
+
+
+def test_a_wrapped_function_keeps_trace_task_and_request(app: Celery) -> None:
+    @app.task(bind=True)
+    def work(self: Any) -> list[object]:
+        mine = [tracing.current(), get_current_worker_task(), self.request]
+
+        def look() -> list[object]:
+            worker_task = get_current_worker_task()
+            return [tracing.current(), worker_task, worker_task.request]
+
+        plain, wrapped = look, tracing.wrap(look)
+        with ThreadPoolExecutor(1) as pool:
+            wrapped_saw = pool.submit(wrapped).result()
+            after = pool.submit(lambda: (tracing.current(), get_current_worker_task())).result()
+        return [mine == wrapped_saw, after == (None, None), plain() == mine]
+
+    assert work.apply().get() == [True, True, True]
+
+
+def test_a_wrapped_function_leaves_the_thread_when_it_raises(app: Celery) -> None:
+    @app.task
+    def work() -> None:
+        def fail() -> None:
+            raise KeyError("of its own")
+
+        with ThreadPoolExecutor(1) as pool:
+            with pytest.raises(KeyError, match="of its own"):
+                pool.submit(tracing.wrap(fail)).result()
+            assert pool.submit(get_current_worker_task).result() is None
+
+    work.apply(throw=True)
+
+
+def test_an_executor_keeps_the_context_of_each_submit_and_map() -> None:
+    def look(_: object = None) -> Span | None:
+        return tracing.current()
+
+    with tracing.Executor(ThreadPoolExecutor(2)) as executor:
+        with tracing.use() as first:
+            one = executor.submit(look)
+        with tracing.use() as second:
+            many = list(executor.map(look, range(5)))
+        assert one.result() is first
+        assert many == [second] * 5
+        assert executor.submit(look).result() is None
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(look)
+
+
+def test_a_wrapped_function_may_run_in_many_threads_at_once() -> None:
+    barrier = threading.Barrier(4, timeout=10)
+
+    def look() -> Span | None:
+        barrier.wait()
+        return tracing.current()
+
+    with tracing.use() as span:
+        wrapped = tracing.wrap(look)
+    with ThreadPoolExecutor(4) as pool:
+        assert [each.result() for each in [pool.submit(wrapped) for _ in range(4)]] == [span] * 4
+
+
+def test_asyncio_keeps_it_by_itself() -> None:
+    async def look() -> Span | None:
+        return tracing.current()
+
+    async def each_its_own(header: str | None) -> bool:
+        with tracing.use(header) as span:
+            in_task = await asyncio.create_task(look())
+            in_thread = await asyncio.to_thread(tracing.current)
+            return in_task is in_thread is span
+
+    async def main() -> list[bool]:
+        return await asyncio.gather(*(each_its_own(header) for header in (HEADER, None, None)))
+
+    assert asyncio.run(main()) == [True, True, True]
+
+
+# What is published
+
+
+def test_a_message_names_its_own_span_and_its_parent(app: Celery) -> None:
+    with tracing.use(HEADER, "vendor=1") as web:
+        headers = publish(priority=3)
+    span = span_of_headers(headers)
+    assert (span.trace_id, span.parent_span_id, span.tracestate) == (TRACE, web.span_id, "vendor=1")
+    assert span.span_id not in {web.span_id, SPAN}
+    assert span.lineage == ()
+    assert level_at_publish(headers) == 3
+    assert json.loads(json.dumps(headers)) == headers
+
+
+def test_without_any_context_each_message_starts_a_trace(app: Celery) -> None:
+    first, second = span_of_headers(publish()), span_of_headers(publish())
+    assert first.trace_id != second.trace_id
+    assert first.parent_span_id == second.parent_span_id == ""
+
+
+def test_a_header_that_the_caller_gave_is_gone_on_from(app: Celery) -> None:
+    headers = publish({"traceparent": HEADER})
+    span = span_of_headers(headers)
+    assert span.trace_id == TRACE
+    assert (span.span_id, span.parent_span_id) == (headers["traceparent"][36:52], SPAN)
+    assert span.span_id != SPAN
+
+
+def test_two_apps_in_one_process_write_one_header(app: Celery) -> None:
+    other = Celery("other", broker="amqp://", set_as_current=False)
+    propagation.connect(other, lambda: pytest.fail("not asked"))
+    try:
+        with tracing.use() as web:
+            assert span_of_headers(publish()).parent_span_id == web.span_id
+            first = publish()
+            again = publish(first)  # as a retry brings them
+            assert again["traceparent"] != first["traceparent"]
+    finally:
+        propagation.disconnect(other)
+        other.close()
+
+
+def test_a_plain_app_after_disconnect(app: Celery) -> None:
+    propagation.disconnect(app)
+    assert "traceparent" not in publish()
+
+
+def running(**fields: Any) -> Span:
+    known: dict[str, Any] = {"task_id": "x", "task_name": "a", "host": "w1", "level": 2, "wait": 0.5, "attempt": 1}
+    return Span(TRACE, SPAN, "1" * 16, **{**known, "started": 10.0, **fields})
+
+
+def test_a_task_is_an_ancestor_of_what_it_publishes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(propagation.time, "time", lambda: 12.25)
+    with tracing.resume(running(lineage=(Ancestor("root", "r"),))):
+        span = span_of_headers(publish({"id": "y"}))
+    assert span.parent_span_id == SPAN
+    assert span.lineage == (Ancestor("root", "r"), Ancestor("a", "x", "w1", 2, 0.5, 2.25))
+
+
+def test_a_retry_is_a_sibling_of_the_run_before_it(app: Celery) -> None:
+    with tracing.resume(running(lineage=(Ancestor("root", "r"),))):
+        stale = {"traceparent": HEADER, "tracestate": "old=1", "dynprio_lineage": [None, [], "2" * 16]}
+        headers = publish({**stale, "retries": 1})
+    span = span_of_headers(headers)
+    assert (span.trace_id, span.parent_span_id, span.attempt) == (TRACE, "1" * 16, 2)
+    assert span.span_id != SPAN
+    assert span.lineage == (Ancestor("root", "r"),)
+    assert "tracestate" not in headers
+
+
+def test_what_replaces_a_task_is_its_child(app: Celery) -> None:
+    with tracing.resume(running(attempt=2)):
+        span = span_of_headers(publish({"retries": 0}))
+    assert span.parent_span_id == SPAN
+    assert [each.id for each in span.lineage] == ["x"]
+
+
+def test_a_long_lineage_keeps_the_root_and_the_nearest(app: Celery) -> None:
+    span = running(task_id="0")
+    for n in range(1, 40):
+        with tracing.resume(span):
+            headers = publish({"id": str(n)})
+        span = span_of_headers(headers, started=10.0)
+    assert [each.id for each in span.lineage] == ["0", *map(str, range(24, 39))]
+
+
+# What is read
+
+
+def test_a_message_without_a_trace_gets_the_same_one_everywhere() -> None:
+    old = {"id": "x", "root_id": "r", "retries": 0}
+    span = span_of_headers(old)
+    assert span == span_of_headers(dict(old))
+    assert tracing.read(span.traceparent) is not None
+    retried, sibling = span_of_headers({**old, "retries": 1}), span_of_headers({**old, "id": "y"})
+    assert {span.trace_id} == {retried.trace_id, sibling.trace_id}
+    assert len({span.span_id, retried.span_id, sibling.span_id}) == 3
+
+
+def test_level_queue_and_wait_come_from_the_delivery() -> None:
+    headers = {"id": "x", "task": "t", "dynprio": {"at": 100.0}}
+    span = span_of_headers(headers, {"priority": 7, "routing_key": "q"}, steps=(0, 3, 6, 9), host="w", started=102.5)
+    assert (span.level, span.queue, span.wait, span.host, span.started) == (2, "q", 2.5, "w", 102.5)
+    early = span_of_headers(headers, {"priority": 7}, started=99.0)
+    assert (early.level, early.wait) == (None, 0.0)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda each: st.lists(each, max_size=7) | st.dictionaries(st.text(max_size=3), each, max_size=3),
+)
+NAMES = ["id", "task", "root_id", "retries", "traceparent", "tracestate", "dynprio_lineage", "dynprio"]
+FORGED = st.tuples(JSON, st.lists(st.lists(JSON, min_size=6, max_size=6), max_size=40), JSON).map(list)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), JSON | FORGED), st.none() | JSON)
+def test_whatever_is_in_a_message_gives_a_bounded_printable_span(headers: dict[str, Any], delivery: object) -> None:
+    span = span_of_headers(headers, delivery, steps=(0, 3, 6, 9), host="w", started=1.0)
+    assert tracing.read(span.traceparent) is not None
+    assert len(span.lineage) <= tracing.MAX_LINEAGE
+    texts = [span.task_id, span.task_name, span.queue, *(t for each in span.lineage for t in (each.name, each.id))]
+    assert all(text == "" or (text.isprintable() and len(text) <= tracing.MAX_TEXT) for text in texts)
+    level_at_publish(headers)
+
+
+def test_deep_nesting_and_a_megabyte() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    big = "x" * 1_000_000
+    span = span_of_headers({"id": big, "root_id": deep, "task": big, "traceparent": big, "dynprio_lineage": deep})
+    assert max(map(len, (span.task_id, span.task_name))) == tracing.MAX_TEXT
+    while deep:  # so that freeing it does not recurse
+        deep = deep.pop()
+
+
+def test_texts_are_one_line() -> None:
+    assert clean("a\nERROR forged\x1b[2J") == "a\\nERROR forged\\x1b[2J"
+    assert len(clean("\n" * 500)) == tracing.MAX_TEXT
+
+
+# Eager tasks, and what stays after many
+
+
+def test_eager_tasks_are_traced(app: Celery) -> None:
+    seen: Seen = []
+
+    @app.task(bind=True)
+    def inner(self: Any) -> None:
+        seen.append((self.name, self.request.dynprio_span))
+
+    @app.task(bind=True)
+    def outer(self: Any) -> None:
+        inner.apply()
+        seen.append((self.name, self.request.dynprio_span))
+        assert tracing.current() is self.request.dynprio_span
+
+    with tracing.use(HEADER) as web:
+        outer.apply(throw=True)
+        assert tracing.current() is web
+    (_, first), (_, second) = seen
+    assert first is not None
+    assert second is not None
+    assert first.trace_id == second.trace_id == TRACE
+    assert (first.parent_span_id, second.parent_span_id) == (second.span_id, web.span_id)
+    assert [each.name for each in first.lineage] == [outer.name]
+
+
+def test_eager_retries_stay_in_the_trace(app: Celery) -> None:
+    seen: list[Span] = []
+
+    @app.task(bind=True, max_retries=3)
+    def flaky(self: Any) -> None:
+        seen.append(self.request.dynprio_span)
+        if self.request.retries < 2:
+            raise self.retry(countdown=0)
+
+    flaky.apply()
+    assert [span.attempt for span in seen] == [1, 2, 3]
+    assert len({span.trace_id for span in seen}) == 1
+    assert len({span.span_id for span in seen}) == 3
+    assert all(span.lineage == () for span in seen)
+
+
+def test_a_task_that_leaves_a_span_behind_leaves_none_to_the_next(app: Celery) -> None:
+    @app.task
+    def untidy() -> None:
+        tracing._current.set(running())
+
+    untidy.apply()
+    assert tracing.current() is None
+
+
+def settle() -> int:
+    """How many blocks of memory Python holds."""
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
+def test_ten_thousand_tasks_leave_nothing(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts: set[str] = set()
+    # pytest keeps what is logged.
+    monkeypatch.setattr(logging.getLogger("celery.app.trace"), "disabled", True)
+
+    @app.task(bind=True)
+    def work(self: Any, n: int) -> None:
+        span = tracing.current()
+        assert span is self.request.dynprio_span
+        assert span is not None
+        contexts.add(span.trace_id)
+        if n % 2:
+            raise ValueError(n)
+
+    from celery.app.trace import build_tracer  # noqa: PLC0415 - as the worker has it, built once
+
+    tracer: Callable[..., Any] = build_tracer(work.name, work, app=app)
+    monkeypatch.setattr(app.backend, "mark_as_failure", lambda *_args, **_options: None, raising=False)
+
+    def run(first: int, count: int) -> None:
+        for n in range(first, first + count):
+            tracer(str(n), (n,), {}, {"id": str(n), "delivery_info": {"priority": 0}, "hostname": "w", "retries": 0})
+            assert tracing.current() is None
+
+    run(0, 500)
+    contexts.clear()
+    before = settle()
+    run(500, 10_000)
+    assert len(contexts) == 10_000
+    contexts.clear()
+    assert settle() - before < 1_000
