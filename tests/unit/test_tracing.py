@@ -240,9 +240,14 @@ def test_two_apps_in_one_process_write_one_header(app: Celery) -> None:
         other.close()
 
 
-def test_a_plain_app_after_disconnect(app: Celery) -> None:
-    propagation.disconnect(app)
-    assert "traceparent" not in publish()
+def test_disconnect_undoes_connect(app: Celery) -> None:
+    used = (signals.before_task_publish, signals.task_prerun, signals.task_postrun, signals.task_retry)
+    connected = [len(signal.receivers) for signal in used]
+    propagation.connect(app, lambda: pytest.fail("not asked"))
+    assert [len(signal.receivers) for signal in used] == connected
+    for _ in range(2):
+        propagation.disconnect(app)
+        assert [len(signal.receivers) for signal in used] == [count - 1 for count in connected]
 
 
 def running(**fields: Any) -> Span:
@@ -251,7 +256,7 @@ def running(**fields: Any) -> Span:
 
 
 def test_a_task_is_an_ancestor_of_what_it_publishes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(propagation.time, "time", lambda: 12.25)
+    monkeypatch.setattr("celery_dynprio.propagation.time.time", lambda: 12.25)
     with tracing.resume(running(lineage=(Ancestor("root", "r"),))):
         span = span_of_headers(publish({"id": "y"}))
     assert span.parent_span_id == SPAN
@@ -260,7 +265,7 @@ def test_a_task_is_an_ancestor_of_what_it_publishes(app: Celery, monkeypatch: py
 
 def test_a_retry_is_a_sibling_of_the_run_before_it(app: Celery) -> None:
     with tracing.resume(running(lineage=(Ancestor("root", "r"),))):
-        stale = {"traceparent": HEADER, "tracestate": "old=1", "dynprio_lineage": [None, [], "2" * 16]}
+        stale: dict[str, Any] = {"traceparent": HEADER, "tracestate": "old=1", "dynprio_lineage": [None, [], "2" * 16]}
         headers = publish({**stale, "retries": 1})
     span = span_of_headers(headers)
     assert (span.trace_id, span.parent_span_id, span.attempt) == (TRACE, "1" * 16, 2)

@@ -77,7 +77,7 @@ def test_what_servers_send_faster_reaches_them() -> None:
             return iter([b""])
 
     for body, kind in ((FileWrapper([b""]), FileWrapper), (Sendfile(), Sendfile)):
-        app = WSGIMiddleware(lambda _environ, _start, body=body: body)  # type: ignore[misc]
+        app = WSGIMiddleware(lambda _environ, _start, body=body: body)
         assert app({"wsgi.file_wrapper": kind}, lambda *_: None) is body
 
 
@@ -195,16 +195,16 @@ def test_asgi_lifespan_and_websockets() -> None:
 def django() -> Any:
     """Django with our middleware and a view of each kind."""
     made = pytest.importorskip("django")
-    from django.conf import settings  # noqa: PLC0415 - not on the oldest versions
-    from django.http import HttpResponse  # noqa: PLC0415
-    from django.urls import path  # noqa: PLC0415
+    settings = pytest.importorskip("django.conf").settings
+    response = pytest.importorskip("django.http").HttpResponse
+    path = pytest.importorskip("django.urls").path
 
-    def view(_: Any) -> HttpResponse:
-        return HttpResponse(seen())
+    def view(_: Any) -> Any:
+        return response(seen())
 
-    async def async_view(_: Any) -> HttpResponse:
+    async def async_view(_: Any) -> Any:
         await asyncio.sleep(0)
-        return HttpResponse(seen())
+        return response(seen())
 
     class Urls:
         urlpatterns = (path("sync", view), path("async", async_view))
@@ -222,14 +222,13 @@ def django() -> Any:
 
 @pytest.mark.parametrize("path", ["/sync", "/async"])
 def test_django(django: Any, path: str) -> None:
-    from django.test import AsyncClient, Client  # noqa: PLC0415
-
-    answer = Client().get(path, headers=HEADERS)
+    test = pytest.importorskip("django.test")
+    answer = test.Client().get(path, headers=HEADERS)
     assert answer.content.decode() == EXPECTED
     assert not {"traceparent", "tracestate"} & {name.lower() for name in answer.headers}
 
     async def main() -> list[str]:
-        client = AsyncClient()
+        client = test.AsyncClient()
         answers = await asyncio.gather(*(client.get(path, headers=HEADERS if n else {}) for n in range(3)))
         return [answer.content.decode() for answer in answers]
 
