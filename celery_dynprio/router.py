@@ -248,16 +248,17 @@ class DynPrioRouter:
 
     def complete(self, *, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:
         """Receive ``before_task_publish``: add what only the message tells, and place the task again. Never raises."""
+        # A header on its way into a message, and the fields of it that the call itself asked for.
+        draft: tuple[dict[str, Any], Mapping[str, Any]] | None = getattr(self._local, "draft", None)
+        if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft[0]:
+            return
+        header, asked = draft
         plan = self._plan()
         if plan is None:
             return
         try:
             waiting, nesting = dependents(body), headers.get("replaced_task_nesting")
             if not waiting and not nesting:
-                return
-            # A header on its way into a message, and the fields of it that the call itself asked for.
-            header, asked = getattr(self._local, "draft", (None, {}))
-            if header is None or headers.get(HEADER) is not header:
                 return
             replaced = nesting and self._replace(header, asked, nesting, len(plan.placement.steps))
             if waiting:
