@@ -12,7 +12,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Final, NamedTuple, TypeAlias
 
 from celery_dynprio.levels import Bands
@@ -201,18 +201,18 @@ class Planner:
         inside = [waiting for waiting in group if waiting.place != OVERFLOW]
         if not inside:
             return bands.level(score)
-        home = inside[0].place if len(inside) == 1 else min(inside, key=_published).place
-        wanted = bands.settle(score, home, self.hysteresis)
+        oldest = min(inside, key=_published)
+        wanted = bands.settle(score, oldest.place, self.hysteresis)
         places = {waiting.place for waiting in inside}
         if len(places) == 1:
             return wanted
-        inside.sort(key=_published)
-        settled = sum(1 for _ in takewhile(lambda waiting: waiting.place == home, inside))
-        if all(waiting.place != home for waiting in inside[settled:]):
-            places.remove(home)  # those at home are the oldest: the others may join them
+        # Where the oldest are, the others may join them; of tasks published at one moment any may count as the older.
+        for home in {waiting.place for waiting in inside if _published(waiting) == _published(oldest)}:
+            if _may_join(inside, home):
+                places.discard(home)
         return min(
             (level for level in range(self.levels) if level not in places),
-            key=lambda level: (abs(level - wanted), level != home, level),
+            key=lambda level: (abs(level - wanted), level != oldest.place, level),
             default=wanted,
         )
 
@@ -265,6 +265,12 @@ def _gains(out: _Waiting, into: _Waiting, margin: float) -> bool:
     if into.score > out.score + margin:
         return True
     return into.score >= out.score and into.task.published < out.task.published
+
+
+def _may_join(group: Iterable[_Waiting], home: Place) -> bool:
+    """Whether those of a group that are elsewhere are all younger than those at ``home``, or as old."""
+    ordered = sorted(group, key=lambda waiting: (waiting.task.published, waiting.place != home))
+    return all(waiting.place != home for waiting in dropwhile(lambda waiting: waiting.place == home, ordered))
 
 
 def _published(waiting: _Waiting) -> float:

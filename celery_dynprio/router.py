@@ -73,11 +73,11 @@ class Placement:
         at, scorer, known = bound
         # All times are told as if this moment were the one at which the policy was bound.
         due: float | None = header.get("due")
-        slack = None if due is None else due - now
+        slack = None if due is None else int((due - now) * 1000)  # milliseconds, so that calls look alike
         seen = task_id, name, header.get("w", 1.0), slack, header.get("key"), header.get("n", 0)
         priority = known.get(seen)
         if priority is None:
-            deadline = None if slack is None else at + slack
+            deadline = None if slack is None else at + slack / 1000
             task = PendingTask(task_id, name, at, seen[2], deadline, seen[4], seen[5])
             priority = self.steps[self._bands.level(self._score(scorer, task))]
             if len(known) < MAX_KNOWN:
@@ -151,7 +151,7 @@ class DynPrioRouter:
         if isinstance(route, Mapping) and OPTION in route:
             route = dict(route)
             asked = {**route.pop(OPTION), **(asked or {})}
-        now = int(self._clock() * 1000) / 1000  # no longer in JSON than it needs to be
+        now = self._clock()
         fields = {} if asked is None else call_fields(name, asked, now)
         plan = self._plan()
         if plan is None:
@@ -248,16 +248,17 @@ class DynPrioRouter:
 
     def complete(self, *, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:
         """Receive ``before_task_publish``: add what only the message tells, and place the task again. Never raises."""
+        # A header on its way into a message, and the fields of it that the call itself asked for.
+        draft: tuple[dict[str, Any], Mapping[str, Any]] | None = getattr(self._local, "draft", None)
+        if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft[0]:
+            return
+        header, asked = draft
         plan = self._plan()
         if plan is None:
             return
         try:
             waiting, nesting = dependents(body), headers.get("replaced_task_nesting")
             if not waiting and not nesting:
-                return
-            # A header on its way into a message, and the fields of it that the call itself asked for.
-            header, asked = getattr(self._local, "draft", (None, {}))
-            if header is None or headers.get(HEADER) is not header:
                 return
             replaced = nesting and self._replace(header, asked, nesting, len(plan.placement.steps))
             if waiting:

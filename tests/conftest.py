@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from celery import _state
 from hypothesis import settings
 
 from tests.nodes import ProcessNode, Project, WorkerNode, celery_node, worker_node, write_project
@@ -31,6 +32,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for process in item.stash.get(STARTED, []):
             report.sections.append((f"end of the log of {process.name}", process.logs()[-8000:]))
     return report
+
+
+@pytest.fixture(autouse=True)
+def unshared_tasks() -> Iterator[None]:
+    """Celery gives each task to every app that is finalized later: not to those of other tests."""
+    before = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.intersection_update(before)
 
 
 @pytest.fixture

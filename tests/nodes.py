@@ -10,7 +10,7 @@ import importlib
 import socket
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 import psutil
-from celery import Celery, _state
+from celery import Celery
 from celery import __version__ as celery_version
 from pytest_celery import CeleryTestBroker, CeleryTestNode, CeleryTestWorker
 
@@ -74,20 +74,12 @@ class Project:
         module = sys.modules.pop(self.name, None)
         if module is None:
             return
-        # Celery gives each task to every app that is finalized later: a name may then be taken.
-        ours = {share for share in _state._on_app_finalizers if self._made(share)}
-        _state._on_app_finalizers.difference_update(ours)
         consumer = getattr(module.app.backend, "result_consumer", None)
         if consumer is not None:
             consumer.stop()
             # A result unsubscribes when it is collected: perhaps in a later test, and then waits for a server now gone.
             consumer._pubsub = None
         module.app.close()
-
-    def _made(self, share: Callable[..., object]) -> bool:
-        """Whether this callback, of Celery's, shares a task that the project declares."""
-        held = [cell.cell_contents for cell in share.__closure__ or ()]
-        return any(getattr(each, "__module__", None) == self.name for each in held)
 
 
 def write_project(

@@ -123,6 +123,7 @@ class RedisServer(Process):
         """Whether it answers, having loaded its data."""
         with self.client(socket_timeout=5) as client:
             try:
+                client.ping()  # refused while it loads its data
                 # Another server may have taken the port in the moment before this one did.
                 return bool(client.info("server")["process_id"] == self.pid)
             except (redis.ConnectionError, redis.TimeoutError):

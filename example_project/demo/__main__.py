@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m example_project.demo", description=DESCRIPTION)
     parser.add_argument("--json", action="store_true", help="print the results as JSON on stdout, and nothing else")
     options = parser.parse_args()
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell starts what it puts aside deaf to Ctrl-C
         signal.signal(ending, _interrupt)
     try:
         return demo(as_json=options.json)

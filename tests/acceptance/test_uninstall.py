@@ -74,7 +74,8 @@ def ran(client: redis.Redis) -> list[str]:
 
 def run_all(client: redis.Redis, start_worker: StartWorker, project: Project, ids: list[str]) -> list[str]:
     """Run a worker until all of these ran and nothing is left; the order in which they ran."""
-    start_worker(project, concurrency=1)
+    # Celery 5.5 looks for the next message once a second only, where it may have a single one.
+    start_worker(project, concurrency=1, args=["--prefetch-multiplier", "100"])
     wait_until(lambda: set(ids) <= set(ran(client)), 60, "each of the tasks ran")
     wait_until(lambda: not client.exists(*map(key, range(10)), "unacked"), 30, "nothing is left")
     return ran(client)

@@ -108,9 +108,12 @@ class Queue:
 def queues(draw: st.DrawFn, *, pins: bool = True, parks: bool = True, size: int = 40) -> Queue:
     queue = Queue(window=draw(st.integers(1, size)), hysteresis=draw(st.sampled_from([0.0, 0.25, 0.9])))
     places = st.integers(OVERFLOW if parks else 0, LEVELS - 2)  # one level is free: equals need a place to meet
+    together = draw(st.sampled_from([1, 1, 4]))  # so many were published at one moment
     for at in draw(st.permutations(range(draw(st.integers(0, size))))):
         pinned = draw(st.none() | st.none() | st.integers(0, LEVELS - 1)) if pins else None
-        queue.publish(draw(places), draw(st.sampled_from([0, 1, 1.5, 5, 5.2, 10])), published=NOW - at, pinned=pinned)
+        queue.publish(
+            draw(places), draw(st.sampled_from([0, 1, 1.5, 5, 5.2, 10])), published=NOW - at // together, pinned=pinned
+        )
     if draw(st.booleans()):
         queue.bands = Bands.fit(draw(st.lists(st.floats(0, 1))), LEVELS)
     return queue
@@ -450,3 +453,11 @@ def test_bands_are_carried_from_plan_to_plan(size: int, low: float) -> None:
     queue.bands = Bands(low / 2, low / 2 + 0.5, LEVELS)
     tasks = [queue.publish(5, at % 11) for at in range(size)]
     assert queue.plan().bands == Bands.fit(map(by_weight, tasks), LEVELS, queue.bands)
+
+
+def test_tasks_of_one_moment_reach_their_level_in_many_small_steps() -> None:
+    queue = Queue()
+    tasks = [queue.publish(0, 0, published=NOW - 9 + number // 10) for number in range(60)]
+    for _ in range(9):  # seven at a time, so that those of one moment are parted
+        assert {move.target for move in queue.tick(budget=7.0).moves} == {9}
+    assert queue.levels[9] == tasks
