@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 DEFAULT_STEPS: Final = tuple(range(10))
 
 #: Steps of a worker's consumer, by name so that only workers import them.
-CONSUMER_STEPS: Final = ("celery_dynprio.embedded:Candidate", "celery_dynprio.doctor:StartupChecks")
+CONSUMER_STEPS: Final = (
+    "celery_dynprio.embedded:Candidate",
+    "celery_dynprio.doctor:StartupChecks",
+    "celery_dynprio.received:TraceReceived",
+)
 
 #: The attribute of a Celery app that tells its DynPrio.
 _INSTALLED: Final = "_dynprio"
@@ -159,18 +163,22 @@ class DynPrio:
 
     def _connect(self, app: Celery) -> None:
         # Imported here: the command line loads this module for each of Celery's commands, and redis is slow to import.
-        from celery_dynprio import usage  # noqa: PLC0415
+        from celery_dynprio import failures, logs, propagation, usage  # noqa: PLC0415
 
         for signal, receiver, sender in self._receivers(app):
             signal.connect(receiver, sender=sender, weak=False, dispatch_uid=_uid(app))
+        propagation.connect(app, lambda: self.settings)  # after the router, which changes the level that it tells
+        logs.connect(app, lambda: self.settings)
+        failures.connect(app)
         usage.connect(app, lambda: self.settings)
 
     def _disconnect(self, app: Celery) -> None:
-        from celery_dynprio import usage  # noqa: PLC0415 - see _connect
+        from celery_dynprio import failures, logs, propagation, usage  # noqa: PLC0415 - see _connect
 
         for signal, _, sender in self._receivers(app):
             signal.disconnect(sender=sender, dispatch_uid=_uid(app))
-        usage.disconnect(app)
+        for each in (propagation, logs, failures, usage):
+            each.disconnect(app)
 
     def _receivers(self, app: Celery) -> list[tuple[Any, Callable[..., None], Any]]:
         return [

@@ -52,6 +52,8 @@ class Settings:
     half_life: float = 600.0
     #: Whether workers measure runtimes and use.
     learn: bool = True
+    #: "text" or "json": how workers format their logs, with trace, task and level; None leaves Celery's own formats.
+    log_format: str | None = None
 
     def __post_init__(self) -> None:
         for name, read in _READERS.items():
@@ -132,6 +134,12 @@ def _switch(setting: str, value: Any) -> bool:
     return value
 
 
+def _log_format(setting: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value in {"text", "json"}):
+        return value
+    raise SettingError(setting, value, 'use "text", "json" or None')
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in {int, float} and math.isfinite(value)
 
@@ -148,4 +156,5 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "lease_ttl": _seconds,
     "half_life": _seconds,
     "learn": _switch,
+    "log_format": _log_format,
 }

@@ -1,0 +1,123 @@
+"""Trace fields on every log record, and two formats that show them.
+
+For a logging setup of your own, one line: ``{"()": "celery_dynprio.logs.TraceFilter"}`` as a filter of each handler in
+``dictConfig``, or :func:`add_trace` among structlog's processors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import signals
+
+from celery_dynprio import tracing
+from celery_dynprio.errors import SettingError
+from celery_dynprio.tracing import Span
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_dynprio.settings import Settings
+
+#: What each record has; outside of tasks all are "". ``level`` is the priority level, ``wait`` is in seconds.
+FIELDS: Final = ("trace_id", "span_id", "parent_span_id", "task_id", "task_name", "queue", "level", "wait")
+
+TEXT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+JSON: Final = "%(asctime)s %(levelname)s %(name)s %(processName)s %(message)s"
+
+_NOTHING: Final = dict.fromkeys(FIELDS, "")
+
+
+def fields_of(span: Span | None) -> dict[str, Any]:
+    """The fields of a record that was written in this span."""
+    if span is None:
+        return dict(_NOTHING)
+    known: dict[str, Any] = {name: getattr(span, name) for name in FIELDS}
+    known["wait"] = None if span.wait is None else round(span.wait, 3)
+    return {name: "" if value is None else value for name, value in known.items()}
+
+
+class TraceFilter(logging.Filter):
+    """Adds the fields to each record that passes a handler; lets all of them pass."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the fields, unless an earlier handler did."""
+        if not hasattr(record, "trace_id"):
+            vars(record).update(fields_of(tracing.current()))
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """Celery's own format, with trace, task, level and wait where there are any."""
+
+    def __init__(self) -> None:
+        super().__init__(TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Put what is known behind the message, before any traceback."""
+        line = super().formatMessage(record)
+        fields = {name: getattr(record, name, "") for name in FIELDS}
+        if not fields["trace_id"]:
+            return line
+        told = [f"trace={fields['trace_id']} span={fields['span_id']}"]
+        if fields["task_id"]:
+            told.append(f"task={fields['task_name']}[{fields['task_id']}] queue={fields['queue']}")
+        if fields["level"] != "":
+            told.append(f"P{fields['level']}")
+        if fields["wait"] != "":
+            told.append(f"waited {fields['wait']:.3f} s")
+        first, newline, rest = line.partition("\n")
+        return f"{first} ({' '.join(told)}){newline}{rest}"
+
+
+def json_formatter() -> logging.Formatter:
+    """One JSON object a line, with the fields; :class:`SettingError` if python-json-logger is not installed."""
+    try:
+        from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise SettingError(
+            "dynprio_log_format", "json", 'it needs python-json-logger: pip install "celery-dynprio[json]"'
+        ) from None
+    names = " ".join(f"%({name})s" for name in FIELDS)
+    formatter: logging.Formatter = JsonFormatter(f"{JSON} {names}")
+    return formatter
+
+
+def add_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001
+    """Add the fields to an event of structlog: a processor."""
+    event.update(fields_of(tracing.current()))
+    return event
+
+
+class _Setup:
+    """Puts filter and format onto the handlers that Celery has set up."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+
+    def __call__(self, logger: logging.Logger | None = None, **_: Any) -> None:
+        """Receive ``after_setup_logger`` and ``after_setup_task_logger``."""
+        chosen = self._settings().log_format
+        for handler in logger.handlers if logger is not None else ():
+            if not any(isinstance(each, TraceFilter) for each in handler.filters):
+                handler.addFilter(TraceFilter())
+            if chosen is not None:
+                handler.setFormatter(json_formatter() if chosen == "json" else TextFormatter())
+
+
+def connect(app: Celery, settings: Callable[[], Settings]) -> None:
+    """Put the fields onto all that this app's processes log from their start on; a second call changes nothing."""
+    for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
+        signal.connect(_Setup(settings), weak=False, dispatch_uid=_uid(app))
+
+
+def disconnect(app: Celery) -> None:
+    """Leave loggers that are set up from now on alone."""
+    for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
+        signal.disconnect(dispatch_uid=_uid(app))
+
+
+def _uid(app: Celery) -> str:
+    return f"dynprio-logs-{id(app)}"
