@@ -10,17 +10,16 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import signals
-from celery.worker.request import Request
+from celery.exceptions import Ignore, Reject, Retry
 
 from celery_dynprio import tracing
-from celery_dynprio.propagation import SPAN, span_of_headers, steps_of
+from celery_dynprio.propagation import SPAN
 from celery_dynprio.tracing import Ancestor, Span
 
 if TYPE_CHECKING:
@@ -28,64 +27,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The attribute of an exception that tells in which span it ended a task.
-_FAILED: Final = "_dynprio_failed_in"
+#: As :func:`tell`.
+Teller: TypeAlias = Callable[[Span, BaseException, "TracebackType | str | None"], None]
+
+#: The attribute of an exception that holds the report of the task that it ended.
+_TOLD: Final = "_dynprio_report"
 
 #: The longest text of an exception in the first line (characters).
 MAX_SAID: Final = 500
 
-#: The request that this thread of a parent process is busy with.
-_busy = threading.local()
+#: Whatever reports for this thread of a parent process, in place of :func:`tell`.
+_teller = threading.local()
 
 
-class TracedRequest(Request):
-    """A request in the worker's parent process; what Celery logs of it, and what ends it there, has its trace.
-
-    Celery offers no signal for all that happens there (5.5 has none for a hard time limit, later ones have two):
-    ``Task.Request`` is its hook.
-    """
-
-    told = False
-
-    def on_timeout(self, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
-        """Report a hard time limit; a soft one is an exception in the task."""
-        with self._traced() as span:
-            super().on_timeout(soft, timeout)
-            if not soft:
-                self.tell(span, TimeLimitExceeded(timeout))
-
-    def on_failure(self, *args: Any, **kwargs: Any) -> Any:
-        """Celery sends ``task_failure`` here if the process that ran the task is lost."""
-        with self._traced():
-            return super().on_failure(*args, **kwargs)
-
-    def _announce_revoked(self, reason: str, terminated: bool, *args: Any) -> None:  # noqa: FBT001
-        with self._traced() as span:
-            super()._announce_revoked(reason, terminated, *args)
-            if terminated and self.time_start:
-                self.tell(span, Terminated("revoked while it ran"))
-
-    def tell(self, span: Span, exc: BaseException, trace: TracebackType | str | None = None) -> None:
-        """Report once, however many ways Celery has to say it."""
-        if not self.told:
-            self.told = True
-            tell(span, exc, trace)
-
-    @contextmanager
-    def _traced(self) -> Iterator[Span]:
-        span = span_of_headers(
-            self._request_dict,
-            self.delivery_info,
-            steps=steps_of(self._app, lambda: None),  # type: ignore[arg-type,return-value]
-            host=self._hostname,
-            started=self.time_start,
-        )
-        _busy.request = self
-        try:
-            with tracing.resume(span):
-                yield span
-        finally:
-            _busy.request = None
+@contextmanager
+def told_by(teller: Teller) -> Iterator[None]:
+    """Let this teller report what Celery's ``task_failure`` tells this thread in this block; see ``received``."""
+    outer = getattr(_teller, "tell", None)
+    _teller.tell = teller
+    try:
+        yield
+    finally:
+        _teller.tell = outer
 
 
 def tell(span: Span, exc: BaseException, trace: TracebackType | str | None = None) -> None:
@@ -100,8 +63,7 @@ def tell(span: Span, exc: BaseException, trace: TracebackType | str | None = Non
 
 def describe(span: Span, exc: BaseException) -> str:
     """The report as text, without the traceback: what happened, then the tasks that led here, the root first."""
-    said = " ".join(f"{type(exc).__name__}: {exc}".split())[:MAX_SAID]
-    lines = [f"task {span.task_name}[{span.task_id}] failed for good in trace {span.trace_id}: {said}"]
+    lines = [f"task {span.task_name}[{span.task_id}] failed for good in trace {span.trace_id}: {_said(exc)}"]
     for depth, each in enumerate((*span.lineage, _itself(span))):
         level = "" if each.level is None else f", P{each.level}"
         wait = "" if each.wait is None else f", waited {each.wait:.3f} s"
@@ -112,34 +74,44 @@ def describe(span: Span, exc: BaseException) -> str:
 
 def report(exc: BaseException) -> str:
     """The report for Sentry and the like, with the traceback; of the running task, or of the one that ``exc`` ended."""
-    span: Span | None = getattr(exc, _FAILED, None) or tracing.current()
+    told, span = getattr(exc, _TOLD, None), tracing.current()
+    if not isinstance(told, str):
+        told = None if span is None else describe(span, exc)
     trace = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)).rstrip()
-    return trace if span is None else f"{describe(span, exc)}\n{trace}"
+    return trace if told is None else f"{told}\n{trace}"
 
 
 def connect(app: Celery) -> None:
     """Report the failures of this app's tasks from now on; a second call changes nothing."""
 
     def failed(sender: Any = None, task_id: str = "", exception: Any = None, **info: Any) -> None:
-        if sender is None or sender.app is not app:
+        # From 5.7 on Celery sends this for a Reject too; who raises that has decided so.
+        if sender is None or sender.app is not app or isinstance(exception, (Ignore, Reject, Retry)):
             return
         span = vars(sender.request).get(SPAN) or tracing.current()
         if not isinstance(span, Span) or span.task_id != task_id:
             return
         exc = exception if isinstance(exception, BaseException) else RuntimeError(str(exception))
-        setattr(exc, _FAILED, span)
-        busy: TracedRequest | None = getattr(_busy, "request", None)
-        (tell if busy is None else busy.tell)(span, exc, info.get("traceback"))
+        with suppress(Exception):  # not every class takes one more attribute
+            setattr(exc, _TOLD, describe(span, exc))
+        teller: Teller = getattr(_teller, "tell", None) or tell
+        teller(span, exc, info.get("traceback"))
 
     signals.task_failure.connect(failed, weak=False, dispatch_uid=_uid(app))
-    app.Task.Request = f"{__name__}:{TracedRequest.__name__}"
 
 
 def disconnect(app: Celery) -> None:
     """Report no more; doing it twice changes nothing."""
     signals.task_failure.disconnect(dispatch_uid=_uid(app))
-    if "Request" in vars(app.Task):
-        del app.Task.Request
+
+
+def _said(exc: BaseException) -> str:
+    """Type and text of an exception in one line that is safe in a log, whatever its class does."""
+    try:
+        text = " ".join(str(exc).split())[:MAX_SAID]
+    except Exception:  # noqa: BLE001 - of the user's own __str__
+        text = "<its text cannot be had>"
+    return f"{type(exc).__name__}: {text if text.isprintable() else text.encode('unicode_escape').decode()[:MAX_SAID]}"
 
 
 def _itself(span: Span) -> Ancestor:

@@ -43,9 +43,14 @@ class TraceFilter(logging.Filter):
     """Adds the fields to each record that passes a handler; lets all of them pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the fields, unless an earlier handler did."""
-        if not hasattr(record, "trace_id"):
-            vars(record).update(fields_of(tracing.current()))
+        """Add the fields."""
+        span = tracing.current()
+        if span is None:
+            # What is there may be an earlier handler's, of the thread that logged, or of the caller's ``extra``.
+            for name in FIELDS:
+                vars(record).setdefault(name, "")
+        else:
+            vars(record).update(fields_of(span))
         return True
 
 
@@ -73,12 +78,12 @@ class TextFormatter(logging.Formatter):
 
 
 def json_formatter() -> logging.Formatter:
-    """One JSON object a line, with the fields; :class:`SettingError` if python-json-logger is not installed."""
+    """One JSON object a line, with the fields; :class:`SettingError` without python-json-logger 3.1 or above."""
     try:
         from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - an extra
     except ImportError:
         raise SettingError(
-            "dynprio_log_format", "json", 'it needs python-json-logger: pip install "celery-dynprio[json]"'
+            "dynprio_log_format", "json", 'it needs python-json-logger>=3.1: pip install "celery-dynprio[json]"'
         ) from None
     names = " ".join(f"%({name})s" for name in FIELDS)
     formatter: logging.Formatter = JsonFormatter(f"{JSON} {names}")
@@ -86,8 +91,14 @@ def json_formatter() -> logging.Formatter:
 
 
 def add_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001
-    """Add the fields to an event of structlog: a processor."""
-    event.update(fields_of(tracing.current()))
+    """Add the fields to an event of structlog: a processor, to be put behind its ``add_log_level``.
+
+    Where the event has a ``level``, which is structlog's name for info and error, ours is ``priority_level``.
+    """
+    fields = fields_of(tracing.current())
+    if "level" in event:
+        fields["priority_level"] = fields.pop("level")
+    event.update(fields)
     return event
 
 
@@ -106,17 +117,25 @@ class _Setup:
             if chosen is not None:
                 handler.setFormatter(json_formatter() if chosen == "json" else TextFormatter())
 
+    def check(self, **_: Any) -> None:
+        """Receive ``import_modules``: of all that a worker does at its start, only here does an exception end it."""
+        if self._settings().log_format == "json":
+            json_formatter()
+
 
 def connect(app: Celery, settings: Callable[[], Settings]) -> None:
     """Put the fields onto all that this app's processes log from their start on; a second call changes nothing."""
+    setup = _Setup(settings)
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
-        signal.connect(_Setup(settings), weak=False, dispatch_uid=_uid(app))
+        signal.connect(setup, weak=False, dispatch_uid=_uid(app))
+    signals.import_modules.connect(setup.check, sender=app, weak=False, dispatch_uid=_uid(app))
 
 
 def disconnect(app: Celery) -> None:
     """Leave loggers that are set up from now on alone."""
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.disconnect(dispatch_uid=_uid(app))
+    signals.import_modules.disconnect(sender=app, dispatch_uid=_uid(app))
 
 
 def _uid(app: Celery) -> str:

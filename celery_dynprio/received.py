@@ -1,32 +1,117 @@
-"""Step of a worker's consumer: what it logs while it takes a message in has the trace of that message."""
+"""The worker's parent process: what it logs of a message has the trace of that message, and what it ends is reported.
+
+Celery sends no signal for all that happens there: 5.5 has none for a hard time limit, later versions have one.
+``Task.Request`` is Celery's hook for it. It is taken in the consumer, so that nothing but a worker imports
+``celery.worker``, and whatever Request a task has of its own is kept below ours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
+from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import bootsteps
+from celery.worker import state
+from kombu.utils.imports import symbol_by_name
 
-from celery_dynprio import tracing
+from celery_dynprio import failures, tracing
 from celery_dynprio.propagation import span_of_headers, steps_of
+from celery_dynprio.tracing import Span
+
+
+class Traced:
+    """What is added to the class of a worker's requests.
+
+    ``span_steps`` are kombu's ``priority_steps``, None if the broker has no levels.
+    """
+
+    # Celery's Request has slots; a base with more than that could not be laid out with them.
+    __slots__ = ()
+
+    span_steps: Sequence[int] | None = None
+    told = False
+
+    def on_timeout(self: Any, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
+        """Report a hard time limit; a soft one is an exception in the task."""
+        with self.in_span() as span:
+            super().on_timeout(soft, timeout)  # type: ignore[misc]
+            # In a cold shutdown Celery records no failure either: the message goes back.
+            if not soft and not state.should_terminate:
+                self.tell(span, TimeLimitExceeded(timeout))
+
+    def on_failure(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Let Celery tell of a lost process by ``task_failure``, which it sends here."""
+        with self.in_span():
+            return super().on_failure(*args, **kwargs)  # type: ignore[misc]
+
+    def revoked(self: Any) -> bool:
+        """Let a task that was revoked while it waited for its time be discarded in its trace."""
+        if tracing.current() is not None:
+            return bool(super().revoked())  # type: ignore[misc]
+        with self.in_span():
+            return bool(super().revoked())  # type: ignore[misc]
+
+    def _announce_revoked(self: Any, reason: str, terminated: bool, signum: object, *args: Any) -> None:  # noqa: FBT001
+        with self.in_span() as span:
+            super()._announce_revoked(reason, terminated, signum, *args)  # type: ignore[misc]
+            # That signal is the soft time limit's: it is an exception in the task, which tells of itself.
+            if terminated and self.time_start and signum != signal.SIGUSR1:
+                self.tell(span, Terminated("revoked while it ran"))
+
+    def tell(self: Any, span: Span, exc: BaseException, trace: TracebackType | str | None = None) -> None:
+        """Report once, however many ways Celery has to say it."""
+        if not self.told:
+            self.told = True
+            failures.tell(span, exc, trace)
+
+    @contextmanager
+    def in_span(self: Any) -> Iterator[Span]:
+        """Make the span of the message current, and this request the one to report by."""
+        span = span_of_headers(
+            self.request_dict,
+            self.delivery_info,
+            steps=self.span_steps,
+            host=self.hostname,
+            started=self.time_start,
+        )
+        with tracing.resume(span), failures.told_by(self.tell):
+            yield span
 
 
 class TraceReceived(bootsteps.StartStopStep):
-    """Wraps what the consumer calls for each message: one function for each task name."""
+    """Step of a worker's consumer that gives traces to its requests, and to what it does when it takes a message in."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def start(self, c: Any) -> None:
-        """Wrap them; the step before this one makes them anew with each connection."""
-        steps = steps_of(c.app, lambda: None)  # type: ignore[arg-type,return-value]
-        for name, handle in c.strategies.items():
-            c.strategies[name] = _traced(handle, steps, c.hostname)
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        """Change the tasks' requests before the step that this one requires makes its strategies of them."""
+        super().__init__(parent, **kwargs)
+        self._steps = steps_of(parent.app, lambda: None)  # type: ignore[arg-type,return-value]
+        for task in parent.app.tasks.values():
+            task.Request = traced_request(symbol_by_name(task.Request), self._steps)  # type: ignore[no-untyped-call]
+
+    def start(self, parent: Any) -> None:
+        """Wrap the strategies, which are made anew with each connection."""
+        for name, handle in parent.strategies.items():
+            parent.strategies[name] = _traced(handle, self._steps, parent.hostname)
 
 
-def _traced(handle: Callable[..., Any], steps: Any, host: str) -> Callable[..., Any]:
+@functools.cache
+def traced_request(base: type, steps: Sequence[int] | None) -> type:
+    """A class of requests that is as ``base`` but for its traces; ``base`` itself if it has them already."""
+    return base if issubclass(base, Traced) else type(base.__name__, (Traced, base), {"span_steps": steps})
+
+
+def _traced(handle: Callable[..., Any], steps: Sequence[int] | None, host: str) -> Callable[..., Any]:
     def traced(message: Any, *args: Any, **kwargs: Any) -> Any:
-        span = span_of_headers(message.headers, message.delivery_info, steps=steps, host=host)
-        with tracing.resume(span):
+        # As Celery's Request does: the priority is no part of what the transport says of the delivery.
+        delivery = {**(message.delivery_info or {}), "priority": (message.properties or {}).get("priority")}
+        with tracing.resume(span_of_headers(message.headers, delivery, steps=steps, host=host)):
             return handle(message, *args, **kwargs)
 
     return traced
