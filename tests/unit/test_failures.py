@@ -341,6 +341,7 @@ def test_the_step_adds_traces_to_whatever_request_a_task_has(app: Celery) -> Non
     @app.task(name="shop.own", Request=OwnRequest)
     def task() -> None: ...
 
+    app.conf.broker_url = "redis://"  # a broker with levels, which nothing here connects to
     spans: list[Span | None] = []
     message = SimpleNamespace(
         headers={"id": "3", "task": "shop.own", "traceparent": SPAN.traceparent},
@@ -361,3 +362,4 @@ def test_the_step_adds_traces_to_whatever_request_a_task_has(app: Celery) -> Non
     (span,) = spans
     assert span is not None
     assert (span.trace_id, span.span_id, span.host, span.queue) == (TRACE, "b" * 16, "three@x", "q")
+    assert span.level == 2
