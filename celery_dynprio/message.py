@@ -12,11 +12,12 @@ from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from celery_dynprio.models import PendingTask, Place
+from celery_dynprio.models import HELD, Moved, PendingTask, Place
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
 #: ``at`` published (Unix seconds), ``w`` weight (0 to 10), ``due`` deadline (Unix seconds), ``key`` fairness key,
-#: ``n`` dependents, ``pin`` the level that an explicit priority fixed.
+#: ``n`` dependents, ``pin`` the level that an explicit priority fixed, ``mv`` the last moves, each as a list of the
+#: fields of :class:`~celery_dynprio.models.Moved`.
 HEADER: Final = "dynprio"
 
 #: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
@@ -32,8 +33,18 @@ MAX_WEIGHT: Final = 10.0
 MAX_KEY: Final = 200
 MAX_ID: Final = 255
 
+#: The longest text of a message that is logged (characters).
+MAX_TEXT: Final = 200
+
+#: How many moves a message remembers, and the longest reason (characters).
+MAX_MOVES: Final = 8
+MAX_REASON: Final = 40
+
 #: No time and no weight is larger; what is would not even fit a float, perhaps.
 MAX_NUMBER: Final = 1e15
+
+#: AMQP and kombu know ten priorities.
+MAX_LEVELS: Final = 10
 
 #: More dependents than this are not told apart.
 MAX_DEPENDENTS: Final = 1_000_000
@@ -90,9 +101,10 @@ def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: flo
     )
 
 
-def rewrite(raw: bytes, priority: int, task: PendingTask) -> bytes:
+def rewrite(raw: bytes, priority: int, task: PendingTask, moved: Moved | None = None) -> bytes:
     """Return the same message with another kombu priority, so that kombu restores it to where it was moved.
 
+    With ``moved`` our header remembers that move as its last.
     A message that does not say when it was published is told it, and one without our header to which level its priority
     pinned it: ``task``, what :func:`parse` read, must outlive the reader.
     """
@@ -101,10 +113,40 @@ def rewrite(raw: bytes, priority: int, task: PendingTask) -> bytes:
     fields = message["headers"].get(HEADER)
     if fields is None:
         pin = {} if task.pinned is None else {"pin": task.pinned}
-        message["headers"][HEADER] = {"at": task.published, **pin}
+        fields = message["headers"][HEADER] = {"at": task.published, **pin}
     elif isinstance(fields, dict) and _number(fields.get("at"), None) is None:
         fields["at"] = task.published
+    if moved is not None and isinstance(fields, dict):
+        fields["mv"] = [
+            *moves_of(fields)[1 - MAX_MOVES :],
+            (round(moved.at, 3), *moved[1:3], round(moved.score, 3), moved.reason),
+        ]
     return json.dumps(message).encode()
+
+
+def moves_of(fields: object) -> list[Moved]:
+    """The moves that a ``dynprio`` header remembers, the last at the end; what is not as it should be is left out."""
+    rows = fields.get("mv") if isinstance(fields, dict) else None
+    if not isinstance(rows, list):
+        return []
+    moves = []
+    for row in rows[-MAX_MOVES:]:
+        if not isinstance(row, list) or len(row) != len(Moved._fields):
+            continue
+        at, source, target, score, reason = row
+        numbers = (_number(at, None), _number(score, None))
+        places = all(type(place) is int and HELD <= place < MAX_LEVELS for place in (source, target))
+        if None not in numbers and places:
+            moves.append(Moved(numbers[0], source, target, numbers[1], clean(reason, MAX_REASON)))
+    return moves
+
+
+def clean(text: object, longest: int = MAX_TEXT) -> str:
+    """A text that is safe in one line of a log: at most so many characters, all printable; "" if it is no text."""
+    if not isinstance(text, str):
+        return ""
+    text = text[:longest]
+    return text if text.isprintable() else text.encode("unicode_escape").decode()[:longest]
 
 
 def level_of(priority: int, steps: Sequence[int]) -> Place:

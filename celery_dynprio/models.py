@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 #: Where a pending task is: a level from 0 (first) upward, or one of the two parked places below.
 Place: TypeAlias = int
@@ -92,6 +92,17 @@ class Move:
     #: In [0, 1]; what the policy (or its last good answer) said.
     score: float
     #: Short text for people and metrics: "score", "overflow", "refill", "starving", ...
+    reason: str
+
+
+class Moved(NamedTuple):
+    """A move that was made, as the message itself remembers it."""
+
+    #: Unix time in seconds.
+    at: float
+    source: Place
+    target: Place
+    score: float
     reason: str
 
 

@@ -22,7 +22,8 @@ from celery import signals
 
 from celery_dynprio import message, tracing
 from celery_dynprio.errors import DynPrioError
-from celery_dynprio.tracing import LINEAGE, MAX_LINEAGE, MAX_TEXT, TRACEPARENT, TRACESTATE, Ancestor, Span
+from celery_dynprio.message import clean
+from celery_dynprio.tracing import LINEAGE, MAX_LINEAGE, TRACEPARENT, TRACESTATE, Ancestor, Span
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -124,7 +125,7 @@ class Propagation:
             if headers.get("id") == span.task_id and _count(headers.get("retries")) >= span.attempt:
                 parent = span.parent_span_id  # a retry is no child of the run before it
             else:
-                ancestors = (*ancestors, _ancestor(span))
+                ancestors = (*ancestors, tracing.itself(span))
         steps = self._steps()
         level = None if steps is None else message.level_of(properties.get("priority") or 0, steps)
         headers[LINEAGE] = [level, [_row(each) for each in _bounded(ancestors)], parent]
@@ -215,14 +216,6 @@ def level_at_publish(headers: Mapping[str, Any]) -> int | None:
     return _small(_parts(headers.get(LINEAGE))[0])
 
 
-def clean(text: object) -> str:
-    """A text that is safe in one line of a log: at most MAX_TEXT characters, all printable; "" if it is no text."""
-    if not isinstance(text, str):
-        return ""
-    text = text[:MAX_TEXT]
-    return text if text.isprintable() else text.encode("unicode_escape").decode()[:MAX_TEXT]
-
-
 def _write_ids(headers: dict[str, Any], base: Span | None) -> None:
     """Name the span of the task that is published, in the trace of ``base`` or in a new one."""
     trace_id, span_id = tracing.new_ids()
@@ -244,11 +237,6 @@ def _as_opentelemetry(span: Span, request: Any) -> Span:
     # Its instrumentation reads the header from the request.
     request.traceparent = span.traceparent
     return span
-
-
-def _ancestor(span: Span) -> Ancestor:
-    ran = None if span.started is None else max(time.time() - span.started, 0.0)
-    return Ancestor(span.task_name, span.task_id, span.host, span.level, span.wait, ran)
 
 
 def _bounded(ancestors: Sequence[Any]) -> Sequence[Any]:

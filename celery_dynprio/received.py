@@ -16,11 +16,14 @@ from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import bootsteps
+from celery.exceptions import TaskRevokedError
+from celery.states import FAILURE, REVOKED
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
 from celery_dynprio import failures, tracing
 from celery_dynprio.propagation import span_of_headers, steps_of
+from celery_dynprio.recorder import Recorder
 from celery_dynprio.tracing import Span
 
 
@@ -61,13 +64,23 @@ class Traced:
             super()._announce_revoked(reason, terminated, signum, *args)  # type: ignore[misc]
             # That signal is the soft time limit's: it is an exception in the task, which tells of itself.
             if terminated and self.time_start and signum != signal.SIGUSR1:
-                self.tell(span, Terminated("revoked while it ran"))
+                self.tell(span, Terminated("revoked while it ran"), state=REVOKED)
+            elif not terminated:
+                self._record(REVOKED, span, TaskRevokedError(reason))
 
-    def tell(self: Any, span: Span, exc: BaseException, trace: TracebackType | str | None = None) -> None:
-        """Report once, however many ways Celery has to say it."""
+    def tell(
+        self: Any, span: Span, exc: BaseException, trace: TracebackType | str | None = None, state: str = FAILURE
+    ) -> None:
+        """Report and record once, however many ways Celery has to say it."""
         if not self.told:
             self.told = True
             failures.tell(span, exc, trace)
+            self._record(state, span, exc)
+
+    def _record(self: Any, state: str, span: Span, exc: BaseException) -> None:
+        recorder = Recorder.of(self.task.app)
+        if recorder is not None:
+            recorder.told(state, span, self.request_dict, exc)
 
     @contextmanager
     def in_span(self: Any) -> Iterator[Span]:

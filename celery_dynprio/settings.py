@@ -52,6 +52,13 @@ class Settings:
     half_life: float = 600.0
     #: Whether workers measure runtimes and use.
     learn: bool = True
+    #: Whether workers keep in the broker what became of each task, for ``dynprio trace``.
+    trace: bool = True
+    #: Seconds for which a trace is kept after its last change.
+    trace_ttl: float = 86_400.0
+    #: How many spans, runs of tasks, are kept of one trace, and of all traces together.
+    trace_max_spans: int = 1000
+    trace_total_spans: int = 100_000
     #: "text" or "json": how workers format their logs, with trace, task and level; None leaves Celery's own formats.
     log_format: str | None = None
 
@@ -124,7 +131,7 @@ def _fraction(setting: str, value: Any) -> float:
 
 def _count(setting: str, value: Any) -> int:
     if type(value) is not int or value < 1:
-        raise SettingError(setting, value, "use a whole number of messages, 1 or above")
+        raise SettingError(setting, value, "use a whole number, 1 or above")
     return value
 
 
@@ -156,5 +163,9 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "lease_ttl": _seconds,
     "half_life": _seconds,
     "learn": _switch,
+    "trace": _switch,
+    "trace_ttl": _seconds,
+    "trace_max_spans": _count,
+    "trace_total_spans": _count,
     "log_format": _log_format,
 }

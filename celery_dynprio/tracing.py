@@ -11,6 +11,8 @@ import functools
 import os
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -20,17 +22,24 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from celery._state import _task_stack, get_current_worker_task
 
+from celery_dynprio.message import MAX_TEXT
+
 #: Message headers: the two of W3C, and ours with the lineage.
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 LINEAGE: Final = "dynprio_lineage"
 
-#: The longest lineage that travels (ancestors: the root and the nearest are kept), the longest text in it (characters).
+#: The longest lineage that travels (ancestors: the root and the nearest are kept).
 MAX_LINEAGE: Final = 16
-MAX_TEXT: Final = 200
 
 #: The longest ``tracestate`` that is passed on (characters), as W3C asks for at least.
 MAX_STATE: Final = 512
+
+#: The attribute of an exception that holds the report of the task that it ended.
+TOLD: Final = "_dynprio_report"
+
+#: The longest text of an exception in the first line (characters).
+MAX_SAID: Final = 500
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -189,6 +198,41 @@ def _in_opentelemetry(span: Span) -> Iterator[None]:
     context = trace.SpanContext(*ids, is_remote=True, trace_flags=trace.TraceFlags(span.flags), trace_state=state)
     with trace.use_span(trace.NonRecordingSpan(context), record_exception=False, set_status_on_exception=False):
         yield
+
+
+def describe(span: Span, exc: BaseException) -> str:
+    """The report as text, without the traceback: what happened, then the tasks that led here, the root first."""
+    lines = [f"task {span.task_name}[{span.task_id}] failed for good in trace {span.trace_id}: {said(exc)}"]
+    for depth, each in enumerate((*span.lineage, itself(span))):
+        level = "" if each.level is None else f", P{each.level}"
+        wait = "" if each.wait is None else f", waited {each.wait:.3f} s"
+        ran = "" if each.ran is None else f", ran {each.ran:.3f} s"
+        lines.append(f"  {'  ' * depth}{each.name}[{each.id}] on {each.host or 'an unknown worker'}{level}{wait}{ran}")
+    return "\n".join(lines)
+
+
+def report(exc: BaseException) -> str:
+    """The report for Sentry and the like, with the traceback; of the running task, or of the one that ``exc`` ended."""
+    told, span = getattr(exc, TOLD, None), current()
+    if not isinstance(told, str):
+        told = None if span is None else describe(span, exc)
+    trace = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__)).rstrip()
+    return trace if told is None else f"{told}\n{trace}"
+
+
+def said(exc: BaseException) -> str:
+    """Type and text of an exception in one line that is safe in a log, whatever its class does."""
+    try:
+        text = " ".join(str(exc).split())[:MAX_SAID]
+    except Exception:  # noqa: BLE001 - of the user's own __str__
+        text = "<its text cannot be had>"
+    return f"{type(exc).__name__}: {text if text.isprintable() else text.encode('unicode_escape').decode()[:MAX_SAID]}"
+
+
+def itself(span: Span) -> Ancestor:
+    """The task of this span as an ancestor of what it publishes now."""
+    ran = None if span.started is None else max(time.time() - span.started, 0.0)
+    return Ancestor(span.task_name, span.task_id, span.host, span.level, span.wait, ran)
 
 
 def wrap(fn: Callable[P, T]) -> Callable[P, T]:

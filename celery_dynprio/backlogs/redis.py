@@ -6,7 +6,8 @@ Workers pop the tail of the lists and need nothing from us. Everything that chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities
 from celery_dynprio.backlogs.parked import ParkedIndex
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Snapshot
+from celery_dynprio.models import HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
@@ -59,10 +60,14 @@ class RedisBacklog:
     """One managed queue in Redis; see :class:`~celery_dynprio.backlogs.base.Backlog` for the methods.
 
     ``window`` (messages) bounds what is read of a front that is far too deep: twice the window, the next to run first.
+    ``clock`` (Unix seconds) tells when a move was made.
     """
 
-    def __init__(self, client: RedisClient, queue: str, window: int = 10_000) -> None:
+    def __init__(
+        self, client: RedisClient, queue: str, window: int = 10_000, clock: Callable[[], float] = time.time
+    ) -> None:
         self.queue = queue
+        self._clock = clock
         self.capabilities = Capabilities()
         self._client = client
         self._redis = client.redis
@@ -199,7 +204,8 @@ class RedisBacklog:
         if not raw or move.target < 0:
             return _Step(move, raw, b"", where)
         try:
-            return _Step(move, raw, message.rewrite(raw, self._steps[move.target], move.task), where)
+            moved = Moved(self._clock(), move.source, move.target, move.score, move.reason)
+            return _Step(move, raw, message.rewrite(raw, self._steps[move.target], move.task, moved), where)
         except RecursionError:  # nested so deeply that it could just be read, from a shallower call
             self._parsed[raw] = "not JSON"
             return _Step(move, b"", b"", 1)

@@ -14,6 +14,7 @@ from celery_dynprio.cli.doctor import doctor
 from celery_dynprio.cli.drain import drain
 from celery_dynprio.cli.pause import pause, resume
 from celery_dynprio.cli.run import run
+from celery_dynprio.cli.trace import trace
 
 __all__ = ["dynprio"]
 
@@ -30,8 +31,9 @@ def dynprio(_ctx: click.Context, **_: Any) -> None:
     $ celery -A proj dynprio run
     $ celery -A proj dynprio run --dry-run --once
     $ celery -A proj dynprio doctor
+    $ celery -A proj dynprio trace 0af7651916cd43dd8448eb211c80319c
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
 
 
-for command in (run, pause, resume, drain, doctor):
+for command in (run, pause, resume, drain, doctor, trace):
     dynprio.add_command(command)

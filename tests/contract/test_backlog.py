@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import pytest
 from redis.exceptions import OutOfMemoryError
 
+from celery_dynprio import message
 from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.memory import MemoryBacklog
 from celery_dynprio.backlogs.redis import REACH, RedisBacklog
@@ -230,13 +232,26 @@ class TestRedisOnly:
         yield bench
         bench.close()
 
-    def test_only_the_priority_of_a_moved_message_changes(self, bench: RedisBench) -> None:
+    def test_only_the_priority_of_a_moved_message_changes_and_it_remembers_the_move(self, bench: RedisBench) -> None:
         bench.publish(task(), 5)
         (before,) = bench.client.redis.lrange(bench.client.level_key("celery", 5), 0, -1)
         (waiting,) = bench.backlog.read(NOW).levels[5]
         bench.backlog.apply([Move(waiting, 5, 1, 0.9, "score")])
         (after,) = bench.client.redis.lrange(bench.client.level_key("celery", 1), 0, -1)
-        assert after == before.replace(b'"priority": 5', b'"priority": 1')
+        moved = json.loads(after)
+        ((at, *move),) = moved["headers"]["dynprio"].pop("mv")
+        assert json.dumps(moved).encode() == before.replace(b'"priority": 5', b'"priority": 1')
+        assert move == [5, 1, 0.9, "score"]
+        assert abs(time.time() - at) < 60
+
+    def test_a_message_remembers_its_last_moves_only(self, bench: RedisBench) -> None:
+        bench.publish(task(), 0)
+        for n in range(20):
+            (waiting,) = bench.backlog.read(NOW).levels[n % 10]
+            bench.backlog.apply([Move(waiting, n % 10, (n + 1) % 10, n / 100, "score")])
+        (raw,) = bench.client.redis.lrange(bench.client.level_key("celery", 0), 0, -1)
+        remembered = message.moves_of(json.loads(raw)["headers"]["dynprio"])
+        assert [moved.score for moved in remembered] == [n / 100 for n in range(12, 20)]
 
     def test_a_message_without_our_header_keeps_the_age_it_was_first_seen_with(self, bench: RedisBench) -> None:
         bench.app.send_task("other.task")

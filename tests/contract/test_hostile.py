@@ -18,7 +18,7 @@ from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import HEADER
-from celery_dynprio.models import PendingTask, Role
+from celery_dynprio.models import Moved, PendingTask, Role
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies import default_policy
 from celery_dynprio.reprioritizer import Reprioritizer
@@ -80,7 +80,7 @@ def immovable() -> list[bytes]:
 
 def movable() -> list[bytes]:
     """Real tasks in unusual clothes: they may be moved, and must not change but for their priority."""
-    fields = [dict.fromkeys(("at", "w", "due", "key", "n", "pin"), value) for value in hostile_fields()]
+    fields = [dict.fromkeys(("at", "w", "due", "key", "n", "pin", "mv"), value) for value in hostile_fields()]
     return [
         envelope(task_headers(), body="gASVCgAAAAAAAABdlH2UfZSHlC4=", **{"content-type": "application/x-pickle"}),
         envelope(task_headers(compression="application/x-gzip"), body="H4sIAAAAAAAC/wMAAAAAAAAAAAA="),
@@ -92,12 +92,13 @@ def movable() -> list[bytes]:
 
 
 def without_what_a_move_may_change(raw: bytes | str) -> str:
-    """The message but for its priority, and for what a move adds where there was no header: the time, the pin."""
+    """The message but for its priority and what a move adds: itself, and to no header the time and the pin."""
     decoded = json.loads(raw)
     del decoded["properties"]["priority"]
     fields = decoded["headers"].pop(HEADER, None)
     if isinstance(fields, dict):
         fields.pop("at", None)
+        fields.pop("mv", None)
         fields = {} if set(fields) == {"pin"} else fields
     return json.dumps([decoded, fields or None])
 
@@ -166,7 +167,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = st.dictionaries(st.sampled_from(["at", "w", "due", "key", "n", "pin", "?"]), JSON)
+FIELDS = st.dictionaries(st.sampled_from(["at", "w", "due", "key", "n", "pin", "mv", "?"]), JSON)
 
 
 @given(raw=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
@@ -186,7 +187,7 @@ def test_a_hostile_header_gives_a_sane_task(fields: Any, priority: Any) -> None:
     assert task.key is None or len(task.key.encode()) <= 4 * message.MAX_KEY
     assert 0 <= task.dependents <= message.MAX_DEPENDENTS
     assert task.pinned is None or task.pinned in range(10)
-    again = message.parse(message.rewrite(raw, 3, task), NOW + 9, STEPS)
+    again = message.parse(message.rewrite(raw, 3, task, Moved(NOW, 5, 3, 0.5, "score")), NOW + 9, STEPS)
     assert isinstance(again, PendingTask)
     kept_its_age = fields is None or isinstance(fields, dict)
     assert again == (task if kept_its_age else replace(task, published=NOW + 9))

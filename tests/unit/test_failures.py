@@ -20,9 +20,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from celery_dynprio import failures, propagation, tracing
-from celery_dynprio.failures import describe, report
 from celery_dynprio.received import Traced, TraceReceived, traced_request
-from celery_dynprio.tracing import Ancestor, Span
+from celery_dynprio.tracing import Ancestor, Span, describe, report
 
 TRACE: Final = "a" * 32
 

@@ -91,11 +91,16 @@ def test_an_unknown_setting_is_named(name: str, message: str) -> None:
 
 WRONG: list[tuple[str, Any]] = [
     *(("queues", value) for value in ("celery", [], [1], [""], None)),
-    *((name, value) for name in ("interval", "budget", "lease_ttl", "half_life") for value in (0, -1, "1", True)),
+    *(
+        (name, value)
+        for name in ("interval", "budget", "lease_ttl", "half_life", "trace_ttl")
+        for value in (0, -1, "1", True)
+    ),
     *(("interval", value) for value in (math.inf, math.nan)),
     *(("hysteresis", value) for value in (-0.1, 1.1, math.nan, "0")),
-    *(("window", value) for value in (0, 1.0, True, "9")),
-    *((name, value) for name in ("embedded", "inherit", "learn") for value in (1, "no", None)),
+    *((name, value) for name in ("window", "trace_max_spans", "trace_total_spans") for value in (0, 1.0, True, "9")),
+    *((name, value) for name in ("embedded", "inherit", "learn", "trace") for value in (1, "no", None)),
+    *(("log_format", value) for value in ("xml", "", True)),
     *(("policy", value) for value in (None, 3, "no.such:policy", "celery_dynprio.settings:PREFIX", Weight)),
 ]
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import logging
 import random
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_dynprio import DynPrio, propagation, tracing
-from celery_dynprio.propagation import clean, level_at_publish, span_of_headers
+from celery_dynprio.message import MAX_TEXT, clean
+from celery_dynprio.propagation import level_at_publish, span_of_headers
 from celery_dynprio.tracing import Ancestor, Span
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -325,7 +323,7 @@ def test_whatever_is_in_a_message_gives_a_bounded_printable_span(headers: dict[s
     assert tracing.read(span.traceparent) is not None
     assert len(span.lineage) <= tracing.MAX_LINEAGE
     texts = [span.task_id, span.task_name, span.queue, *(t for each in span.lineage for t in (each.name, each.id))]
-    assert all(text == "" or (text.isprintable() and len(text) <= tracing.MAX_TEXT) for text in texts)
+    assert all(text == "" or (text.isprintable() and len(text) <= MAX_TEXT) for text in texts)
     level_at_publish(headers)
 
 
@@ -335,14 +333,14 @@ def test_deep_nesting_and_a_megabyte() -> None:
         deep = [deep]
     big = "x" * 1_000_000
     span = span_of_headers({"id": big, "root_id": deep, "task": big, "traceparent": big, "dynprio_lineage": deep})
-    assert max(map(len, (span.task_id, span.task_name))) == tracing.MAX_TEXT
+    assert max(map(len, (span.task_id, span.task_name))) == MAX_TEXT
     while deep:  # so that freeing it does not recurse
         deep = deep.pop()
 
 
 def test_texts_are_one_line() -> None:
     assert clean("a\nERROR forged\x1b[2J") == "a\\nERROR forged\\x1b[2J"
-    assert len(clean("\n" * 500)) == tracing.MAX_TEXT
+    assert len(clean("\n" * 500)) == MAX_TEXT
 
 
 # Eager tasks, and what stays after many
@@ -395,42 +393,3 @@ def test_a_task_that_leaves_a_span_behind_leaves_none_to_the_next(app: Celery) -
 
     untidy.apply()
     assert tracing.current() is None
-
-
-def settle() -> int:
-    """How many blocks of memory Python holds."""
-    gc.collect()
-    return sys.getallocatedblocks()
-
-
-def test_ten_thousand_tasks_leave_nothing(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    contexts: set[str] = set()
-    # pytest keeps what is logged.
-    monkeypatch.setattr(logging.getLogger("celery.app.trace"), "disabled", True)
-
-    @app.task(bind=True)
-    def work(self: Any, n: int) -> None:
-        span = tracing.current()
-        assert span is self.request.dynprio_span
-        assert span is not None
-        contexts.add(span.trace_id)
-        if n % 2:
-            raise ValueError(n)
-
-    from celery.app.trace import build_tracer  # noqa: PLC0415 - as the worker has it, built once
-
-    tracer: Callable[..., Any] = build_tracer(work.name, work, app=app)
-    monkeypatch.setattr(app.backend, "mark_as_failure", lambda *_args, **_options: None, raising=False)
-
-    def run(first: int, count: int) -> None:
-        for n in range(first, first + count):
-            tracer(str(n), (n,), {}, {"id": str(n), "delivery_info": {"priority": 0}, "hostname": "w", "retries": 0})
-            assert tracing.current() is None
-
-    run(0, 500)
-    contexts.clear()
-    before = settle()
-    run(500, 10_000)
-    assert len(contexts) == 10_000
-    contexts.clear()
-    assert settle() - before < 1_000

@@ -1,10 +1,8 @@
-"""Learned use: what is measured, how it decays, and that no trouble with it reaches a task."""
+"""Learned use: what is measured, and how it decays."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,35 +12,7 @@ from celery import Celery, signals
 from celery_dynprio import usage
 from celery_dynprio.learned import Learnt, MemoryUsage, Run
 from celery_dynprio.settings import Settings
-from celery_dynprio.usage import MAX_WAITING, Recorder, Sender
-from tests.processes import wait_until
-
-
-class Blocked:
-    """A place of keeping whose broker does not answer until it is told to."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.entered = threading.Event()
-        self.answer = threading.Event()
-        self.added: list[Run] = []
-        self.error = error
-
-    def add(self, runs: Iterable[Run]) -> None:
-        self.entered.set()
-        self.answer.wait()
-        if self.error is not None:
-            raise self.error
-        self.added += runs
-
-    def read(self, now: float) -> Learnt:
-        raise AssertionError(f"read at {now}")
-
-
-@pytest.fixture
-def blocked() -> Iterator[Blocked]:
-    made = Blocked()
-    yield made
-    made.answer.set()
+from celery_dynprio.usage import Recorder
 
 
 def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> Learnt:
@@ -78,68 +48,13 @@ def test_a_clock_that_went_back_makes_nothing_grow() -> None:
     assert memory.read(0.0)[1] == {"x": 8.0}
 
 
-def test_runs_are_sent_together_from_another_thread() -> None:
-    memory, threads = MemoryUsage(), set()
-
-    def opened() -> MemoryUsage:
-        threads.add(threading.get_ident())
-        return memory
-
-    sender = Sender(opened, interval=0.01)
-    for _ in range(5):
-        sender.put(Run("a", "x", 1.0))
-    wait_until(lambda: memory.read(0.0)[1].get("x", 0.0) == pytest.approx(5.0, rel=1e-3))
-    sender.stop()
-    assert threads
-    assert threading.get_ident() not in threads
-
-
-def test_what_waits_is_sent_at_the_end(blocked: Blocked) -> None:
-    sender = Sender(lambda: blocked, interval=3600.0)
-    sender.put(Run("a", "x", 1.0))
-    assert blocked.entered.wait(10)
-    blocked.answer.set()
-    sender.put(Run("a", "x", 2.0))  # would wait an hour
-    sender.stop()
-    assert sorted(run.seconds for run in blocked.added) == [1.0, 2.0]
-
-
-def test_a_broker_that_hangs_blocks_neither_tasks_nor_the_end(blocked: Blocked) -> None:
-    sender = Sender(lambda: blocked)
-    sender.put(Run("a", "x", 0.0))
-    assert blocked.entered.wait(10)
-    for n in range(MAX_WAITING + 5):
-        sender.put(Run("a", "x", float(n)))
-    assert sender.dropped == 5
-    sender.stop(timeout=0.01)
-    blocked.answer.set()
-    wait_until(lambda: len(blocked.added) == MAX_WAITING + 1)
-    assert blocked.added[1].seconds == 5.0, "the oldest were dropped"
-
-
-def test_errors_are_counted_and_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    broken = Blocked(error=OSError("no broker"))
-    broken.answer.set()
-    sender = Sender(lambda: broken, interval=0.01)
-    with caplog.at_level(logging.WARNING, logger="celery_dynprio"):
-        for sent in range(1, 4):
-            sender.put(Run("a", "x", 1.0))
-            wait_until(lambda sent=sent: sender.dropped == sent)  # type: ignore[misc]
-        sender.stop()
-    assert [record.getMessage() for record in caplog.records] == [
-        "learned use could not be sent, 1 runs dropped so far: no broker"
-    ]
-
-
 class Collecting(Recorder):
     """A recorder whose runs go to a list."""
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         super().__init__(app, lambda: settings)
         self.runs: list[Run] = []
-
-    def _sender(self) -> Any:
-        return SimpleNamespace(put=self.runs.append)
+        self.senders = SimpleNamespace(put=self.runs.append)  # type: ignore[assignment]
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+-- Keep what is known of some runs of tasks, within bounds.
+--
+-- KEYS  1 the traces (sorted set of trace id by the time of the last change), 2 how many spans each has (hash; the field ""
+--       is the sum), 3.. one hash for each trace that is written or dropped below: span -> "<rank><record>", and "" -> how
+--       many spans found no room
+-- ARGV  1 seconds that a trace is kept after its last change, 2 spans of one trace, 3 spans of all traces, 4 how many
+--       entries follow
+--       then for each entry: index in KEYS, trace id, span, "<rank><record>"
+--       then for each trace to drop: index in KEYS, trace id
+-- Returns how many spans found no room, and the ids of the oldest traces, to be dropped because the sum is over its bound.
+--
+-- Keeps: of two records of one span the one of the higher rank (0 published, 1 started, 2 ended well, 3 anything else), of
+-- two equal ones the later. A tenth of the room in each trace is for rank 3, so that what failed is not missing. All that
+-- is kept of a trace is gone when its time is over, by itself: its hash expires when its other entries are dropped here.
+local TRACES, SIZES, RESERVED = KEYS[1], KEYS[2], 3
+local clock = redis.call('TIME')
+local now, ttl = tonumber(clock[1]) + tonumber(clock[2]) / 1e6, tonumber(ARGV[1])
+local room, bound = tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function size(id)
+  return tonumber(redis.call('HGET', SIZES, id) or 0) or 0
+end
+
+local function forget(id)
+  local count = size(id)
+  redis.call('ZREM', TRACES, id)
+  redis.call('HDEL', SIZES, id)
+  redis.call('HSET', SIZES, '', math.max(size('') - count, 0))
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', TRACES, '-inf', now - ttl, 'LIMIT', 0, 200)) do
+  forget(id)
+end
+
+local refused, written, last = 0, {}, 4 + 4 * tonumber(ARGV[4])
+for i = 5, last, 4 do
+  local key, id, span, value = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local rank = string.byte(value)
+  local old = redis.call('HGET', key, span)
+  if old then
+    if string.byte(old) <= rank then
+      redis.call('HSET', key, span, value)
+    end
+  elseif size(id) < (rank == 48 + RESERVED and room or room - math.floor(room / 10)) then
+    redis.call('HSET', key, span, value)
+    redis.call('HINCRBY', SIZES, id, 1)
+    redis.call('HINCRBY', SIZES, '', 1)
+  else
+    redis.call('HINCRBY', key, '', 1)
+    refused = refused + 1
+  end
+  written[id] = key
+end
+for id, key in pairs(written) do
+  redis.call('ZADD', TRACES, now, id)
+  redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
+end
+
+for i = last + 1, #ARGV, 2 do
+  local key, id = KEYS[tonumber(ARGV[i])], ARGV[i + 1]
+  if size('') > bound and not written[id] then
+    redis.call('UNLINK', key)
+    forget(id)
+  end
+end
+redis.call('PEXPIRE', TRACES, math.ceil(ttl * 1000))
+redis.call('PEXPIRE', SIZES, math.ceil(ttl * 1000))
+
+local answer, excess = { refused }, size('') - bound
+if excess > 0 then
+  for _, id in ipairs(redis.call('ZRANGE', TRACES, 0, 49)) do
+    if excess > 0 then
+      answer[#answer + 1] = id
+      excess = excess - size(id)
+    end
+  end
+end
+return answer

@@ -1,0 +1,162 @@
+"""``dynprio trace``: what one request caused, as a tree."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from celery_dynprio.cli.session import connected, settings_of
+
+if TYPE_CHECKING:
+    from celery_dynprio.settings import Settings
+    from celery_dynprio.spans import SpanRecord, Trace
+
+#: Deeper than this nothing is indented any further.
+MAX_INDENT: Final = 20
+
+_COLOURS: Final = {"SUCCESS": "green", "STARTED": "cyan", "PENDING": "cyan"}
+
+
+@click.command(cls=CeleryCommand)
+@click.argument("trace_id", metavar="TRACE_ID|TASK_ID")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    cls=CeleryOption,
+    help_group="Trace Options",
+    help="Print one JSON object.",
+)
+@click.pass_context
+def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
+    """Show all tasks of one request: who published whom, where each ran, and how it ended.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio trace 0af7651916cd43dd8448eb211c80319c
+    $ celery -A proj dynprio trace --json 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
+    from celery_dynprio.spans import RedisSpans  # noqa: PLC0415 - see the package
+
+    settings = settings_of(ctx.obj.app)
+    with connected(ctx.obj.app) as client:
+        found = RedisSpans(client).read(trace_id)
+    if found is None or not found.spans:
+        raise click.ClickException(_unknown(trace_id, settings))
+    if as_json:
+        click.echo(json.dumps(as_object(found), indent=2))
+        return
+    for line in draw(found, ctx.obj.style):
+        ctx.obj.echo(line)
+
+
+def _unknown(trace_id: str, settings: Settings) -> str:
+    if not settings.trace:
+        return f"nothing is kept of {trace_id[:200]!r}: dynprio_trace is False"
+    return (
+        f"nothing is kept of {trace_id[:200]!r}. A task is known seconds after a worker has started it or another task "
+        f"has published it, and forgotten {settings.trace_ttl:g} s after the last change of its trace"
+    )
+
+
+def as_object(trace: Trace) -> dict[str, Any]:
+    """What ``--json`` prints: the spans in the order of the tree, ``parent`` being the ``key`` of another or None."""
+    spans = [
+        {
+            **asdict(span),
+            "moves": [move._asdict() for move in span.moves],
+            "parent": None if parent is None else parent.key,
+            "depth": len(lasts),
+        }
+        for span, parent, lasts in _walk(trace)
+    ]
+    return {"trace_id": trace.trace_id, "dropped": trace.dropped, "spans": spans}
+
+
+def draw(trace: Trace, style: Any) -> Iterator[str]:
+    """The lines that are shown; ``style`` is ``click.style`` or like it."""
+    states = Counter(span.state for span in trace.spans)
+    hosts = {span.host for span in trace.spans} - {""}
+    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    yield f"trace {trace.trace_id}: {_counted(len(trace.spans), 'run')} on {_counted(len(hosts), 'worker')}, {told}"
+    for span, _, lasts in _walk(trace):
+        trunk = "".join("   " if last else "│  " for last in lasts[:-1][-MAX_INDENT:])
+        branch = ("└─ " if lasts[-1] else "├─ ") if lasts else ""
+        yield f"{style(f'{span.state:8}', fg=_COLOURS.get(span.state, 'red'))} {trunk}{branch}{_told(span)}"
+        margin = f"{'':9}{trunk}{('   ' if lasts[-1] else '│  ') if lasts else ''}   "
+        for move in span.moves:
+            after = "" if span.published is None else f"after {max(move.at - span.published, 0.0):.3f} s "
+            yield f"{margin}{after}from {_place(move.source)} to {_place(move.target)}: {move.reason}, {move.score:.3f}"
+        if span.error:
+            yield f"{margin}{span.error}"
+    if trace.dropped:
+        yield f"{_counted(trace.dropped, 'record')} more found no room: see dynprio_trace_max_spans"
+
+
+def _told(span: SpanRecord) -> str:
+    told = f"{span.task_name}[{span.task_id}]"
+    if span.attempt > 1:
+        told += f" attempt {span.attempt}"
+    if span.host:
+        told += f" on {span.host}"
+    if span.queue:
+        told += f", queue {span.queue}"
+    levels = [_place(level) for level in (span.level_at_publish, span.level) if level is not None]
+    if levels:
+        told += f", {' -> '.join(dict.fromkeys(levels))}"
+    if span.wait is not None:
+        told += f", waited {span.wait:.3f} s"
+    return told if span.ran is None else f"{told}, ran {span.ran:.3f} s"
+
+
+def _walk(trace: Trace) -> Iterator[tuple[SpanRecord, SpanRecord | None, tuple[bool, ...]]]:
+    """Each span with its parent; parents first, the oldest first.
+
+    For itself and each span above it but the root, it is told whether that is its parent's last.
+    """
+    parents = _parents(trace)
+    children: dict[str | None, list[SpanRecord]] = {}
+    for span in sorted(trace.spans, key=_age):
+        parent = parents[span.key]
+        children.setdefault(None if parent is None else parent.key, []).append(span)
+    waiting: list[tuple[SpanRecord, tuple[bool, ...]]] = [(span, ()) for span in reversed(children.get(None, []))]
+    while waiting:
+        span, lasts = waiting.pop()
+        yield span, parents[span.key], lasts
+        below = children.get(span.key, [])
+        waiting += [(each, (*lasts, each is below[-1])) for each in reversed(below)]
+
+
+def _parents(trace: Trace) -> dict[str, SpanRecord | None]:
+    """The span that published each: by span id, else by task id; a chain that leads back to itself is cut."""
+    spans = sorted(trace.spans, key=_age)
+    by_span = {span.span_id: span for span in spans if span.span_id}
+    by_task = {span.task_id: span for span in spans}
+    parents: dict[str, SpanRecord | None] = {}
+    for span in spans:
+        found = by_span.get(span.parent_span_id) or by_task.get(span.parent_task_id)
+        above = found
+        while above is not None and above is not span:
+            above = parents.get(above.key)
+        parents[span.key] = None if above is span else found
+    return parents
+
+
+def _age(span: SpanRecord) -> tuple[float, float, int]:
+    moment = span.published if span.published is not None else span.started
+    return (float("inf") if moment is None else moment), span.started or 0.0, span.attempt
+
+
+def _place(place: int) -> str:
+    return f"P{place}" if place >= 0 else "parked"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,264 @@
+"""The trace store: what is kept of each run of a task, and where.
+
+A span is one run, or one that is still to come. Each process that knows something of it adds a record; what is known
+later replaces what was known before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar
+
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.message import MAX_NUMBER, MAX_TEXT, clean, moves_of
+from celery_dynprio.models import Moved
+
+T = TypeVar("T")
+
+#: Records in one call of the script: less than a millisecond of the server's time.
+CHUNK: Final = 50
+
+#: Traces that are looked through at a time for a task.
+LOOKUP: Final = 500
+
+#: What stands before a record in the store: of two records of one span the one with the higher rank is kept.
+RANKS: Final[Mapping[str, int]] = {"PENDING": 0, "STARTED": 1, "SUCCESS": 2, "IGNORED": 2}
+
+#: The rank of every other state: something went another way than it should.
+FAILED: Final = 3
+
+#: The longest text of an exception (characters).
+MAX_ERROR: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRecord:
+    """What is known of one run of a task."""
+
+    trace_id: str
+    #: Names the run in the store, and is the same in all processes: the span id that its message carries.
+    key: str
+    task_id: str
+    task_name: str
+    #: Celery's: PENDING (published by a task), STARTED, SUCCESS, FAILURE, RETRY, REVOKED, REJECTED or IGNORED.
+    state: str
+    #: The ids that its log lines show; OpenTelemetry may have made them.
+    span_id: str = ""
+    parent_span_id: str = ""
+    #: The id of the task that published it; "" at the root.
+    parent_task_id: str = ""
+    queue: str = ""
+    host: str = ""
+    #: 1 for the first try.
+    attempt: int = 1
+    #: Unix seconds; None if that is not known, as in all that follow.
+    published: float | None = None
+    started: float | None = None
+    #: The level at which it was published, and the one from which a worker took it.
+    level_at_publish: int | None = None
+    level: int | None = None
+    #: Seconds.
+    wait: float | None = None
+    ran: float | None = None
+    #: Type and text of the exception in one line.
+    error: str = ""
+    #: The last moves while it waited.
+    moves: Sequence[Moved] = ()
+
+    def to_json(self) -> str:
+        """One JSON object with what is known."""
+        known = {name: value for name in _FIELDS if (value := getattr(self, name)) not in _UNKNOWN}
+        return json.dumps(known, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SpanRecord | None:
+        """Read what :meth:`to_json` made; None if it is something else, and what is odd in it counts as not known."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(found, dict):
+            return None
+        known: dict[str, Any] = {name: clean(found.get(name), longest) for name, longest in _TEXTS.items()}
+        if not all(known[name] for name in ("trace_id", "key", "task_id", "state")):
+            return None
+        known |= {name: _seconds(found.get(name)) for name in ("published", "started", "wait", "ran")}
+        known |= {name: _count(found.get(name)) for name in ("level_at_publish", "level")}
+        known["attempt"] = _count(found.get("attempt")) or 1
+        return cls(**known, moves=tuple(moves_of({"mv": found.get("moves")})))
+
+    @property
+    def rank(self) -> int:
+        """How much is known of it, 0 to 3."""
+        return RANKS.get(self.state, FAILED)
+
+
+_FIELDS: Final = tuple(field.name for field in fields(SpanRecord))
+_UNKNOWN: Final[Sequence[Any]] = (None, "", ())
+_TEXTS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("trace_id", "key", "task_id", "task_name", "state", "span_id", "parent_span_id"), MAX_TEXT),
+    **dict.fromkeys(("parent_task_id", "queue", "host"), MAX_TEXT),
+    "error": MAX_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """All that is kept of one trace."""
+
+    trace_id: str
+    #: In no order.
+    spans: Sequence[SpanRecord]
+    #: Spans that found no room.
+    dropped: int = 0
+
+
+class SpanStore(Protocol):
+    """Where spans are kept."""
+
+    def add(self, records: Sequence[SpanRecord], /) -> None:
+        """Take in what is known of some runs."""
+
+    def read(self, trace_or_task_id: str) -> Trace | None:
+        """The trace of this id, or the one that has a task of this id; None if there is none."""
+
+
+class MemorySpans:
+    """Spans in this process only, without bounds: for tests."""
+
+    def __init__(self) -> None:
+        self._traces: dict[str, dict[str, SpanRecord]] = {}
+
+    def add(self, records: Sequence[SpanRecord], /) -> None:
+        """Take in what is known of some runs."""
+        for record in records:
+            spans = self._traces.setdefault(record.trace_id, {})
+            known = spans.get(record.key)
+            if known is None or known.rank <= record.rank:
+                spans[record.key] = record
+
+    def read(self, trace_or_task_id: str) -> Trace | None:
+        """The trace of this id, or the newest that has a task of this id; None if there is none."""
+        for trace_id, spans in reversed(self._traces.items()):
+            if trace_or_task_id in {trace_id, *(span.task_id for span in spans.values())}:
+                return Trace(trace_id, tuple(spans.values()))
+        return None
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class RedisSpans:
+    """Spans in the broker's Redis, bounded in time and number.
+
+    A trace is kept for ``ttl`` seconds after its last change, with at most ``spans`` spans; a tenth of these are for
+    what failed. When all traces together have more than ``total`` spans, the oldest traces are dropped. Raises what
+    redis-py raises when the broker is away.
+    """
+
+    def __init__(self, client: RedisClient, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> None:
+        self.dropped = 0
+        self._client = client
+        self._bounds = (ttl, min(spans, total), total)
+        self._keys = [client.app_key("traces"), client.app_key("trace_sizes")]
+        self._record = client.script("trace_record")
+
+    def add(self, records: Sequence[SpanRecord], /) -> None:
+        """Take in what is known of some runs; spans for which there is no room are counted in ``dropped``."""
+        oldest: list[str] = []
+        for chunk in _chunks(records, CHUNK):
+            oldest = self._call(chunk, oldest)
+        while oldest:
+            oldest = self._call((), oldest)
+
+    def read(self, trace_or_task_id: str) -> Trace | None:
+        """The trace of this id, or the newest that has a task of this id; None if there is none.
+
+        What in Redis is not as :meth:`add` writes it is passed over.
+        """
+        trace_id = wanted = clean(trace_or_task_id)
+        if not self._client.redis.exists(self._trace_key(trace_id)):
+            found = self._trace_of(wanted)
+            if found is None:
+                return None
+            trace_id = found
+        spans, dropped = [], 0
+        for field, value in self._client.redis.hscan_iter(self._trace_key(trace_id), count=CHUNK):
+            record = SpanRecord.from_json(value[1:])
+            if field == b"":
+                dropped = int(value) if value.isdigit() else 0
+            elif record is not None and record.trace_id == trace_id:
+                spans.append(record)
+        return Trace(trace_id, spans, dropped)
+
+    def close(self) -> None:
+        """Close the connection that this was given."""
+        self._client.close()
+
+    def _call(self, records: Sequence[SpanRecord], oldest: Sequence[str]) -> list[str]:
+        index: dict[str, int] = {}
+        for trace_id in (*(record.trace_id for record in records), *oldest):
+            index.setdefault(trace_id, len(self._keys) + len(index) + 1)
+        arguments: list[Any] = [*self._bounds, len(records)]
+        for record in records:
+            arguments += (index[record.trace_id], record.trace_id, _field(record), f"{record.rank}{record.to_json()}")
+        for trace_id in oldest:
+            arguments += (index[trace_id], trace_id)
+        refused, *ids = self._record(keys=[*self._keys, *map(self._trace_key, index)], args=arguments)
+        self.dropped += refused
+        return [trace_id.decode(errors="replace") for trace_id in ids]
+
+    def _trace_of(self, task_id: str) -> str | None:
+        """The newest trace that has a task of this id: looked for in all of them, so that nothing is kept for it."""
+        pattern = f"{_escaped(task_id)} *"
+        newest: list[bytes] = self._client.redis.zrevrange(self._keys[0], 0, -1)
+        for chunk in _chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):
+            for trace_id, found in zip(chunk, self._matching(chunk, pattern), strict=True):
+                if found:
+                    return trace_id
+        return None
+
+    def _matching(self, trace_ids: Sequence[str], pattern: str) -> list[bool]:
+        """Tell for each trace whether it has a field of this pattern."""
+        found = dict.fromkeys(trace_ids, False)
+        cursors = dict.fromkeys(trace_ids, 0)
+        while cursors:
+            pipe = self._client.redis.pipeline(transaction=False)
+            for trace_id, cursor in cursors.items():
+                pipe.hscan(self._trace_key(trace_id), cursor, match=pattern, count=CHUNK)
+            for trace_id, (cursor, fields_) in zip(list(cursors), pipe.execute(), strict=True):
+                cursors[trace_id] = cursor
+                if fields_ or not cursor:
+                    found[trace_id] = bool(fields_)
+                    del cursors[trace_id]
+        return list(found.values())
+
+    def _trace_key(self, trace_id: str) -> str:
+        return self._client.app_key(f"trace:{trace_id}")
+
+
+def _field(record: SpanRecord) -> str:
+    return f"{record.task_id} {record.key}"
+
+
+def _escaped(text: str) -> str:
+    """A text in a pattern of Redis that matches just that."""
+    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in text)
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _seconds(value: object) -> float | None:
+    known = type(value) in {int, float} and 0 <= value <= MAX_NUMBER  # type: ignore[operator]
+    return float(value) if known else None  # type: ignore[arg-type]
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value <= MAX_NUMBER else None

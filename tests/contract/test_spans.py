@@ -1,0 +1,237 @@
+"""What every trace store does, and what the one in Redis keeps within bounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.models import Moved
+from celery_dynprio.spans import MemorySpans, RedisSpans, SpanRecord, SpanStore
+from tests.apps import make_app
+from tests.processes import wait_until
+from tests.servers import Database
+
+
+def record(n: int = 1, trace: int = 0, state: str = "SUCCESS", **known: Any) -> SpanRecord:
+    """The nth run of a trace."""
+    return SpanRecord(f"{trace:032x}", f"{trace:08x}{n:08x}", f"task-{trace}-{n}", "proj.work", state, **known)
+
+
+FULL = record(
+    span_id="a" * 16,
+    parent_span_id="b" * 16,
+    parent_task_id="task-0",
+    queue="celery",
+    host="w@h",
+    attempt=2,
+    published=1000.0,
+    started=1001.5,
+    level_at_publish=0,
+    level=3,
+    wait=0.0,
+    ran=0.25,
+    error="ValueError: no",
+    moves=(Moved(1000.5, 3, 0, 0.75, "score"), Moved(1001.0, -1, 3, 0.5, "refill")),
+)
+
+
+@pytest.fixture(params=["memory", "valkey", "redis", "redis62"])
+def store(request: pytest.FixtureRequest) -> Iterator[SpanStore]:
+    if request.param == "memory":
+        yield MemorySpans()
+        return
+    database: Database = request.getfixturevalue("open_database")(request.param)
+    spans = redis_spans(database.url)
+    yield spans
+    spans.close()
+
+
+def redis_spans(url: str, prefix: str = "", **bounds: Any) -> RedisSpans:
+    return RedisSpans(RedisClient.from_app(make_app(url, prefix=prefix)), **bounds)
+
+
+def read(store: SpanStore, trace_id: str) -> dict[str, SpanRecord]:
+    found = store.read(trace_id)
+    return {} if found is None else {span.key: span for span in found.spans}
+
+
+def stored(client: redis.Redis) -> int:
+    """All spans that are there."""
+    return sum(client.hlen(key) - client.hexists(key, "") for key in client.scan_iter("dynprio:trace:*"))
+
+
+def test_what_is_added_is_read_by_trace_and_by_task(store: SpanStore) -> None:
+    store.add([FULL, record(2), record(3, trace=7)])
+    expected = {FULL.key: FULL, record(2).key: record(2)}
+    assert read(store, FULL.trace_id) == expected
+    assert read(store, "task-0-2") == expected
+    assert read(store, "task-7-3") == {record(3, trace=7).key: record(3, trace=7)}
+
+
+@pytest.mark.parametrize(
+    "wanted", ["", "task", "task-0-", "*", "task-0-?", "task-0-1 *", "f" * 32, "\ud800", "x\n" * 10**5]
+)
+def test_what_is_not_there_is_not_found(store: SpanStore, wanted: str) -> None:
+    store.add([record(1)])
+    assert store.read(wanted) is None
+
+
+@pytest.mark.parametrize("task_id", ["a*b", "[abc]", "a?", "back\\slash", "^x", "two words"])
+def test_any_task_id_is_found_and_nothing_like_it(store: SpanStore, task_id: str) -> None:
+    store.add([replace(record(1, trace=1), task_id="a1b"), replace(record(1), task_id=task_id)])
+    assert [span.task_id for span in read(store, task_id).values()] == [task_id]
+
+
+def test_later_knowledge_replaces_earlier_whichever_comes_first(store: SpanStore) -> None:
+    states = ["PENDING", "STARTED", "SUCCESS", "FAILURE"]
+    for n, state in enumerate(states):
+        store.add([record(n, state=state)])
+    for before, state in enumerate(states):
+        store.add([record(n, state=state, host="later") for n in range(len(states)) if n != before])
+    found = read(store, record().trace_id)
+    assert [found[record(n).key].state for n in range(4)] == ["FAILURE"] * 3 + ["FAILURE"]
+
+
+def test_of_two_equal_ones_the_later_is_kept(store: SpanStore) -> None:
+    store.add([record(1, state="STARTED", host="died")])
+    store.add([record(1, state="STARTED", host="took over")])
+    assert [span.host for span in read(store, record().trace_id).values()] == ["took over"]
+
+
+def test_a_run_that_is_published_again_stays_what_it_became(store: SpanStore) -> None:
+    store.add([record(1, state="FAILURE")])
+    store.add([record(1, state="PENDING"), record(1, state="STARTED")])
+    assert [span.state for span in read(store, record().trace_id).values()] == ["FAILURE"]
+
+
+def test_the_newest_trace_that_has_a_task_is_found(valkey: Database) -> None:
+    spans = redis_spans(valkey.url)
+    for trace in range(3):
+        spans.add([replace(record(1, trace=trace), task_id="again")])
+    assert set(read(spans, "again")) == {record(1, trace=2).key}
+    spans.close()
+
+
+def test_a_trace_has_a_bound_and_keeps_a_tenth_of_it_for_failures(server: Database) -> None:
+    spans = redis_spans(server.url, spans=20)
+    spans.add([record(n) for n in range(100)])
+    spans.add([record(n, state="FAILURE") for n in range(100, 200)])
+    found = spans.read(record().trace_id)
+    assert found is not None
+    states = [span.state for span in found.spans]
+    assert (states.count("SUCCESS"), states.count("FAILURE")) == (18, 2)
+    assert found.dropped == spans.dropped == 180
+    spans.close()
+
+
+def test_all_traces_together_have_a_bound(server: Database) -> None:
+    spans = redis_spans(server.url, total=100)
+    for trace in range(200):
+        spans.add([record(n, trace=trace) for n in range(trace % 7 + 1)])
+        assert stored(server.client) <= 100
+    assert int(server.client.hget("dynprio:trace_sizes", "") or 0) == stored(server.client) > 90
+    assert read(spans, record(1, trace=199).trace_id)
+    assert not read(spans, record(1, trace=0).trace_id)
+    assert server.client.zcard("dynprio:traces") == len(list(server.client.scan_iter("dynprio:trace:*"))) < 30
+    spans.close()
+
+
+def test_many_traces_at_once_are_bounded_too(valkey: Database) -> None:
+    spans = redis_spans(valkey.url, total=100)
+    spans.add([record(1, trace=trace) for trace in range(1000)])
+    assert stored(valkey.client) == 100
+    spans.close()
+
+
+def test_one_trace_may_fill_the_store_and_not_more(valkey: Database) -> None:
+    spans = redis_spans(valkey.url, spans=1000, total=50)
+    spans.add([record(n, state="FAILURE") for n in range(300)])
+    assert stored(valkey.client) == 50
+    spans.close()
+
+
+def test_a_trace_is_forgotten_when_its_time_is_over(server: Database) -> None:
+    old, young = redis_spans(server.url, ttl=0.05), redis_spans(server.url, ttl=1000)
+    old.add([record(n) for n in range(10)])
+    wait_until(lambda: old.read(record().trace_id) is None)
+    young.add([record(1, trace=1)])
+    assert server.client.pttl(f"dynprio:trace:{1:032x}") > 900_000
+    aged = redis_spans(server.url, ttl=0.05)
+    wait_until(lambda: not server.client.exists(f"dynprio:trace:{0:032x}"))
+    server.client.zadd("dynprio:traces", {f"{9:032x}": 1.0})
+    server.client.hset("dynprio:trace_sizes", f"{9:032x}", 3)
+    aged.add([record(1, trace=2)])
+    assert server.client.zscore("dynprio:traces", f"{9:032x}") is None
+    assert not server.client.hexists("dynprio:trace_sizes", f"{9:032x}")
+    for spans in (old, young, aged):
+        spans.close()
+
+
+def test_nothing_stays_in_an_idle_system(valkey: Database) -> None:
+    spans = redis_spans(valkey.url, ttl=0.05)
+    spans.add([record(n, trace=n) for n in range(10)])
+    wait_until(lambda: valkey.client.dbsize() == 0)
+    spans.close()
+
+
+def test_only_prefixed_keys_are_touched(valkey: Database) -> None:
+    spans = redis_spans(valkey.url, prefix="shop:", total=1)
+    spans.add([record(1), record(1, trace=1)])
+    written = list(valkey.client.scan_iter())
+    assert all(key.startswith(b"shop:dynprio:trace") for key in written)
+    assert sum(valkey.client.hlen(key) for key in written if b":trace:" in key) == 1
+    spans.close()
+
+
+HOSTILE = [b"", b"2", b"2null", b"2[]", b"2{}", b"9{", b'2{"state": 5}', b"\xff\xfe", b"2" + b"[" * 10_000]
+
+
+def test_what_somebody_else_wrote_is_passed_over(server: Database) -> None:
+    spans = redis_spans(server.url)
+    spans.add([record(1)])
+    key = f"dynprio:trace:{record().trace_id}"
+    for n, value in enumerate(HOSTILE):
+        server.client.hset(key, f"odd {n}", value)
+    server.client.hset(key, "another's", "2" + record(5, trace=9).to_json())
+    server.client.hset(key, "", "many")
+    server.client.hset("dynprio:trace_sizes", "", "nonsense")
+    server.client.zadd("dynprio:traces", {b"\xff": 1e12})
+    found = spans.read(record().trace_id)
+    assert found is not None
+    assert (list(found.spans), found.dropped) == ([record(1)], 0)
+    assert spans.read("nobody") is None
+    spans.close()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(known=st.fixed_dictionaries({}, optional={field.name: JSON for field in fields(SpanRecord)}))
+def test_whatever_is_in_a_record_is_bounded_and_printable(known: dict[str, Any]) -> None:
+    ids = {"trace_id": "t", "key": "k", "task_id": "i", "state": "SUCCESS"}
+    for text in (json.dumps(known), json.dumps(known | ids)):
+        found = SpanRecord.from_json(text)
+        if found is None:
+            continue
+        for field in fields(SpanRecord):
+            value = getattr(found, field.name)
+            assert not isinstance(value, str) or (value.isprintable() and len(value) <= 500)
+            assert not isinstance(value, (int, float)) or 0 <= value <= 1e15
+
+
+def test_a_record_survives_its_way_through_json() -> None:
+    assert SpanRecord.from_json(FULL.to_json()) == FULL
+    assert SpanRecord.from_json(record().to_json()) == record()
+    assert len(record().to_json()) < 170
