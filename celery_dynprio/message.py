@@ -92,9 +92,9 @@ def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: flo
     return PendingTask(
         task_id,
         name,
-        _number(fields.get("at"), seen_at),
-        min(_number(fields.get("w"), 1.0), MAX_WEIGHT),
-        _number(fields.get("due"), None),
+        number(fields.get("at"), seen_at),
+        min(number(fields.get("w"), 1.0), MAX_WEIGHT),
+        number(fields.get("due")),
         key if _is_text(key, MAX_KEY) else None,
         min(dependents, MAX_DEPENDENTS) if type(dependents) is int and dependents > 0 else 0,
         pin if type(pin) is int and 0 <= pin < levels else None,
@@ -114,7 +114,7 @@ def rewrite(raw: bytes, priority: int, task: PendingTask, moved: Moved | None = 
     if fields is None:
         pin = {} if task.pinned is None else {"pin": task.pinned}
         fields = message["headers"][HEADER] = {"at": task.published, **pin}
-    elif isinstance(fields, dict) and _number(fields.get("at"), None) is None:
+    elif isinstance(fields, dict) and number(fields.get("at")) is None:
         fields["at"] = task.published
     if moved is not None and isinstance(fields, dict):
         fields["mv"] = [
@@ -134,7 +134,7 @@ def moves_of(fields: object) -> list[Moved]:
         if not isinstance(row, list) or len(row) != len(Moved._fields):
             continue
         at, source, target, score, reason = row
-        numbers = (_number(at, None), _number(score, None))
+        numbers = number(at), number(score)
         places = all(type(place) is int and HELD <= place < MAX_LEVELS for place in (source, target))
         if None not in numbers and places:
             moves.append(Moved(numbers[0], source, target, numbers[1], clean(reason, MAX_REASON)))
@@ -160,10 +160,16 @@ def _foreign_pin(properties: Mapping[str, Any], steps: Sequence[int]) -> Place |
     return level_of(priority, steps) if type(priority) is int and priority > 0 else None
 
 
-def _number(value: object, default: Any) -> Any:
+def number(value: object, default: Any = None) -> Any:
+    """A number of a message as a float; ``default`` if it is none, below 0, or too large to be meant."""
     if type(value) in {int, float} and 0 <= value <= MAX_NUMBER:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     return default
+
+
+def whole(value: object) -> int | None:
+    """A whole number of a message; None if it is none, below 0, or too large to be meant."""
+    return value if type(value) is int and 0 <= value <= MAX_NUMBER else None
 
 
 def _is_text(value: object, longest: int) -> bool:

@@ -213,7 +213,7 @@ def span_of_headers(
 
 def level_at_publish(headers: Mapping[str, Any]) -> int | None:
     """The level that a message was published with; None if that is not known."""
-    return _small(_parts(headers.get(LINEAGE))[0])
+    return message.whole(_parts(headers.get(LINEAGE))[0])
 
 
 def _write_ids(headers: dict[str, Any], base: Span | None) -> None:
@@ -257,7 +257,14 @@ def _ancestors(rows: object) -> tuple[Ancestor, ...]:
     if not isinstance(rows, list):
         return ()
     return tuple(
-        Ancestor(clean(row[0]), clean(row[1]), clean(row[2]), _small(row[3]), _seconds(row[4]), _seconds(row[5]))
+        Ancestor(
+            clean(row[0]),
+            clean(row[1]),
+            clean(row[2]),
+            message.whole(row[3]),
+            message.number(row[4]),
+            message.number(row[5]),
+        )
         for row in _bounded(rows)
         if isinstance(row, list) and len(row) == ANCESTOR_FIELDS
     )
@@ -272,21 +279,10 @@ def _count(number: object) -> int:
     return min(number, MAX_RETRIES) if type(number) is int and number > 0 else 0
 
 
-def _small(number: object) -> int | None:
-    return number if type(number) is int and 0 <= number <= message.MAX_NUMBER else None
-
-
-def _seconds(number: object) -> float | None:
-    # NaN is in no range.
-    if type(number) in {int, float} and 0 <= number <= message.MAX_NUMBER:  # type: ignore[operator]
-        return float(number)  # type: ignore[arg-type]
-    return None
-
-
 def _level(priority: object, steps: Sequence[int] | None) -> int | None:
     return message.level_of(priority, steps) if steps and type(priority) is int else None
 
 
 def _wait(fields: object, started: float | None) -> float | None:
-    published = _seconds(fields.get("at")) if isinstance(fields, dict) else None
+    published = message.number(fields.get("at")) if isinstance(fields, dict) else None
     return None if published is None or started is None else max(started - published, 0.0)

@@ -6,7 +6,7 @@ On a task's path only what is at hand is put aside: records are made of it in th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery import signals
@@ -16,7 +16,7 @@ from celery_dynprio import message, tracing
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.propagation import SPAN, level_at_publish, span_of_headers
 from celery_dynprio.sender import Senders, Store
-from celery_dynprio.spans import MAX_ERROR, RANKS, RedisSpans, SpanRecord
+from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
 from celery_dynprio.tracing import LINEAGE, TRACEPARENT, Span
 
 if TYPE_CHECKING:
@@ -47,14 +47,23 @@ class Event(NamedTuple):
     ran: float | None = None
     error: str = ""
 
+    @property
+    def key(self) -> str:
+        """Names the run, as in the store."""
+        known = tracing.read(self.headers.get(TRACEPARENT))
+        return known.span_id if known else self._span().span_id
+
+    @property
+    def rank(self) -> int:
+        """As in the store."""
+        return RANKS.get(self.state, FAILED)
+
     def record(self) -> SpanRecord:
         """What the store keeps of it."""
-        span = self.span or span_of_headers(self.headers, {"routing_key": self.queue})
-        known, fields = tracing.read(self.headers.get(TRACEPARENT)), self.headers.get(message.HEADER)
-        published = fields.get("at") if isinstance(fields, dict) else None
+        span, fields = self._span(), self.headers.get(message.HEADER)
         return SpanRecord(
             span.trace_id,
-            known.span_id if known else span.span_id,
+            self.key,
             span.task_id,
             span.task_name,
             self.state,
@@ -64,7 +73,7 @@ class Event(NamedTuple):
             span.queue,
             span.host,
             span.attempt,
-            published if isinstance(published, float) else None,
+            message.number(fields.get("at")) if isinstance(fields, dict) else None,
             span.started,
             level_at_publish(self.headers),
             span.level,
@@ -74,22 +83,28 @@ class Event(NamedTuple):
             tuple(message.moves_of(fields)),
         )
 
+    def _span(self) -> Span:
+        return self.span or span_of_headers(self.headers, {"routing_key": self.queue})
+
+
+def coalesced(events: Iterable[Event]) -> Iterable[Event]:
+    """The last of the events of each run: what a store would keep of them."""
+    latest: dict[Any, Event] = {}
+    for event in events:
+        run = event.key
+        if run not in latest or latest[run].rank <= event.rank:
+            latest[run] = event
+    return latest.values()
+
 
 class _Events:
-    """A store of spans that takes events, and keeps only the last of those that come together for one run."""
+    """A store of spans that takes events."""
 
     def __init__(self, spans: RedisSpans) -> None:
         self._spans = spans
 
     def add(self, events: Sequence[Event], /) -> None:
-        latest: dict[Any, Event] = {}
-        for event in events:
-            run = event.headers.get(TRACEPARENT) or (event.span and event.span.span_id)
-            run = run if isinstance(run, str) else id(event)
-            known = latest.get(run)
-            if known is None or RANKS.get(known.state, 3) <= RANKS.get(event.state, 3):
-                latest[run] = event
-        self._spans.add([event.record() for event in latest.values()])
+        self._spans.add([event.record() for event in coalesced(events)])
 
     def close(self) -> None:
         self._spans.close()

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.message import MAX_NUMBER, MAX_TEXT, clean, moves_of
+from celery_dynprio.message import MAX_TEXT, clean, moves_of, number, whole
 from celery_dynprio.models import Moved
 
 T = TypeVar("T")
@@ -85,9 +85,9 @@ class SpanRecord:
         known: dict[str, Any] = {name: clean(found.get(name), longest) for name, longest in _TEXTS.items()}
         if not all(known[name] for name in ("trace_id", "key", "task_id", "state")):
             return None
-        known |= {name: _seconds(found.get(name)) for name in ("published", "started", "wait", "ran")}
-        known |= {name: _count(found.get(name)) for name in ("level_at_publish", "level")}
-        known["attempt"] = _count(found.get("attempt")) or 1
+        known |= {name: number(found.get(name)) for name in ("published", "started", "wait", "ran")}
+        known |= {name: whole(found.get(name)) for name in ("level_at_publish", "level")}
+        known["attempt"] = whole(found.get("attempt")) or 1
         return cls(**known, moves=tuple(moves_of({"mv": found.get("moves")})))
 
     @property
@@ -253,12 +253,3 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _seconds(value: object) -> float | None:
-    known = type(value) in {int, float} and 0 <= value <= MAX_NUMBER  # type: ignore[operator]
-    return float(value) if known else None  # type: ignore[arg-type]
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= MAX_NUMBER else None

@@ -1,0 +1,209 @@
+"""What a process tells the trace store of the tasks that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery.exceptions import Ignore, Reject
+
+from celery_dynprio import propagation, recorder, tracing
+from celery_dynprio.recorder import Event, Recorder, coalesced
+from celery_dynprio.settings import Settings
+from celery_dynprio.spans import SpanRecord
+from celery_dynprio.tracing import Span
+
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """Settings of the app, to be changed before the first task runs."""
+    return {}
+
+
+@pytest.fixture
+def app(settings: dict[str, Any]) -> Iterator[Celery]:
+    made = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    def get() -> Settings:
+        return Settings(**settings)
+
+    propagation.connect(made, get)
+    recorder.connect(made, get)
+    yield made
+    recorder.disconnect(made)
+    propagation.disconnect(made)
+    made.close()
+
+
+@pytest.fixture
+def events(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """What is put aside to be sent."""
+    found: list[Event] = []
+    monkeypatch.setattr(Recorder.of(app), "senders", SimpleNamespace(put=found.append))
+    return found
+
+
+def run(task: Any, **headers: Any) -> None:
+    """Run a task as a worker's pool does."""
+    from celery.app.trace import build_tracer  # noqa: PLC0415 - only workers have it
+
+    tracer: Callable[..., Any] = build_tracer(task.name, task, app=task.app)
+    request = {"id": "1", "delivery_info": {"routing_key": "celery", "priority": 0}, "hostname": "w@h", "retries": 0}
+    tracer("1", (), {}, {"traceparent": PARENT, **request, **headers})
+
+
+def records(events: list[Event]) -> list[SpanRecord]:
+    return [event.record() for event in events]
+
+
+def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[Event]) -> None:
+    @app.task(name="shop.work")
+    def work() -> None: ...
+
+    header = {"at": 1000.0, "mv": [[1001.0, 5, 0, 0.9, "score"]]}
+    lineage = [5, [["shop.a", "0", "v@h", 1, 0.5, 0.5]], "c" * 16]
+    run(work, dynprio=header, dynprio_lineage=lineage)
+    started, ended = records(events)
+    assert (started.state, ended.state) == ("STARTED", "SUCCESS")
+    assert (ended.trace_id, ended.key, ended.span_id, ended.parent_span_id) == ("a" * 32, "b" * 16, "b" * 16, "c" * 16)
+    assert (ended.task_id, ended.task_name, ended.parent_task_id) == ("1", "shop.work", "0")
+    assert (ended.queue, ended.host, ended.attempt) == ("celery", "w@h", 1)
+    assert (ended.published, ended.level_at_publish) == (1000.0, 5)
+    assert [move.reason for move in ended.moves] == ["score"]
+    assert ended.started == started.started
+    assert ended.ran is not None
+    assert 0 <= ended.ran < 60
+    assert (started.ran, started.error, ended.error) == (None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("exc", "ended"),
+    [
+        (ValueError("no\ntotal"), ("FAILURE", "ValueError: no total")),
+        (Ignore("enough"), ("IGNORED", "Ignore: enough")),
+        (Reject("bad"), ("REJECTED", "Reject: ('bad', False)")),
+    ],
+)
+def test_how_a_run_ended_is_recorded(
+    app: Celery, events: list[Event], monkeypatch: pytest.MonkeyPatch, exc: Exception, ended: tuple[str, str]
+) -> None:
+    @app.task
+    def work() -> None:
+        raise exc
+
+    monkeypatch.setattr(app.backend, "mark_as_failure", lambda *_args, **_options: None)
+    run(work)
+    _, last = records(events)
+    assert (last.state, last.error) == ended
+
+
+def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, events: list[Event]) -> None:
+    @app.task(name="shop.work")
+    def work() -> None:
+        app.send_task("shop.next", task_id="2", queue="elsewhere")
+
+    app.send_task("shop.next", task_id="before")
+    run(work)
+    app.send_task("shop.next", task_id="after")
+    _, pending, ended = records(events)
+    assert (pending.state, pending.task_name, pending.task_id, pending.queue) == (
+        "PENDING",
+        "shop.next",
+        "2",
+        "elsewhere",
+    )
+    assert (pending.trace_id, pending.parent_span_id, pending.parent_task_id) == ("a" * 32, ended.span_id, "1")
+    assert pending.host == ""
+
+
+def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Event]) -> None:
+    other = Celery("other", broker="memory://", set_as_current=False)
+
+    @app.task
+    def work() -> None: ...
+
+    @other.task
+    def elsewhere() -> None:
+        work.delay()
+
+    work.apply()
+    run(elsewhere)
+    assert events == []
+    other.close()
+
+
+def test_it_can_be_turned_off(app: Celery, settings: dict[str, Any], events: list[Event]) -> None:
+    settings["trace"] = False
+
+    @app.task
+    def work() -> None:
+        app.send_task("shop.next")
+
+    run(work)
+    told = Recorder.of(app)
+    assert told is not None
+    told.told("FAILURE", Span("a" * 32, "b" * 16), {}, ValueError())
+    assert events == []
+
+
+def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Event]) -> None:
+    told = Recorder.of(app)
+    assert told is not None
+    span = Span("a" * 32, "d" * 16, task_id="1", task_name="shop.work", host="w@h", started=1.0)
+    told.told("REVOKED", span, {"traceparent": PARENT, "dynprio": "hostile", "body": "x"}, ValueError("x" * 1000))
+    (told_record,) = records(events)
+    assert (told_record.state, told_record.key, told_record.span_id) == ("REVOKED", "b" * 16, "d" * 16)
+    assert len(told_record.error) == 500
+    assert told_record.ran is not None
+    assert "body" not in events[0].headers
+
+
+def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[Event]) -> None:
+    @app.task
+    def work() -> None:
+        app.send_task("shop.next")
+
+    run(work)
+    run(work, traceparent=f"00-{'a' * 32}-{'e' * 16}-01")
+    run(work, traceparent="hostile", id="3")
+    assert [event.state for event in coalesced(events)] == ["SUCCESS", "PENDING"] * 3
+
+
+def test_hostile_headers_make_bounded_records(app: Celery, events: list[Event]) -> None:
+    @app.task
+    def work() -> None: ...
+
+    odd: list[Any] = [None, 5, [], {}, "x" * 10**6, [[[]]], "\n\x1b", float("nan")]
+    for value in odd:
+        run(work, traceparent=value, dynprio_lineage=value, dynprio=value, tracestate=value)
+        run(work, dynprio={"at": value, "mv": value}, dynprio_lineage=[value] * 3)
+    assert len(events) == 32
+    for event in coalesced(events):
+        text = event.record().to_json()
+        assert len(text) < 1000
+        assert SpanRecord.from_json(text) == event.record()
+
+
+def test_connect_and_disconnect_leave_the_signals_as_they_were() -> None:
+    app = Celery("plain", broker="memory://", set_as_current=False)
+    watched = (
+        signals.task_prerun,
+        signals.task_postrun,
+        signals.after_task_publish,
+        signals.worker_process_shutdown,
+        signals.worker_shutdown,
+    )
+    before = [list(signal.receivers or ()) for signal in watched]
+    recorder.connect(app, Settings)
+    recorder.connect(app, Settings)
+    assert sum(len(signal.receivers or ()) for signal in watched) == sum(map(len, before)) + 4
+    assert tracing.current() is None
+    recorder.disconnect(app)
+    recorder.disconnect(app)
+    assert [list(signal.receivers or ()) for signal in watched] == before
+    assert Recorder.of(app) is None
