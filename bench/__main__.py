@@ -1,4 +1,4 @@
-"""``python -m bench [throughput] [ticks]``: run the named benchmarks (all of them if none is named), print JSON."""
+"""``python -m bench [throughput] [tracing] [ticks]``: run the named benchmarks (all of them if none is named), print JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 
 from bench import throughput, ticks
 
-BENCHMARKS = {"throughput": throughput.run, "ticks": ticks.run}
+BENCHMARKS = {"throughput": throughput.run, "tracing": throughput.run_tracing, "ticks": ticks.run}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The app of the throughput benchmark: plain, or with the add-on, as ``BENCH_APP`` says.
+"""The app of the throughput benchmark, as ``BENCH_APP`` says: plain, dynprio, or untraced, the add-on less its tracing.
 
 As a program it is a producer: for each line with a number on its input it publishes so many tasks, and answers with
 the seconds that this took.
@@ -15,11 +15,15 @@ from celery import Celery
 app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_transport_options={"priority_steps": list(range(10))})
 
-if os.environ["BENCH_APP"] == "dynprio":
-    from celery_dynprio import DynPrio, dynprio_task
+if os.environ["BENCH_APP"] != "plain":
+    from celery_dynprio import DynPrio, dynprio_task, failures, logs, propagation, recorder
 
     app.conf.update(dynprio_queues=["celery"])
     dynprio = DynPrio(app)
+    if os.environ["BENCH_APP"] == "untraced":
+        for module in (propagation, logs, failures, recorder):
+            module.disconnect(app)
+        app.steps["consumer"].discard("celery_dynprio.received:TraceReceived")
     task = dynprio_task(app=app, weight=5, deadline=3600, key="customer")
 else:
     task = app.task

@@ -1,6 +1,7 @@
-"""Publish and consume: plain Celery against the add-on, in turn, so that a noisy machine disturbs both alike.
+"""Publish and consume: plain Celery against the add-on, and the add-on without tracing against the add-on.
 
-Each has a producer and a worker that live as long as the benchmark, and a database of its own.
+Both sides take turns, so that a noisy machine disturbs them alike. Each has a producer and a worker that live for many
+runs, and a database of its own.
 """
 
 from __future__ import annotations
@@ -30,15 +31,25 @@ STARTUP: Final = 60.0
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Pairs of runs; each ratio is add-on / plain of one pair, so 1 means that the add-on costs nothing.
+    """What the add-on costs plain Celery."""
+    return compare("plain", "dynprio", quick=quick)
+
+
+def run_tracing(*, quick: bool) -> dict[str, Any]:
+    """What tracing costs, with the store on, in all places together: publishers, workers and the server."""
+    return compare("untraced", "dynprio", quick=quick)
+
+
+def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
+    """Pairs of runs; each ratio is other / base of one pair, so 1 means that the other costs no more.
 
     The processes are started anew now and then: where its memory lies makes a process quicker or slower for its life.
     """
     starts, pairs = (2, 5) if quick else (10, 30)
-    publish, consume = Pairs(200), Pairs(500 if quick else 2000)
+    publish, consume = Pairs(base, other, 200), Pairs(base, other, 500 if quick else 2000)
     with ValkeyServer() as server:
-        sides = {which: Side(which, server.port, db) for db, which in enumerate(("plain", "dynprio"))}
-        _pin(int(sides["plain"].client.info("server")["process_id"]), 0)
+        sides = {which: Side(which, server.port, db) for db, which in enumerate((base, other))}
+        _pin(int(sides[base].client.info("server")["process_id"]), 0)
         for _ in range(starts):
             with ExitStack() as producers:
                 for side in sides.values():
@@ -54,37 +65,39 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 
 class Pairs:
-    """Rates of the two sides, measured in turn: ``tasks`` a run."""
+    """Rates of two sides, measured in turn: ``tasks`` a run."""
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(self, base: str, other: str, tasks: int) -> None:
         self.tasks = tasks
-        self._plain: list[float] = []
-        self._addon: list[float] = []
+        self._base = base
+        self._other = other
+        self._rates: list[dict[str, float]] = []
 
     def add(self, count: int, actions: dict[str, Callable[[int], float]]) -> None:
         """Let both do it in turn, after a pair that warms up."""
         for pair in range(count + 1):
             rates = {which: actions[which](self.tasks) for which in sorted(actions, reverse=bool(pair % 2))}
             if pair:
-                self._plain.append(rates["plain"])
-                self._addon.append(rates["dynprio"])
+                self._rates.append(rates)
 
     def summary(self) -> dict[str, Any]:
         """Medians, and the spread of the ratio."""
-        ratios = [addon / plain for plain, addon in zip(self._plain, self._addon, strict=True)]
+        ratios = [rates[self._other] / rates[self._base] for rates in self._rates]
         low, middle, high = statistics.quantiles(ratios, n=4)
         return {
             "tasks a run": self.tasks,
             "pairs": len(ratios),
-            "plain, tasks/s": round(statistics.median(self._plain)),
-            "add-on, tasks/s": round(statistics.median(self._addon)),
+            **{f"{side}, tasks/s": self._median(side) for side in (self._base, self._other)},
             "ratio, median": round(middle, 3),
             "ratio, quartiles": [round(low, 3), round(high, 3)],
         }
 
+    def _median(self, side: str) -> int:
+        return round(statistics.median(rates[side] for rates in self._rates))
+
 
 class Side:
-    """Plain Celery, or Celery with the add-on."""
+    """One of the apps of :mod:`bench.project`."""
 
     def __init__(self, which: str, port: int, db: int) -> None:
         self._env = {**os.environ, "BENCH_BROKER": f"redis://127.0.0.1:{port}/{db}", "BENCH_APP": which}

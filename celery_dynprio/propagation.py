@@ -23,15 +23,14 @@ from celery import signals
 from celery_dynprio import message, tracing
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.message import clean
-from celery_dynprio.tracing import LINEAGE, MAX_LINEAGE, TRACEPARENT, TRACESTATE, Ancestor, Span
+from celery_dynprio.tracing import LINEAGE, TRACEPARENT, TRACESTATE, Span
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_dynprio.settings import Settings
 
-#: How many fields an ancestor has in the header, and how many parts the header.
-ANCESTOR_FIELDS: Final = 6
+#: How many parts the header of the lineage has.
 LINEAGE_PARTS: Final = 3
 
 #: More retries than this are not told apart.
@@ -128,7 +127,7 @@ class Propagation:
                 ancestors = (*ancestors, tracing.itself(span))
         steps = self._steps()
         level = None if steps is None else message.level_of(properties.get("priority") or 0, steps)
-        headers[LINEAGE] = [level, [_row(each) for each in _bounded(ancestors)], parent]
+        headers[LINEAGE] = [level, [each.row() for each in tracing.bounded(ancestors)], parent]
 
     def _steps(self) -> Sequence[int] | None:
         if self._known is None:
@@ -207,7 +206,7 @@ def span_of_headers(
         _wait(headers.get(message.HEADER), started),
         retries + 1,
         started,
-        _ancestors(ancestors),
+        tracing.ancestors(ancestors),
     )
 
 
@@ -239,35 +238,8 @@ def _as_opentelemetry(span: Span, request: Any) -> Span:
     return span
 
 
-def _bounded(ancestors: Sequence[Any]) -> Sequence[Any]:
-    """The root and the nearest."""
-    return ancestors if len(ancestors) <= MAX_LINEAGE else [ancestors[0], *ancestors[-(MAX_LINEAGE - 1) :]]
-
-
-def _row(ancestor: Ancestor) -> list[Any]:
-    wait, ran = (None if seconds is None else round(seconds, 3) for seconds in (ancestor.wait, ancestor.ran))
-    return [ancestor.name, ancestor.id, ancestor.host, ancestor.level, wait, ran]
-
-
 def _parts(header: object) -> Sequence[Any]:
     return header if isinstance(header, list) and len(header) == LINEAGE_PARTS else (None, None, None)
-
-
-def _ancestors(rows: object) -> tuple[Ancestor, ...]:
-    if not isinstance(rows, list):
-        return ()
-    return tuple(
-        Ancestor(
-            clean(row[0]),
-            clean(row[1]),
-            clean(row[2]),
-            message.whole(row[3]),
-            message.number(row[4]),
-            message.number(row[5]),
-        )
-        for row in _bounded(rows)
-        if isinstance(row, list) and len(row) == ANCESTOR_FIELDS
-    )
 
 
 def _digest(text: object) -> str:

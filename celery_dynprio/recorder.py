@@ -81,6 +81,7 @@ class Event(NamedTuple):
             self.ran,
             self.error,
             tuple(message.moves_of(fields)),
+            span.lineage if self.rank == FAILED else (),
         )
 
     def _span(self) -> Span:
@@ -142,7 +143,7 @@ class Recorder:
         """Receive ``task_postrun``; a process that was ended from outside sends none."""
         request = vars(task.request)
         headers = request.pop(_KEPT, None)
-        if headers is None or not isinstance(state, str):
+        if not (self._on and isinstance(headers, dict) and isinstance(state, str)):
             return
         span = request[SPAN]
         error = tracing.said(retval) if isinstance(retval, BaseException) and state != "SUCCESS" else ""

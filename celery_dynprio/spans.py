@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.message import MAX_TEXT, clean, moves_of, number, whole
 from celery_dynprio.models import Moved
+from celery_dynprio.tracing import Ancestor, ancestors
 
 T = TypeVar("T")
 
@@ -30,6 +31,9 @@ RANKS: Final[Mapping[str, int]] = {"PENDING": 0, "STARTED": 1, "SUCCESS": 2, "IG
 #: The rank of every other state: something went another way than it should.
 FAILED: Final = 3
 
+#: The state of a task that is known as an ancestor only.
+UNKNOWN: Final = "UNKNOWN"
+
 #: The longest text of an exception (characters).
 MAX_ERROR: Final = 500
 
@@ -43,7 +47,8 @@ class SpanRecord:
     key: str
     task_id: str
     task_name: str
-    #: Celery's: PENDING (published by a task), STARTED, SUCCESS, FAILURE, RETRY, REVOKED, REJECTED or IGNORED.
+    #: Celery's: PENDING (published by a task), STARTED, SUCCESS, FAILURE, RETRY, REVOKED, REJECTED or IGNORED; and
+    #: UNKNOWN for a task that is known as an ancestor only.
     state: str
     #: The ids that its log lines show; OpenTelemetry may have made them.
     span_id: str = ""
@@ -67,10 +72,14 @@ class SpanRecord:
     error: str = ""
     #: The last moves while it waited.
     moves: Sequence[Moved] = ()
+    #: Of what failed only: the tasks that led here, the root first, whose own records may be lost.
+    lineage: Sequence[Ancestor] = ()
 
     def to_json(self) -> str:
         """One JSON object with what is known."""
         known = {name: value for name in _FIELDS if (value := getattr(self, name)) not in _UNKNOWN}
+        if self.lineage:
+            known["lineage"] = [each.row() for each in self.lineage]
         return json.dumps(known, separators=(",", ":"))
 
     @classmethod
@@ -88,7 +97,7 @@ class SpanRecord:
         known |= {name: number(found.get(name)) for name in ("published", "started", "wait", "ran")}
         known |= {name: whole(found.get(name)) for name in ("level_at_publish", "level")}
         known["attempt"] = whole(found.get("attempt")) or 1
-        return cls(**known, moves=tuple(moves_of({"mv": found.get("moves")})))
+        return cls(**known, moves=tuple(moves_of({"mv": found.get("moves")})), lineage=ancestors(found.get("lineage")))
 
     @property
     def rank(self) -> int:
@@ -114,6 +123,33 @@ class Trace:
     spans: Sequence[SpanRecord]
     #: Spans that found no room.
     dropped: int = 0
+
+    def complete(self) -> list[SpanRecord]:
+        """The spans, and one for each ancestor of what failed that has none: lost with its process, or for lack of room."""
+        spans, known = list(self.spans), {span.task_id for span in self.spans}
+        for failed in self.spans:
+            above = ""
+            for each in failed.lineage:
+                if each.id and each.id not in known:
+                    known.add(each.id)
+                    spans.append(_remembered(self.trace_id, each, above))
+                above = each.id
+        return spans
+
+
+def _remembered(trace_id: str, task: Ancestor, parent: str) -> SpanRecord:
+    return SpanRecord(
+        trace_id,
+        f"ancestor {task.id}",
+        task.id,
+        task.name,
+        UNKNOWN,
+        parent_task_id=parent,
+        host=task.host,
+        level=task.level,
+        wait=task.wait,
+        ran=task.ran,
+    )
 
 
 class SpanStore(Protocol):

@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -22,7 +22,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from celery._state import _task_stack, get_current_worker_task
 
-from celery_dynprio.message import MAX_TEXT
+from celery_dynprio.message import MAX_TEXT, clean, number, whole
 
 #: Message headers: the two of W3C, and ours with the lineage.
 TRACEPARENT: Final = "traceparent"
@@ -44,6 +44,8 @@ MAX_SAID: Final = 500
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ANCESTOR_FIELDS: Final = 6
+
 #: The length of a ``traceparent`` of version 00.
 _VERSION_0: Final = 55
 
@@ -63,6 +65,11 @@ class Ancestor:
     wait: float | None = None
     #: Seconds for which it had run when it published the next one.
     ran: float | None = None
+
+    def row(self) -> list[Any]:
+        """What is written of it; :func:`ancestors` reads it."""
+        wait, ran = (None if seconds is None else round(seconds, 3) for seconds in (self.wait, self.ran))
+        return [self.name, self.id, self.host, self.level, wait, ran]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,22 @@ def read(traceparent: object, tracestate: object = None) -> Span | None:
         return None
     printable = isinstance(tracestate, str) and len(tracestate) <= MAX_STATE and tracestate.isprintable()
     return Span(found[1], found[2], flags=int(found[3], 16), tracestate=str(tracestate) if printable else "")
+
+
+def bounded(lineage: Sequence[T]) -> Sequence[T]:
+    """The root and the nearest of a lineage that is too long."""
+    return lineage if len(lineage) <= MAX_LINEAGE else [lineage[0], *lineage[-(MAX_LINEAGE - 1) :]]
+
+
+def ancestors(rows: object) -> tuple[Ancestor, ...]:
+    """Read a lineage; what is not as :meth:`Ancestor.row` writes it is left out."""
+    if not isinstance(rows, list):
+        return ()
+    return tuple(
+        Ancestor(clean(row[0]), clean(row[1]), clean(row[2]), whole(row[3]), number(row[4]), number(row[5]))
+        for row in bounded(rows)
+        if isinstance(row, list) and len(row) == _ANCESTOR_FIELDS
+    )
 
 
 def child(parent: Span | None) -> Span:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Deeper than this nothing is indented any further.
 MAX_INDENT: Final = 20
 
-_COLOURS: Final = {"SUCCESS": "green", "STARTED": "cyan", "PENDING": "cyan"}
+_COLOURS: Final = {"SUCCESS": "green", "STARTED": "cyan", "PENDING": "cyan", "UNKNOWN": "yellow"}
 
 
 @click.command(cls=CeleryCommand)
@@ -72,21 +72,23 @@ def as_object(trace: Trace) -> dict[str, Any]:
         {
             **asdict(span),
             "moves": [move._asdict() for move in span.moves],
+            "lineage": [asdict(each) for each in span.lineage],
             "parent": None if parent is None else parent.key,
             "depth": len(lasts),
         }
-        for span, parent, lasts in _walk(trace)
+        for span, parent, lasts in _walk(trace.complete())
     ]
     return {"trace_id": trace.trace_id, "dropped": trace.dropped, "spans": spans}
 
 
 def draw(trace: Trace, style: Any) -> Iterator[str]:
     """The lines that are shown; ``style`` is ``click.style`` or like it."""
-    states = Counter(span.state for span in trace.spans)
-    hosts = {span.host for span in trace.spans} - {""}
+    spans = trace.complete()
+    states = Counter(span.state for span in spans)
+    hosts = {span.host for span in spans} - {""}
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    yield f"trace {trace.trace_id}: {_counted(len(trace.spans), 'run')} on {_counted(len(hosts), 'worker')}, {told}"
-    for span, _, lasts in _walk(trace):
+    yield f"trace {trace.trace_id}: {_counted(len(spans), 'run')} on {_counted(len(hosts), 'worker')}, {told}"
+    for span, _, lasts in _walk(spans):
         trunk = "".join("   " if last else "│  " for last in lasts[:-1][-MAX_INDENT:])
         branch = ("└─ " if lasts[-1] else "├─ ") if lasts else ""
         yield f"{style(f'{span.state:8}', fg=_COLOURS.get(span.state, 'red'))} {trunk}{branch}{_told(span)}"
@@ -116,14 +118,15 @@ def _told(span: SpanRecord) -> str:
     return told if span.ran is None else f"{told}, ran {span.ran:.3f} s"
 
 
-def _walk(trace: Trace) -> Iterator[tuple[SpanRecord, SpanRecord | None, tuple[bool, ...]]]:
+def _walk(found: Sequence[SpanRecord]) -> Iterator[tuple[SpanRecord, SpanRecord | None, tuple[bool, ...]]]:
     """Each span with its parent; parents first, the oldest first.
 
     For itself and each span above it but the root, it is told whether that is its parent's last.
     """
-    parents = _parents(trace)
+    spans = sorted(found, key=_age)
+    parents = _parents(spans)
     children: dict[str | None, list[SpanRecord]] = {}
-    for span in sorted(trace.spans, key=_age):
+    for span in spans:
         parent = parents[span.key]
         children.setdefault(None if parent is None else parent.key, []).append(span)
     waiting: list[tuple[SpanRecord, tuple[bool, ...]]] = [(span, ()) for span in reversed(children.get(None, []))]
@@ -134,9 +137,8 @@ def _walk(trace: Trace) -> Iterator[tuple[SpanRecord, SpanRecord | None, tuple[b
         waiting += [(each, (*lasts, each is below[-1])) for each in reversed(below)]
 
 
-def _parents(trace: Trace) -> dict[str, SpanRecord | None]:
+def _parents(spans: Sequence[SpanRecord]) -> dict[str, SpanRecord | None]:
     """The span that published each: by span id, else by task id; a chain that leads back to itself is cut."""
-    spans = sorted(trace.spans, key=_age)
     by_span = {span.span_id: span for span in spans if span.span_id}
     by_task = {span.task_id: span for span in spans}
     parents: dict[str, SpanRecord | None] = {}

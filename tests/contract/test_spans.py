@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.models import Moved
 from celery_dynprio.spans import MemorySpans, RedisSpans, SpanRecord, SpanStore
+from celery_dynprio.tracing import Ancestor
 from tests.apps import make_app
 from tests.processes import wait_until
 from tests.servers import Database
@@ -39,6 +40,7 @@ FULL = record(
     wait=0.0,
     ran=0.25,
     error="ValueError: no",
+    lineage=(Ancestor("proj.root", "task-9", "v@h", 3, 0.5, 1.0), Ancestor("proj.a", "task-0")),
     moves=(Moved(1000.5, 3, 0, 0.75, "score"), Moved(1001.0, -1, 3, 0.5, "refill")),
 )
 

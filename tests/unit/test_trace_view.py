@@ -8,6 +8,7 @@ from typing import Any
 from celery_dynprio.cli.trace import MAX_INDENT, as_object, draw
 from celery_dynprio.models import Moved
 from celery_dynprio.spans import SpanRecord, Trace
+from celery_dynprio.tracing import Ancestor
 
 
 def span(name: str, parent: str = "", state: str = "SUCCESS", **known: Any) -> SpanRecord:
@@ -55,6 +56,19 @@ def test_what_found_no_room_is_told() -> None:
 def test_a_parent_that_is_known_by_its_task_only_is_found() -> None:
     lines = drawn(span("a"), span("b", "another", parent_task_id="id-a"))
     assert [line[9:] for line in lines[1:]] == ["a[id-a]", "└─ b[id-b]"]
+
+
+def test_ancestors_of_what_failed_are_shown_even_if_nothing_else_is_kept_of_them() -> None:
+    lineage = (Ancestor("a", "id-a", "one@x", 3, 0.5, 0.25), Ancestor("b", "id-b"), Ancestor("c", "id-c"))
+    failed = span("d", "lost", "FAILURE", parent_task_id="id-c", lineage=lineage, published=2.0)
+    assert drawn(failed, span("b", published=1.0)) == [
+        "trace t: 4 runs on 1 worker, 1 FAILURE, 1 SUCCESS, 2 UNKNOWN",
+        "SUCCESS  b[id-b]",
+        "UNKNOWN  └─ c[id-c]",
+        "FAILURE     └─ d[id-d]",
+        "UNKNOWN  a[id-a] on one@x, P3, waited 0.500 s, ran 0.250 s",
+    ]
+    assert [each["state"] for each in as_object(Trace("t", (failed,)))["spans"]] == ["UNKNOWN"] * 3 + ["FAILURE"]
 
 
 def test_those_whose_parent_is_missing_are_roots() -> None:
