@@ -1,4 +1,4 @@
-"""``python -m bench [throughput] [tracing] [ticks]``: run the named benchmarks (all of them if none is named), print JSON."""
+"""``python -m bench [throughput] [tracing] [ticks]``: run the named benchmarks, all if none is named; print JSON."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from celery import Celery
+from celery import Celery, signals
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_transport_options={"priority_steps": list(range(10))})
@@ -23,6 +23,7 @@ if os.environ["BENCH_APP"] != "plain":
     if os.environ["BENCH_APP"] == "untraced":
         for module in (propagation, logs, failures, recorder):
             module.disconnect(app)
+        signals.before_task_publish.connect(dynprio._router.complete)  # noqa: SLF001 - which tracing takes along
         app.steps["consumer"].discard("celery_dynprio.received:TraceReceived")
     task = dynprio_task(app=app, weight=5, deadline=3600, key="customer")
 else:

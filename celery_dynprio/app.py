@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
-from celery.app.routes import prepare
 
 from celery_dynprio.errors import DynPrioError, SettingError
 from celery_dynprio.message import KOMBU_STEPS
@@ -167,7 +166,7 @@ class DynPrio:
 
         for signal, receiver, sender in self._receivers(app):
             signal.connect(receiver, sender=sender, weak=False, dispatch_uid=_uid(app))
-        propagation.connect(app, lambda: self.settings)  # after the router, which changes the level that it tells
+        propagation.connect(app, lambda: self.settings, self._router.complete)
         logs.connect(app, lambda: self.settings)
         failures.connect(app)
         recorder.connect(app, lambda: self.settings)  # after the propagation, whose spans it records
@@ -184,7 +183,6 @@ class DynPrio:
     def _receivers(self, app: Celery) -> list[tuple[Any, Callable[..., None], Any]]:
         return [
             (app.on_after_configure, self._configured, None),
-            (signals.before_task_publish, self._router.complete, None),
             # Of all that workers, beat and shells do at their start, only here does an exception end them.
             (signals.import_modules, self._starting, app),
             (signals.celeryd_after_setup, self._worker_starting, None),
@@ -205,19 +203,21 @@ class DynPrio:
                 ", ".join(self.settings.queues),
             )
 
-    # Routes: Celery reads them when they are first needed and when they are updated, in AMQP.flush_routes
+    # Routes: Celery makes a router when it first needs one and when the routes are updated, by AMQP.Router
 
     def _take_over_routes(self, app: Celery) -> None:
-        def flush_routes() -> None:
-            self._router.routes = prepare(app.conf.task_routes)
-            self._router.queues = app.amqp.queues
-            app.amqp._rtable = [self._router.route]  # noqa: SLF001 - as AMQP.flush_routes
+        def make_router(queues: Any = None, create_missing: Any = None) -> Any:
+            router = type(app.amqp).Router(app.amqp, queues, create_missing)
+            self._router.routes, self._router.queues = router.routes, router.queues
+            # Behind the user's routes; without the loop over them that Router.lookup_route is.
+            router.routes, router.lookup_route = [self._router.route], self._router.route
+            return router
 
-        app.amqp.flush_routes = flush_routes
+        app.amqp.Router = make_router
         _reread_routes(app)
 
     def _give_back_routes(self, app: Celery) -> None:
-        vars(app.amqp).pop("flush_routes", None)
+        vars(app.amqp).pop("Router", None)
         _reread_routes(app)
 
     # Transport options: the same steps in every process that has this app
@@ -283,5 +283,4 @@ def _check_steps(app: Celery) -> None:
 
 
 def _reread_routes(app: Celery) -> None:
-    app.amqp._rtable = None  # noqa: SLF001 - as AMQP.flush_routes
     vars(app.amqp).pop("router", None)

@@ -16,8 +16,8 @@ from celery_dynprio.models import HELD, Moved, PendingTask, Place
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
 #: ``at`` published (Unix seconds), ``w`` weight (0 to 10), ``due`` deadline (Unix seconds), ``key`` fairness key,
-#: ``n`` dependents, ``pin`` the level that an explicit priority fixed, ``mv`` the last moves, each as a list of the
-#: fields of :class:`~celery_dynprio.models.Moved`.
+#: ``n`` dependents, ``pin`` the level that an explicit priority fixed, ``mv`` the first move and the last ones, each a
+#: list of what is in :class:`~celery_dynprio.models.Moved`.
 HEADER: Final = "dynprio"
 
 #: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
@@ -117,8 +117,10 @@ def rewrite(raw: bytes, priority: int, task: PendingTask, moved: Moved | None = 
     elif isinstance(fields, dict) and number(fields.get("at")) is None:
         fields["at"] = task.published
     if moved is not None and isinstance(fields, dict):
+        moves = moves_of(fields)
         fields["mv"] = [
-            *moves_of(fields)[1 - MAX_MOVES :],
+            *moves[:1],  # it tells the level at which the task was published
+            *moves[1:][2 - MAX_MOVES :],
             (round(moved.at, 3), *moved[1:3], round(moved.score, 3), moved.reason),
         ]
     return json.dumps(message).encode()

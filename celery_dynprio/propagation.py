@@ -2,7 +2,8 @@
 
 ``traceparent`` in a message names the span of the task itself: its publisher makes the id, so that the worker's parent
 process and its pool process tell the same without asking each other. What led there travels in ``dynprio_lineage``:
-``[level at publish, [[name, id, host, level, wait, ran], ...], parent span id]``, the root first.
+``[level at publish, [[name, id, host, level, wait, ran], ...], parent span id]``, the root first; where nothing led to
+a task there is no such header.
 
 OpenTelemetry's Celery instrumentation writes a ``traceparent`` of its own: that one stays. If it was instrumented
 before :func:`connect`, a task's span is the one that it made, else a parent of that; in both cases the trace is one.
@@ -42,24 +43,27 @@ SPAN: Final = "dynprio_span"
 #: The headers that this thread wrote last.
 _last = threading.local()
 
-_NOBODY: Final = Span("", "")
-
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 
 class Propagation:
     """Writes the trace into what this process publishes, and sets it while an app's tasks run, in any pool.
 
-    ``settings`` is called when it is first needed: an app may be configured after it was made.
+    ``settings`` is called when it is first needed: an app may be configured after it was made. ``complete`` is called
+    with each message before, and may change its priority.
     """
 
-    def __init__(self, app: Celery, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self, app: Celery, settings: Callable[[], Settings], complete: Callable[..., None] = lambda **_: None
+    ) -> None:
         self._app = app
         self._settings = settings
+        self._complete = complete
         self._known: tuple[Sequence[int] | None] | None = None
 
-    def publishing(self, headers: Any = None, properties: Any = None, **_: Any) -> None:
-        """Receive ``before_task_publish``."""
+    def publishing(self, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:
+        """Receive ``before_task_publish``; all that is to be done there, because each receiver costs a microsecond."""
+        self._complete(headers=headers, properties=properties, body=body)
         # The signal does not tell the app: with two of them in a process, the first one does it.
         if headers is not getattr(_last, "headers", None):
             _last.headers = headers
@@ -118,7 +122,10 @@ class Propagation:
         base = active or span or tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
         if active is None or headers.get(TRACEPARENT) != active.traceparent:
             _write_ids(headers, base)
-        parent = (span or base or _NOBODY).span_id
+        if base is None:
+            headers.pop(LINEAGE, None)  # a caller may hand on the headers of another message
+            return
+        parent = (span or base).span_id
         ancestors = () if span is None else span.lineage
         if span is not None and span.task_id:
             if headers.get("id") == span.task_id and _count(headers.get("retries")) >= span.attempt:
@@ -149,12 +156,12 @@ def steps_of(app: Celery, settings: Callable[[], Settings]) -> Sequence[int] | N
     return steps
 
 
-def connect(app: Celery, settings: Callable[[], Settings]) -> None:
+def connect(app: Celery, settings: Callable[[], Settings], complete: Callable[..., None] = lambda **_: None) -> None:
     """Carry traces through this app's tasks from now on; a second call changes nothing.
 
-    To be called after whatever else sets the priority in ``before_task_publish``, whose level is written down here.
+    See :class:`Propagation` for ``complete``.
     """
-    propagation = Propagation(app, settings)
+    propagation = Propagation(app, settings, complete)
     for signal, receiver in (
         (signals.before_task_publish, propagation.publishing),
         (signals.task_prerun, propagation.started),
@@ -210,9 +217,15 @@ def span_of_headers(
     )
 
 
-def level_at_publish(headers: Mapping[str, Any]) -> int | None:
-    """The level that a message was published with; None if that is not known."""
-    return message.whole(_parts(headers.get(LINEAGE))[0])
+def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> int | None:
+    """The level that a message was published with; None if that is not known. It is at ``level`` now."""
+    known = message.whole(_parts(headers.get(LINEAGE))[0])
+    if known is not None:
+        return known
+    moves = message.moves_of(headers.get(message.HEADER))
+    if not moves:
+        return level
+    return moves[0].source if moves[0].source >= 0 else None
 
 
 def _write_ids(headers: dict[str, Any], base: Span | None) -> None:

@@ -75,7 +75,7 @@ class Event(NamedTuple):
             span.attempt,
             message.number(fields.get("at")) if isinstance(fields, dict) else None,
             span.started,
-            level_at_publish(self.headers),
+            level_at_publish(self.headers, span.level),
             span.level,
             span.wait,
             self.ran,

@@ -18,7 +18,7 @@ from celery._state import get_current_worker_task
 from celery.app.routes import Router
 from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
-from celery_dynprio import message
+from celery_dynprio import message, tracing
 from celery_dynprio.levels import Bands
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Context, PendingTask
@@ -129,8 +129,7 @@ class DynPrioRouter:
     """The one entry of the app's routing table: the user's routes decide, then managed tasks are given their level.
 
     ``plan`` is called with each publish; None means that the broker cannot have managed queues. ``routes`` are the
-    user's, as :func:`celery.app.routes.prepare` makes them, and ``queues`` the app's, taken when Celery's own router
-    takes them. ``clock`` gives Unix seconds.
+    user's and ``queues`` the app's, as Celery's own router has them. ``clock`` gives Unix seconds.
     """
 
     def __init__(self, app: Celery, plan: Callable[[], Plan | None], clock: Callable[[], float] = time.time) -> None:
@@ -243,6 +242,8 @@ class DynPrioRouter:
 
     def _parent(self) -> Any:
         """The request of the task that this worker is running, None outside of any."""
+        if tracing.current() is None:  # which is far quicker to see
+            return None
         task = get_current_worker_task()
         return None if task is None else task.request
 

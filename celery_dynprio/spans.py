@@ -125,7 +125,7 @@ class Trace:
     dropped: int = 0
 
     def complete(self) -> list[SpanRecord]:
-        """The spans, and one for each ancestor of what failed that has none: lost with its process, or for lack of room."""
+        """The spans, and one for each ancestor of what failed that has none: lost with its process, or dropped."""
         spans, known = list(self.spans), {span.task_id for span in self.spans}
         for failed in self.spans:
             above = ""

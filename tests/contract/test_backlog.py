@@ -244,14 +244,14 @@ class TestRedisOnly:
         assert move == [5, 1, 0.9, "score"]
         assert abs(time.time() - at) < 60
 
-    def test_a_message_remembers_its_last_moves_only(self, bench: RedisBench) -> None:
+    def test_a_message_remembers_its_first_move_and_the_last(self, bench: RedisBench) -> None:
         bench.publish(task(), 0)
         for n in range(20):
             (waiting,) = bench.backlog.read(NOW).levels[n % 10]
             bench.backlog.apply([Move(waiting, n % 10, (n + 1) % 10, n / 100, "score")])
         (raw,) = bench.client.redis.lrange(bench.client.level_key("celery", 0), 0, -1)
         remembered = message.moves_of(json.loads(raw)["headers"]["dynprio"])
-        assert [moved.score for moved in remembered] == [n / 100 for n in range(12, 20)]
+        assert [moved.score for moved in remembered] == [0.0, *(n / 100 for n in range(13, 20))]
 
     def test_a_message_without_our_header_keeps_the_age_it_was_first_seen_with(self, bench: RedisBench) -> None:
         bench.app.send_task("other.task")

@@ -19,7 +19,7 @@ from celery_dynprio.cli import dynprio
 from celery_dynprio.cli.run import _parent, _stop_without_parent
 from tests.processes import wait_until
 
-COMMANDS = ("doctor", "drain", "pause", "resume", "run")
+COMMANDS = ("doctor", "drain", "pause", "resume", "run", "trace")
 NOBODY = "redis://127.0.0.1:1/0"
 
 

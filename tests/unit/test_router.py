@@ -14,7 +14,7 @@ import kombu.entity
 import pytest
 from celery import Celery, chain, chord, group
 
-from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, factor
+from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, factor, tracing
 from celery_dynprio.errors import OptionError
 from celery_dynprio.router import DynPrioRouter, Placement, dependents
 
@@ -74,8 +74,8 @@ def running(app: Celery, fields: Any, priority: int = 3, **request: Any) -> Iter
     task.push_request(
         id="1", called_directly=False, origin="x", delivery_info=delivery, args=(), kwargs={}, **headers, **request
     )
-    # The worker's tracer pushes it; current_worker_task finds it there.
-    with patch("celery_dynprio.router.get_current_worker_task", lambda: task):
+    # The worker's tracer pushes it; current_worker_task finds it there, and its span is the current one.
+    with tracing.use(), patch("celery_dynprio.router.get_current_worker_task", lambda: task):
         try:
             yield {"origin": "x", "headers": headers, "priority": priority, "queue": "celery"}
         finally:
