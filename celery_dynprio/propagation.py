@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
@@ -76,8 +75,9 @@ class Propagation:
         request, outer = task.request, tracing.current()
         fields = self._eager_fields(request) if request.is_eager else vars(request)
         span = span_of_headers(
-            {**fields, "task": task.name},
+            fields,
             request.delivery_info,
+            name=task.name,
             steps=self._steps(),
             host=request.hostname,
             started=time.time(),
@@ -185,15 +185,17 @@ def span_of_headers(
     headers: Mapping[str, Any],
     delivery_info: object = None,
     *,
+    name: str | None = None,
     steps: Sequence[int] | None = None,
     host: str = "",
     started: float | None = None,
 ) -> Span:
     """Make the span of a run from its message; it never raises, and all processes make the same of one message.
 
-    ``steps`` are kombu's ``priority_steps`` (None if the broker has no levels), ``host`` is the worker's name and
-    ``started`` the time (Unix seconds) up to which the task has waited. What is missing in the headers, or not as this
-    module writes it, counts as absent: a message without a trace gets one that follows from its root's id.
+    ``name`` is the task's, that in the headers if None. ``steps`` are kombu's ``priority_steps`` (None if the broker
+    has no levels), ``host`` is the worker's name and ``started`` the time (Unix seconds) up to which the task has
+    waited. What is missing in the headers, or not as this module writes it, counts as absent: a message without a trace
+    gets one that follows from its root's id.
     """
     delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
     task_id, retries = clean(headers.get("id")), _count(headers.get("retries"))
@@ -206,7 +208,7 @@ def span_of_headers(
         known.flags if known else 1,
         known.tracestate if known else "",
         task_id,
-        clean(headers.get("task")),
+        clean(headers.get("task") if name is None else name),
         clean(delivery.get("routing_key")),
         clean(host),
         _level(delivery.get("priority"), steps),
@@ -244,8 +246,8 @@ def _as_opentelemetry(span: Span, request: Any) -> Span:
     """Take the ids of the span that OpenTelemetry has made for this run, or let it take ours."""
     active = tracing.opentelemetry_span()
     if active is not None and (not request.is_eager or tracing.opentelemetry_kind() == "CONSUMER"):
-        ids = replace(span, trace_id=active.trace_id, span_id=active.span_id)
-        return replace(ids, flags=active.flags, tracestate=active.tracestate)
+        ids = span._replace(trace_id=active.trace_id, span_id=active.span_id)
+        return ids._replace(flags=active.flags, tracestate=active.tracestate)
     # Its instrumentation reads the header from the request.
     request.traceparent = span.traceparent
     return span

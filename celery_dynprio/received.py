@@ -122,9 +122,12 @@ def traced_request(base: type, steps: Sequence[int] | None) -> type:
 
 def _traced(handle: Callable[..., Any], steps: Sequence[int] | None, host: str) -> Callable[..., Any]:
     def traced(message: Any, *args: Any, **kwargs: Any) -> Any:
-        # As Celery's Request does: the priority is no part of what the transport says of the delivery.
-        delivery = {**(message.delivery_info or {}), "priority": (message.properties or {}).get("priority")}
-        with tracing.resume(span_of_headers(message.headers, delivery, steps=steps, host=host)):
+        def span() -> Span:
+            # As Celery's Request does: the priority is no part of what the transport says of the delivery.
+            delivery = {**(message.delivery_info or {}), "priority": (message.properties or {}).get("priority")}
+            return span_of_headers(message.headers, delivery, steps=steps, host=host)
+
+        with tracing.Deferred(span):
             return handle(message, *args, **kwargs)
 
     return traced

@@ -48,22 +48,17 @@ class Event(NamedTuple):
     error: str = ""
 
     @property
-    def key(self) -> str:
-        """Names the run, as in the store."""
-        known = tracing.read(self.headers.get(TRACEPARENT))
-        return known.span_id if known else self._span().span_id
-
-    @property
     def rank(self) -> int:
         """As in the store."""
         return RANKS.get(self.state, FAILED)
 
     def record(self) -> SpanRecord:
         """What the store keeps of it."""
-        span, fields = self._span(), self.headers.get(message.HEADER)
+        span = self.span or span_of_headers(self.headers, {"routing_key": self.queue})
+        known, fields = tracing.read(self.headers.get(TRACEPARENT)), self.headers.get(message.HEADER)
         return SpanRecord(
             span.trace_id,
-            self.key,
+            known.span_id if known else span.span_id,
             span.task_id,
             span.task_name,
             self.state,
@@ -84,15 +79,14 @@ class Event(NamedTuple):
             span.lineage if self.rank == FAILED else (),
         )
 
-    def _span(self) -> Span:
-        return self.span or span_of_headers(self.headers, {"routing_key": self.queue})
-
 
 def coalesced(events: Iterable[Event]) -> Iterable[Event]:
     """The last of the events of each run: what a store would keep of them."""
-    latest: dict[Any, Event] = {}
+    latest: dict[str, Event] = {}
     for event in events:
-        run = event.key
+        run = event.headers.get(TRACEPARENT)
+        if not isinstance(run, str):
+            run = event.record().key
         if run not in latest or latest[run].rank <= event.rank:
             latest[run] = event
     return latest.values()

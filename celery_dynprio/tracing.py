@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from celery._state import _task_stack, get_current_worker_task
 
@@ -72,9 +72,8 @@ class Ancestor:
         return [self.name, self.id, self.host, self.level, wait, ran]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One run of a task, or what web code declared with :func:`use`."""
+class Span(NamedTuple):
+    """One run of a task, or what web code declared with :func:`use`. A tuple, because each task needs one made."""
 
     #: 32 and 16 hexadecimal digits.
     trace_id: str
@@ -97,7 +96,7 @@ class Span:
     #: Unix seconds.
     started: float | None = None
     #: The tasks that led here, the root first.
-    lineage: tuple[Ancestor, ...] = field(default=())
+    lineage: tuple[Ancestor, ...] = ()
 
     @property
     def traceparent(self) -> str:
@@ -105,12 +104,35 @@ class Span:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
 
-_current: ContextVar[Span | None] = ContextVar("dynprio_span", default=None)
+class Deferred:
+    """Lets a block belong to a span that is made when somebody first asks for it: mostly, nobody does."""
+
+    __slots__ = ("_make", "_span", "_token")
+
+    def __init__(self, make: Callable[[], Span]) -> None:
+        self._make = make
+        self._span: Span | None = None
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
+
+    def span(self) -> Span:
+        """The span; made once."""
+        if self._span is None:
+            self._span = self._make()
+        return self._span
+
+
+_current: ContextVar[Span | Deferred | None] = ContextVar("dynprio_span", default=None)
 
 
 def current() -> Span | None:
     """The span that this code runs in; None outside of any."""
-    return _current.get()
+    found = _current.get()
+    return found.span() if isinstance(found, Deferred) else found
 
 
 @contextmanager
@@ -121,7 +143,7 @@ def use(traceparent: object = None, tracestate: object = None) -> Iterator[Span]
     the span of this block, whatever the header is; else what OpenTelemetry does in this block goes into its trace.
     Gives the span of this block.
     """
-    active, outer = opentelemetry_span(), _current.get()
+    active, outer = opentelemetry_span(), current()
     if active is not None and outer is not None and active.span_id == outer.span_id:
         active = None  # that is what an outer block made of its own header
     span = active or child(read(traceparent, tracestate))
@@ -175,7 +197,7 @@ def child(parent: Span | None) -> Span:
     trace_id, span_id = new_ids()
     if parent is None:
         return Span(trace_id, span_id)
-    return replace(parent, span_id=span_id, parent_span_id=parent.span_id)
+    return parent._replace(span_id=span_id, parent_span_id=parent.span_id)
 
 
 def new_ids() -> tuple[str, str]:

@@ -32,29 +32,29 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', TRACES, '-inf', now - ttl, 'LIMI
   forget(id)
 end
 
-local refused, written, last = 0, {}, 4 + 4 * tonumber(ARGV[4])
+local refused, added, written, last = 0, 0, {}, 4 + 4 * tonumber(ARGV[4])
 for i = 5, last, 4 do
   local key, id, span, value = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local rank = string.byte(value)
-  local old = redis.call('HGET', key, span)
-  if old then
-    if string.byte(old) <= rank then
+  if redis.call('HSETNX', key, span, value) == 0 then
+    if (string.byte(redis.call('HGET', key, span)) or 0) <= rank then
       redis.call('HSET', key, span, value)
     end
-  elseif size(id) < (rank == 48 + RESERVED and room or room - math.floor(room / 10)) then
-    redis.call('HSET', key, span, value)
-    redis.call('HINCRBY', SIZES, id, 1)
-    redis.call('HINCRBY', SIZES, '', 1)
+  elseif redis.call('HINCRBY', SIZES, id, 1) <= (rank == 48 + RESERVED and room or room - math.floor(room / 10)) then
+    added = added + 1
   else
+    redis.call('HDEL', key, span)
+    redis.call('HINCRBY', SIZES, id, -1)
     redis.call('HINCRBY', key, '', 1)
     refused = refused + 1
   end
-  written[id] = key
+  if not written[id] then
+    written[id] = true
+    redis.call('ZADD', TRACES, now, id)
+    redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
+  end
 end
-for id, key in pairs(written) do
-  redis.call('ZADD', TRACES, now, id)
-  redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
-end
+redis.call('HSET', SIZES, '', size('') + added)
 
 for i = last + 1, #ARGV, 2 do
   local key, id = KEYS[tonumber(ARGV[i])], ARGV[i + 1]
