@@ -11,6 +11,7 @@ from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
+from celery.app.log import TaskFormatter
 
 from celery_dynprio import tracing
 from celery_dynprio.errors import SettingError
@@ -54,6 +55,16 @@ class TraceFilter(logging.Filter):
         return True
 
 
+class _TaskFilter(TraceFilter):
+    """For Celery's own format of task loggers, which calls an unknown task ``???``."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        super().filter(record)
+        for name in ("task_id", "task_name"):
+            vars(record)[name] = vars(record)[name] or "???"
+        return True
+
+
 class TextFormatter(logging.Formatter):
     """Celery's own format, with trace, task, level and wait where there are any."""
 
@@ -61,7 +72,7 @@ class TextFormatter(logging.Formatter):
         super().__init__(TEXT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Put what is known behind the message, before any traceback."""
+        """Put what is known behind the message, and the trace behind each line of it, so that a grep finds all."""
         line = super().formatMessage(record)
         fields = {name: getattr(record, name, "") for name in FIELDS}
         if not fields["trace_id"]:
@@ -73,8 +84,8 @@ class TextFormatter(logging.Formatter):
             told.append(f"P{fields['level']}")
         if fields["wait"] != "":
             told.append(f"waited {fields['wait']:.3f} s")
-        first, newline, rest = line.partition("\n")
-        return f"{first} ({' '.join(told)}){newline}{rest}"
+        first, *rest = line.split("\n")
+        return "\n".join((f"{first} ({' '.join(told)})", *(f"{more} ({told[0].split()[0]})" for more in rest)))
 
 
 def json_formatter() -> logging.Formatter:
@@ -113,7 +124,8 @@ class _Setup:
         chosen = self._settings().log_format
         for handler in logger.handlers if logger is not None else ():
             if not any(isinstance(each, TraceFilter) for each in handler.filters):
-                handler.addFilter(TraceFilter())
+                celery_s_own = chosen is None and isinstance(handler.formatter, TaskFormatter)
+                handler.addFilter(_TaskFilter() if celery_s_own else TraceFilter())
             if chosen is not None:
                 handler.setFormatter(json_formatter() if chosen == "json" else TextFormatter())
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 from celery import Celery, signals
+from celery.app.log import TaskFormatter
 
 from celery_dynprio import logs, tracing
 from celery_dynprio.errors import SettingError
@@ -101,7 +102,7 @@ def test_a_library_s_own_trace_id_does_not_hide_the_other_fields() -> None:
     assert fields_on(made) == EXPECTED
 
 
-def test_the_text_format_tells_what_is_known_behind_the_first_line() -> None:
+def test_the_text_format_tells_what_is_known_and_the_trace_behind_each_line() -> None:
     made = record(msg="one\ntwo")
     with tracing.resume(SPAN):
         TraceFilter().filter(made)
@@ -109,7 +110,7 @@ def test_the_text_format_tells_what_is_known_behind_the_first_line() -> None:
     assert first.endswith(
         f": INFO/MainProcess] one (trace={'a' * 32} span={'b' * 16} task=shop.a[1-2] queue=q P3 waited 1.235 s)"
     )
-    assert second == "two"
+    assert second == f"two (trace={'a' * 32})"
 
 
 def test_the_text_format_is_celery_s_outside_of_tasks() -> None:
@@ -240,6 +241,24 @@ def test_celery_s_handlers_get_filter_and_format(
     handler = logger.handlers[0]  # behind it pytest adds its own
     assert type(handler.formatter).__name__ == formatter
     assert [type(each) for each in handler.filters] == [TraceFilter]  # once, though both signals came
+
+
+def test_celery_s_own_format_of_task_loggers_stays_as_it_is(logger: logging.Logger) -> None:
+    connected = Connected(None)
+    handler = logger.handlers[0]
+    handler.setFormatter(TaskFormatter("%(task_name)s[%(task_id)s]: %(message)s"))
+    try:
+        connected.set_up(logger)
+    finally:
+        logs.disconnect(connected.app)
+    made = record()
+    handler.filter(made)
+    assert handler.format(made) == "???[???]: said"
+    assert vars(made)["trace_id"] == ""
+    with tracing.resume(SPAN):
+        made = record()
+        handler.filter(made)
+    assert handler.format(made) == "shop.a[1-2]: said"
 
 
 def test_a_disconnected_app_leaves_handlers_alone(logger: logging.Logger) -> None:
