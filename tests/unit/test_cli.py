@@ -20,6 +20,9 @@ from celery_dynprio.cli.run import _parent, _stop_without_parent
 from tests.processes import wait_until
 
 COMMANDS = ("doctor", "drain", "pause", "resume", "run", "trace")
+
+#: What a command cannot do without.
+ARGUMENTS = {"trace": ["some-id"]}
 NOBODY = "redis://127.0.0.1:1/0"
 
 
@@ -49,13 +52,13 @@ def test_every_command_has_help_that_needs_no_broker(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_app_without_the_addon_is_told_the_two_lines(command: str) -> None:
-    result = invoke(make_app(), [command])
+    result = invoke(make_app(), [command, *ARGUMENTS.get(command, ())])
     assert result.exit_code == 1
     assert "from celery_dynprio import DynPrio\n    dynprio = DynPrio(app)" in result.output
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("args", [["pause"], ["resume"], ["drain"], ["run", "--once"]])
+@pytest.mark.parametrize("args", [["pause"], ["resume"], ["drain"], ["run", "--once"], ["trace", "x"]])
 def test_a_broker_that_is_away_is_one_line(args: list[str]) -> None:
     app = make_app()
     DynPrio(app)
