@@ -14,6 +14,7 @@ from celery._state import get_current_worker_task
 
 from celery_dynprio import message, tracing
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.models import Moved
 from celery_dynprio.propagation import SPAN, level_at_publish, span_of_headers
 from celery_dynprio.sender import Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
@@ -27,22 +28,37 @@ if TYPE_CHECKING:
 #: The attribute of a Celery app that holds its recorder.
 _RECORDER: Final = "_dynprio_recorder"
 
-#: What of a message a record is made of, besides its span.
-_HEADERS: Final = (TRACEPARENT, LINEAGE, message.HEADER)
+#: The attribute of a request that holds what its message tells.
+_KNOWN: Final = "_dynprio_known"
 
-#: The attribute of a request that holds these.
-_KEPT: Final = "_dynprio_headers"
+
+class Known(NamedTuple):
+    """What the message of a run tells besides its span; small, whatever is in the message."""
+
+    #: As in :class:`~celery_dynprio.spans.SpanRecord`.
+    key: str
+    published: float | None
+    level_at_publish: int | None
+    moves: tuple[Moved, ...]
+
+    @classmethod
+    def of(cls, headers: Mapping[str, Any], span: Span) -> Known:
+        """Read the headers of the message that ``span`` was made of."""
+        own, fields = tracing.read(headers.get(TRACEPARENT)), headers.get(message.HEADER)
+        return cls(
+            own.span_id if own else span.span_id,
+            message.number(fields.get("at")) if isinstance(fields, dict) else None,
+            level_at_publish(headers, span.level),
+            tuple(message.moves_of(fields)),
+        )
 
 
 class Event(NamedTuple):
     """Something that happened to a run of a task."""
 
     state: str
-    #: None if only the message is known.
-    span: Span | None
-    headers: Mapping[str, Any]
-    #: Where the message of a task that was published went.
-    queue: str = ""
+    span: Span
+    known: Known
     #: Seconds.
     ran: float | None = None
     error: str = ""
@@ -54,11 +70,10 @@ class Event(NamedTuple):
 
     def record(self) -> SpanRecord:
         """What the store keeps of it."""
-        span = self.span or span_of_headers(self.headers, {"routing_key": self.queue})
-        known, fields = tracing.read(self.headers.get(TRACEPARENT)), self.headers.get(message.HEADER)
+        span, known = self.span, self.known
         return SpanRecord(
             span.trace_id,
-            known.span_id if known else span.span_id,
+            known.key,
             span.task_id,
             span.task_name,
             self.state,
@@ -68,27 +83,38 @@ class Event(NamedTuple):
             span.queue,
             span.host,
             span.attempt,
-            message.number(fields.get("at")) if isinstance(fields, dict) else None,
+            known.published,
             span.started,
-            level_at_publish(self.headers, span.level),
+            known.level_at_publish,
             span.level,
             span.wait,
             self.ran,
             self.error,
-            tuple(message.moves_of(fields)),
+            known.moves,
             span.lineage if self.rank == FAILED else (),
         )
 
 
-def coalesced(events: Iterable[Event]) -> Iterable[Event]:
+class Published(NamedTuple):
+    """A task of this process published another; of it there is the message only, which is read when it is sent."""
+
+    headers: Mapping[str, Any]
+    queue: str
+
+    def event(self) -> Event:
+        """The same as an event."""
+        span = span_of_headers(self.headers, {"routing_key": self.queue})
+        return Event("PENDING", span, Known.of(self.headers, span))
+
+
+def coalesced(entries: Iterable[Event | Published]) -> Iterable[Event]:
     """The last of the events of each run: what a store would keep of them."""
     latest: dict[str, Event] = {}
-    for event in events:
-        run = event.headers.get(TRACEPARENT)
-        if not isinstance(run, str):
-            run = event.record().key
-        if run not in latest or latest[run].rank <= event.rank:
-            latest[run] = event
+    for entry in entries:
+        event = entry.event() if isinstance(entry, Published) else entry
+        known = latest.get(event.known.key)
+        if known is None or known.rank <= event.rank:
+            latest[event.known.key] = event
     return latest.values()
 
 
@@ -98,8 +124,8 @@ class _Events:
     def __init__(self, spans: RedisSpans) -> None:
         self._spans = spans
 
-    def add(self, events: Sequence[Event], /) -> None:
-        self._spans.add([event.record() for event in coalesced(events)])
+    def add(self, entries: Sequence[Event | Published], /) -> None:
+        self._spans.add([event.record() for event in coalesced(entries)])
 
     def close(self) -> None:
         self._spans.close()
@@ -115,7 +141,7 @@ class Recorder:
         self._app = app
         self._settings = settings
         self._on: bool | None = None
-        self.senders: Senders[Event] = Senders("trace spans", self._open)
+        self.senders: Senders[Event | Published] = Senders("trace spans", self._open)
 
     @staticmethod
     def of(app: Celery) -> Recorder | None:
@@ -130,31 +156,30 @@ class Recorder:
             return
         span = request.get(SPAN)
         if isinstance(span, Span):
-            headers = request[_KEPT] = {name: request.get(name) for name in _HEADERS}
-            self.senders.put(Event("STARTED", span, headers))
+            known = request[_KNOWN] = Known.of(request, span)
+            self.senders.put(Event("STARTED", span, known))
 
     def ended(self, task: Any, state: Any = None, retval: Any = None, **_: Any) -> None:
         """Receive ``task_postrun``; a process that was ended from outside sends none."""
         request = vars(task.request)
-        headers = request.pop(_KEPT, None)
-        if not (self._on and isinstance(headers, dict) and isinstance(state, str)):
+        known = request.pop(_KNOWN, None)
+        if not (isinstance(known, Known) and isinstance(state, str)):
             return
         span = request[SPAN]
         error = tracing.said(retval) if isinstance(retval, BaseException) and state != "SUCCESS" else ""
-        self.senders.put(Event(state, span, headers, ran=max(time.time() - span.started, 0.0), error=error[:MAX_ERROR]))
+        self.senders.put(Event(state, span, known, max(time.time() - span.started, 0.0), error[:MAX_ERROR]))
 
     def published(self, headers: Any = None, routing_key: Any = None, **_: Any) -> None:
         """Receive ``after_task_publish``: what a task publishes belongs to its trace before any worker has it."""
         task = get_current_worker_task()
         if task is not None and task.app is self._app and isinstance(headers, dict) and LINEAGE in headers:
-            self.senders.put(Event("PENDING", None, headers, queue=str(routing_key or "")))
+            self.senders.put(Published(headers, str(routing_key or "")))
 
     def told(self, state: str, span: Span, headers: Mapping[str, Any], exc: BaseException) -> None:
         """Record what the worker's parent process knows of a run, or of a message that is not run at all."""
         if self._wanted():
-            kept = {name: headers.get(name) for name in _HEADERS}
             ran = None if span.started is None else max(time.time() - span.started, 0.0)
-            self.senders.put(Event(state, span, kept, ran=ran, error=tracing.said(exc)[:MAX_ERROR]))
+            self.senders.put(Event(state, span, Known.of(headers, span), ran, tracing.said(exc)[:MAX_ERROR]))
 
     def _wanted(self) -> bool:
         if self._on is None:
@@ -164,7 +189,7 @@ class Recorder:
                 signals.after_task_publish.connect(self.published, weak=False, dispatch_uid=_uid(self._app))
         return self._on
 
-    def _open(self) -> Store[Event]:
+    def _open(self) -> Store[Event | Published]:
         settings = self._settings()
         bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
         return _Events(RedisSpans(RedisClient.from_app(self._app), *bounds))
