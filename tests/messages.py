@@ -19,7 +19,11 @@ def pending(client: redis.Redis, queue: str = "celery") -> list[dict[str, Any]]:
     return [json.loads(raw) for raw in raws]
 
 
-def numbers(client: redis.Redis, queue: str = "celery") -> Counter[int]:
-    """How often each number, the first argument of its task, is pending."""
-    bodies = (json.loads(base64.b64decode(message["body"])) for message in pending(client, queue))
-    return Counter(args[0] for args, _, _ in bodies)
+def unacknowledged(client: redis.Redis) -> list[dict[str, Any]]:
+    """Every message that workers have and did not acknowledge."""
+    return [json.loads(raw)[0] for raw in cast("list[bytes]", client.hvals("unacked"))]
+
+
+def numbers(messages: list[dict[str, Any]]) -> Counter[int]:
+    """How often each number, the first argument of a task, is among these messages."""
+    return Counter(json.loads(base64.b64decode(message["body"]))[0][0] for message in messages)
