@@ -300,7 +300,9 @@ def test_ten_thousand_tasks_every_second_failing_leave_nothing_but_what_is_bound
         for n in range(first, first + count):
             tracer(str(n), (n,), {}, {"id": str(n), "delivery_info": {"priority": 0}, "hostname": "w", "retries": 0})
             assert tracing.current() is None
+        sender = recorder.senders._by_process[os.getpid()]
         recorder.senders.stop()
+        wait_until(lambda: not sender._thread.is_alive(), 60, "all is sent")  # what it holds is memory too
 
     run(0, 500)
     contexts.clear()
