@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from celery import _state
+from celery import _state, signals
+from celery.utils.dispatch import Signal
 from hypothesis import settings
 
 from tests.nodes import ProcessNode, Project, WorkerNode, celery_node, worker_node, write_project
@@ -40,6 +41,18 @@ def unshared_tasks() -> Iterator[None]:
     before = set(_state._on_app_finalizers)
     yield
     _state._on_app_finalizers.intersection_update(before)
+
+
+@pytest.fixture(autouse=True)
+def unshared_signals() -> Iterator[None]:
+    """Celery's signals belong to the process: what a test connected must not hear of the next one's tasks."""
+    known = [signal for signal in vars(signals).values() if isinstance(signal, Signal)]
+    before = [list(signal.receivers or ()) for signal in known]
+    yield
+    for signal, receivers in zip(known, before, strict=True):
+        if signal.receivers is not None:
+            signal.receivers[:] = receivers
+            signal.sender_receivers_cache.clear()
 
 
 @pytest.fixture
