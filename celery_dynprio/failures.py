@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from celery import signals
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_dynprio import tracing
+from celery_dynprio import message, tracing
 from celery_dynprio.propagation import SPAN
 from celery_dynprio.tracing import TOLD, Ancestor, Span
 
@@ -61,7 +61,7 @@ def connect(app: Celery) -> None:
         if sender is None or sender.app is not app or isinstance(exception, (Ignore, Reject, Retry)):
             return
         span = vars(sender.request).get(SPAN) or tracing.current()
-        if not isinstance(span, Span) or span.task_id != task_id:
+        if not isinstance(span, Span) or span.task_id != message.clean(task_id):
             return
         exc = exception if isinstance(exception, BaseException) else RuntimeError(str(exception))
         with suppress(Exception):  # not every class takes one more attribute

@@ -82,7 +82,7 @@ class TextFormatter(logging.Formatter):
             told.append(f"task={fields['task_name']}[{fields['task_id']}] queue={fields['queue']}")
         if fields["level"] != "":
             told.append(f"P{fields['level']}")
-        if fields["wait"] != "":
+        if isinstance(fields["wait"], float):
             told.append(f"waited {fields['wait']:.3f} s")
         first, *rest = line.split("\n")
         return "\n".join((f"{first} ({' '.join(told)})", *(f"{more} ({told[0].split()[0]})" for more in rest)))

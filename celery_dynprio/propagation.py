@@ -120,7 +120,12 @@ class Propagation:
             active = None  # the span itself
         # Where OpenTelemetry has a trace its instrumentation will go on with that, so do we.
         base = active or span or tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
-        if active is None or headers.get(TRACEPARENT) != active.traceparent:
+        # A header that web code has injected by hand would name all the tasks of its request alike.
+        if (
+            active is None
+            or headers.get(TRACEPARENT) != active.traceparent
+            or tracing.opentelemetry_kind() != "PRODUCER"
+        ):
             _write_ids(headers, base)
         if base is None:
             headers.pop(LINEAGE, None)  # a caller may hand on the headers of another message
@@ -128,7 +133,7 @@ class Propagation:
         parent = (span or base).span_id
         ancestors = () if span is None else span.lineage
         if span is not None and span.task_id:
-            if headers.get("id") == span.task_id and _count(headers.get("retries")) >= span.attempt:
+            if clean(headers.get("id")) == span.task_id and _count(headers.get("retries")) >= span.attempt:
                 parent = span.parent_span_id  # a retry is no child of the run before it
             else:
                 ancestors = (*ancestors, tracing.itself(span))

@@ -42,10 +42,12 @@ class Traced:
     def on_timeout(self: Any, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
         """Report a hard time limit; a soft one is an exception in the task."""
         with self.in_span() as span:
-            super().on_timeout(soft, timeout)  # type: ignore[misc]
-            # In a cold shutdown Celery records no failure either: the message goes back.
-            if not soft and not state.should_terminate:
-                self.tell(span, TimeLimitExceeded(timeout))
+            try:
+                super().on_timeout(soft, timeout)  # type: ignore[misc]
+            finally:  # also where the result backend is away
+                # In a cold shutdown Celery records no failure either: the message goes back.
+                if not soft and not state.should_terminate:
+                    self.tell(span, TimeLimitExceeded(timeout))
 
     def on_failure(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Let Celery tell of a lost process by ``task_failure``, which it sends here."""
@@ -61,12 +63,14 @@ class Traced:
 
     def _announce_revoked(self: Any, reason: str, terminated: bool, signum: object, *args: Any) -> None:  # noqa: FBT001
         with self.in_span() as span:
-            super()._announce_revoked(reason, terminated, signum, *args)  # type: ignore[misc]
-            # That signal is the soft time limit's: it is an exception in the task, which tells of itself.
-            if terminated and self.time_start and signum != signal.SIGUSR1:
-                self.tell(span, Terminated("revoked while it ran"), state=REVOKED)
-            elif not terminated:
-                self._record(REVOKED, span, TaskRevokedError(reason))
+            try:
+                super()._announce_revoked(reason, terminated, signum, *args)  # type: ignore[misc]
+            finally:
+                # That signal is the soft time limit's: it is an exception in the task, which tells of itself.
+                if terminated and self.time_start and signum != signal.SIGUSR1:
+                    self.tell(span, Terminated("revoked while it ran"), state=REVOKED)
+                elif not terminated:
+                    self._record(REVOKED, span, TaskRevokedError(reason))
 
     def tell(
         self: Any, span: Span, exc: BaseException, trace: TracebackType | str | None = None, state: str = FAILURE

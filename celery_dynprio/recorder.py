@@ -109,12 +109,13 @@ class Published(NamedTuple):
 
 def coalesced(entries: Iterable[Event | Published]) -> Iterable[Event]:
     """The last of the events of each run: what a store would keep of them."""
-    latest: dict[str, Event] = {}
+    latest: dict[tuple[str, str, str], Event] = {}
     for entry in entries:
         event = entry.event() if isinstance(entry, Published) else entry
-        known = latest.get(event.known.key)
+        run = event.span.trace_id, event.span.task_id, event.known.key
+        known = latest.get(run)
         if known is None or known.rank <= event.rank:
-            latest[event.known.key] = event
+            latest[run] = event
     return latest.values()
 
 

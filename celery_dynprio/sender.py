@@ -79,7 +79,11 @@ class Sender(Generic[T]):
     def _start(self) -> None:
         with self._starting:
             if self._thread.ident is None:
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as exc:  # no more threads: tasks must not notice, the next entry tries again
+                    self._something.clear()
+                    self._complain(exc)
 
     def _work(self) -> None:
         while not self._stop.is_set():

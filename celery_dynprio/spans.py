@@ -26,7 +26,8 @@ CHUNK: Final = 50
 LOOKUP: Final = 500
 
 #: What stands before a record in the store: of two records of one span the one with the higher rank is kept.
-RANKS: Final[Mapping[str, int]] = {"PENDING": 0, "STARTED": 1, "SUCCESS": 2, "IGNORED": 2}
+#: A message that was rejected may come again.
+RANKS: Final[Mapping[str, int]] = {"PENDING": 0, "STARTED": 1, "REJECTED": 1, "SUCCESS": 2, "IGNORED": 2}
 
 #: The rank of every other state: something went another way than it should.
 FAILED: Final = 3
@@ -121,7 +122,7 @@ class Trace:
     trace_id: str
     #: In no order.
     spans: Sequence[SpanRecord]
-    #: Spans that found no room.
+    #: Records that found no room, of which a run may have had several.
     dropped: int = 0
 
     def complete(self) -> list[SpanRecord]:
@@ -172,9 +173,9 @@ class MemorySpans:
         """Take in what is known of some runs."""
         for record in records:
             spans = self._traces.setdefault(record.trace_id, {})
-            known = spans.get(record.key)
+            known = spans.get(_field(record))
             if known is None or known.rank <= record.rank:
-                spans[record.key] = record
+                spans[_field(record)] = record
 
     def read(self, trace_or_task_id: str) -> Trace | None:
         """The trace of this id, or the newest that has a task of this id; None if there is none."""
@@ -203,12 +204,13 @@ class RedisSpans:
         self._record = client.script("trace_record")
 
     def add(self, records: Sequence[SpanRecord], /) -> None:
-        """Take in what is known of some runs; spans for which there is no room are counted in ``dropped``."""
+        """Take in what is known of some runs; records for which there is no room are counted in ``dropped``."""
         oldest: list[str] = []
         for chunk in _chunks(records, CHUNK):
             oldest = self._call(chunk, oldest)
-        while oldest:
-            oldest = self._call((), oldest)
+        before: list[str] = []
+        while oldest and oldest != before:  # what cannot be dropped comes again
+            before, oldest = oldest, self._call((), oldest)
 
     def read(self, trace_or_task_id: str) -> Trace | None:
         """The trace of this id, or the newest that has a task of this id; None if there is none.
@@ -221,14 +223,15 @@ class RedisSpans:
             if found is None:
                 return None
             trace_id = found
-        spans, dropped = [], 0
+        spans: dict[bytes, SpanRecord] = {}  # a scan may give a field twice
+        dropped = 0
         for field, value in self._client.redis.hscan_iter(self._trace_key(trace_id), count=CHUNK):
             record = SpanRecord.from_json(value[1:])
             if field == b"":
                 dropped = int(value) if value.isdigit() else 0
             elif record is not None and record.trace_id == trace_id:
-                spans.append(record)
-        return Trace(trace_id, spans, dropped)
+                spans[field] = record
+        return Trace(trace_id, tuple(spans.values()), dropped)
 
     def close(self) -> None:
         """Close the connection that this was given."""

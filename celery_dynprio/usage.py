@@ -48,7 +48,7 @@ class Recorder:
         seconds = time.perf_counter() - began
         if self._known is None:
             self._known = self._settings()
-        fields = request.get(message.HEADER)
+        fields = vars(request).get(message.HEADER)
         ours = isinstance(fields, dict)
         if self._known.learn and (ours or _queue(request) in self._known.queues):
             key = message.from_header(request.id, task.name, fields, 0.0, 0).key if ours else None

@@ -125,29 +125,33 @@ def _walk(found: Sequence[SpanRecord]) -> Iterator[tuple[SpanRecord, SpanRecord 
     """
     spans = sorted(found, key=_age)
     parents = _parents(spans)
-    children: dict[str | None, list[SpanRecord]] = {}
-    for span in spans:
-        parent = parents[span.key]
-        children.setdefault(None if parent is None else parent.key, []).append(span)
-    waiting: list[tuple[SpanRecord, tuple[bool, ...]]] = [(span, ()) for span in reversed(children.get(None, []))]
+    children: dict[int | None, list[int]] = {}
+    for number, parent in enumerate(parents):
+        children.setdefault(parent, []).append(number)
+    waiting: list[tuple[int, tuple[bool, ...]]] = [(number, ()) for number in reversed(children.get(None, []))]
     while waiting:
-        span, lasts = waiting.pop()
-        yield span, parents[span.key], lasts
-        below = children.get(span.key, [])
-        waiting += [(each, (*lasts, each is below[-1])) for each in reversed(below)]
+        number, lasts = waiting.pop()
+        above = parents[number]
+        yield spans[number], None if above is None else spans[above], lasts
+        below = children.get(number, [])
+        waiting += [(each, (*lasts, each == below[-1])) for each in reversed(below)]
 
 
-def _parents(spans: Sequence[SpanRecord]) -> dict[str, SpanRecord | None]:
-    """The span that published each: by span id, else by task id; a chain that leads back to itself is cut."""
-    by_span = {span.span_id: span for span in spans if span.span_id}
-    by_task = {span.task_id: span for span in spans}
-    parents: dict[str, SpanRecord | None] = {}
-    for span in spans:
-        found = by_span.get(span.parent_span_id) or by_task.get(span.parent_task_id)
+def _parents(spans: Sequence[SpanRecord]) -> list[int | None]:
+    """Which of the spans published each: by span id, else by task id; a chain that leads back to itself is cut.
+
+    Told by their numbers, because a forged span may have the ids of another.
+    """
+    by_span = {span.span_id: number for number, span in enumerate(spans) if span.span_id}
+    by_task = {span.task_id: number for number, span in enumerate(spans)}
+    parents: list[int | None] = [None] * len(spans)
+    for number, span in enumerate(spans):
+        found = by_span.get(span.parent_span_id)
+        found = by_task.get(span.parent_task_id) if found is None else found
         above = found
-        while above is not None and above is not span:
-            above = parents.get(above.key)
-        parents[span.key] = None if above is span else found
+        while above is not None and above != number:
+            above = parents[above]
+        parents[number] = None if above == number else found
     return parents
 
 

@@ -102,6 +102,20 @@ def test_later_knowledge_replaces_earlier_whichever_comes_first(store: SpanStore
     assert [found[record(n).key].state for n in range(4)] == ["FAILURE"] * 3 + ["FAILURE"]
 
 
+def test_runs_that_share_a_span_id_are_kept_apart(store: SpanStore) -> None:
+    forged = [replace(record(n), key="k" * 16) for n in range(3)]
+    store.add(forged)
+    found = store.read(record().trace_id)
+    assert found is not None
+    assert sorted(span.task_id for span in found.spans) == [span.task_id for span in forged]
+
+
+def test_a_rejected_message_may_come_again(store: SpanStore) -> None:
+    for state in ("STARTED", "REJECTED", "STARTED"):
+        store.add([record(1, state=state)])
+    assert [span.state for span in read(store, record().trace_id).values()] == ["STARTED"]
+
+
 def test_of_two_equal_ones_the_later_is_kept(store: SpanStore) -> None:
     store.add([record(1, state="STARTED", host="died")])
     store.add([record(1, state="STARTED", host="took over")])
@@ -168,13 +182,45 @@ def test_a_trace_is_forgotten_when_its_time_is_over(server: Database) -> None:
     assert server.client.pttl(f"dynprio:trace:{1:032x}") > 900_000
     aged = redis_spans(server.url, ttl=0.05)
     wait_until(lambda: not server.client.exists(f"dynprio:trace:{0:032x}"))
-    server.client.zadd("dynprio:traces", {f"{9:032x}": 1.0})
+    server.client.zadd("dynprio:traces", {f"{9:032x}": 1.0})  # its time was over long ago
     server.client.hset("dynprio:trace_sizes", f"{9:032x}", 3)
     aged.add([record(1, trace=2)])
     assert server.client.zscore("dynprio:traces", f"{9:032x}") is None
     assert not server.client.hexists("dynprio:trace_sizes", f"{9:032x}")
     for spans in (old, young, aged):
         spans.close()
+
+
+def test_another_app_s_shorter_time_leaves_the_longer_one_alone(server: Database) -> None:
+    long, short = redis_spans(server.url, ttl=1000), redis_spans(server.url, ttl=0.05)
+    long.add([record(n) for n in range(5)])
+    short.add([record(1, trace=1)])
+    wait_until(lambda: short.read(f"{1:032x}") is None)
+    short.add([record(1, trace=2)])
+    assert len(read(long, "task-0-3")) == 5
+    assert int(server.client.hget("dynprio:trace_sizes", "") or 0) == 6
+    assert server.client.pttl("dynprio:traces") > 900_000
+    for spans in (long, short):
+        spans.close()
+
+
+@pytest.mark.parametrize("lost", ["dynprio:traces", "dynprio:trace_sizes", f"dynprio:trace:{0:032x}"])
+def test_the_store_goes_on_when_one_of_its_keys_is_lost(server: Database, lost: str) -> None:
+    spans = redis_spans(server.url, spans=20, total=40)
+    spans.add([record(n, trace=trace) for trace in range(2) for n in range(18)])
+    server.client.delete(lost)
+    spans.add([record(n, trace=trace) for trace in (0, 5) for n in range(20, 25)])
+    assert {record(n).key for n in range(20, 25)} <= read(spans, record().trace_id).keys() or lost.endswith("sizes")
+    assert len(read(spans, f"{5:032x}")) == 5
+    spans.close()
+
+
+def test_what_cannot_be_dropped_does_not_keep_the_sender_busy(valkey: Database) -> None:
+    spans = redis_spans(valkey.url, total=10)
+    valkey.client.zadd("dynprio:traces", {b"\xff": 2e9})
+    valkey.client.hset("dynprio:trace_sizes", mapping={"": 50, b"\xff": 50})
+    spans.add([record(1)])
+    spans.close()
 
 
 def test_nothing_stays_in_an_idle_system(valkey: Database) -> None:

@@ -91,6 +91,21 @@ def test_errors_are_counted_and_said_once_a_minute(caplog: pytest.LogCaptureFixt
     assert said == ["numbers could not be sent, 1 dropped so far: no broker"]
 
 
+def test_a_process_that_gets_no_more_threads_tries_again(blocked: Blocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked.answer.set()
+    sender = Sender("numbers", lambda: blocked, interval=0.01)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        sender.put(1)
+    sender.put(2)
+    wait_until(lambda: blocked.added == [1, 2])
+    sender.stop()
+
+
 def test_a_broker_that_cannot_keep_anything_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     def refuse() -> Blocked:
         raise UnsupportedBrokerError("no Redis")

@@ -82,6 +82,15 @@ def test_a_circle_is_cut_and_all_are_shown() -> None:
     assert sum("a[id-a]" in line for line in lines) == 2
 
 
+def test_spans_that_share_all_ids_end_and_are_shown() -> None:
+    ids = [("c", "k"), ("k", "c"), ("f", "c"), ("e", "k")]
+    spans = [
+        SpanRecord("t", "k", name, name, "SUCCESS", name, parent, published=float(n))
+        for n, (name, parent) in enumerate(ids)
+    ]
+    assert sorted(line[9:].strip(" └├─│") for line in drawn(*spans)[1:]) == ["c[c]", "e[e]", "f[f]", "k[k]"]
+
+
 def test_a_long_chain_stays_readable() -> None:
     chain = [span(str(n), str(n - 1), published=float(n)) for n in range(1000)]
     lines = drawn(*reversed(chain))

@@ -1,6 +1,6 @@
 -- Keep what is known of some runs of tasks, within bounds.
 --
--- KEYS  1 the traces (sorted set of trace id by the time of the last change), 2 how many spans each has (hash; the field ""
+-- KEYS  1 the traces (sorted set of trace id by the time at which its time is over), 2 how many spans each has (hash; the field ""
 --       is the sum), 3.. one hash for each trace that is written or dropped below: span -> "<rank><record>", and "" -> how
 --       many spans found no room
 -- ARGV  1 seconds that a trace is kept after its last change, 2 spans of one trace, 3 spans of all traces, 4 how many
@@ -28,7 +28,11 @@ local function forget(id)
   redis.call('HSET', SIZES, '', math.max(size('') - count, 0))
 end
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', TRACES, '-inf', now - ttl, 'LIMIT', 0, 200)) do
+-- One of the two may be gone without the other, by an eviction or by hand: what is left of it would never be forgotten.
+if redis.call('EXISTS', TRACES) == 0 then
+  redis.call('UNLINK', SIZES)
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', TRACES, '-inf', now, 'LIMIT', 0, 200)) do
   forget(id)
 end
 
@@ -36,6 +40,9 @@ local refused, added, written, last = 0, 0, {}, 4 + 4 * tonumber(ARGV[4])
 for i = 5, last, 4 do
   local key, id, span, value = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local rank = string.byte(value)
+  if not written[id] and redis.call('EXISTS', key) == 0 then
+    forget(id)
+  end
   if redis.call('HSETNX', key, span, value) == 0 then
     if (string.byte(redis.call('HGET', key, span)) or 0) <= rank then
       redis.call('HSET', key, span, value)
@@ -50,7 +57,7 @@ for i = 5, last, 4 do
   end
   if not written[id] then
     written[id] = true
-    redis.call('ZADD', TRACES, now, id)
+    redis.call('ZADD', TRACES, now + ttl, id)
     redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
   end
 end
@@ -63,8 +70,10 @@ for i = last + 1, #ARGV, 2 do
     forget(id)
   end
 end
-redis.call('PEXPIRE', TRACES, math.ceil(ttl * 1000))
-redis.call('PEXPIRE', SIZES, math.ceil(ttl * 1000))
+for _, key in ipairs({ TRACES, SIZES }) do
+  -- Another app on this broker may keep its traces for longer.
+  redis.call('PEXPIRE', key, math.max(math.ceil(ttl * 1000), redis.call('PTTL', key)))
+end
 
 local answer, excess = { refused }, size('') - bound
 if excess > 0 then
