@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
-from celery_dynprio.errors import DynPrioError, SettingError
+from celery_dynprio.errors import BrokerUnavailableError, DynPrioError, SettingError
 from celery_dynprio.message import KOMBU_STEPS
 from celery_dynprio.router import DynPrioRouter, Placement, Plan
+from celery_dynprio.selection import Filter
 from celery_dynprio.settings import Settings
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_dynprio.operations import Operations
+    from celery_dynprio.operations import Operations, Result
+    from celery_dynprio.views import Explanation, Page
 
 logger = logging.getLogger(__name__)
 
@@ -122,28 +124,69 @@ class DynPrio:
             return KOMBU_STEPS
         return tuple(options.get(_STEPS, KOMBU_STEPS))
 
-    def pause(self) -> None:
-        """Stop all moves, of all reprioritizers on this broker, from their next tick on; workers go on.
+    # What waits: see celery_dynprio.operations, whose methods these are, for an app
 
-        Raises :class:`~celery_dynprio.errors.BrokerUnavailableError`.
+    def pending(self, wanted: Filter | None = None, limit: int | None = None) -> Page:
+        """List pending tasks in the order in which they are expected to run; see :meth:`~.views.Views.pending`.
+
+        This and all that follows raises :class:`~celery_dynprio.errors.BrokerUnavailableError` if the broker does not
+        answer and :class:`~celery_dynprio.errors.UnsupportedBrokerError` if it is no Redis.
         """
-        with self._operations() as operations:
-            operations.pause()
+        with self.operations() as operations:
+            return operations.pending(wanted or Filter(), limit)
 
-    def resume(self) -> None:
-        """Let the reprioritizers move again; raises :class:`~celery_dynprio.errors.BrokerUnavailableError`."""
-        with self._operations() as operations:
-            operations.resume()
+    def explain(self, task_id: str) -> Explanation:
+        """Tell why a task is where it is; :class:`~celery_dynprio.errors.NotPendingError` if it is not pending."""
+        with self.operations() as operations:
+            return operations.explain(task_id)
+
+    def reprioritize(self, task_id: str, *, why: str = "", **changes: Any) -> Result:
+        """Change ``weight``, ``deadline``, ``key`` or ``level``; see :meth:`~.operations.Operations.reprioritize`."""
+        with self.operations() as operations:
+            return operations.reprioritize([task_id], changes, why)[0]
+
+    def bump(self, task_id: str, why: str = "") -> Result:
+        """Make a task the next to run."""
+        with self.operations() as operations:
+            return operations.bump([task_id], why)[0]
+
+    def hold(self, task_id: str, why: str = "") -> Result:
+        """Take a task out of the workers' reach until it is released."""
+        with self.operations() as operations:
+            return operations.hold([task_id], why)[0]
+
+    def release(self, task_id: str, why: str = "") -> Result:
+        """Bring a held task back."""
+        with self.operations() as operations:
+            return operations.release([task_id], why)[0]
+
+    def cancel(self, task_id: str, why: str = "") -> Result:
+        """Remove a task from the broker for good; its result becomes REVOKED."""
+        with self.operations() as operations:
+            return operations.cancel([task_id], why)[0]
+
+    def pause(self, why: str = "") -> None:
+        """Stop all moves, of all reprioritizers on this broker, from their next tick on; workers go on."""
+        with self.operations() as operations:
+            operations.pause(why)
+
+    def resume(self, why: str = "") -> None:
+        """Let the reprioritizers move again."""
+        with self.operations() as operations:
+            operations.resume(why)
 
     @contextmanager
-    def _operations(self) -> Iterator[Operations]:
-        from celery_dynprio.backlogs.redis_client import RedisClient  # noqa: PLC0415 - see _connect
+    def operations(self, by: str | None = None) -> Iterator[Operations]:
+        """All operations, over one connection; ``by`` is who does it, for the audit: this process's user if None."""
+        from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient  # noqa: PLC0415 - see _connect
         from celery_dynprio.operations import Operations  # noqa: PLC0415
 
         settings = self.settings
         client = RedisClient.from_app(self.app)
         try:
-            yield Operations(client, settings.queues, settings.policy)
+            yield Operations(self.app, client, settings, by)
+        except BROKER_ERRORS as exc:
+            raise BrokerUnavailableError(f"the broker does not answer: {exc}") from exc
         finally:
             client.close()
 

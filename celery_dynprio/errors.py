@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DynPrioError(Exception):
     """Something that celery_dynprio was asked to do cannot be done."""
@@ -45,3 +47,24 @@ class BrokerUnavailableError(DynPrioError):
 
 class LeaseLostError(DynPrioError):
     """Another reprioritizer leads this queue now; nothing was moved."""
+
+
+class ArgumentError(DynPrioError):
+    """An operation was asked for with a value that is not allowed."""
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name} = {value!r}: {allowed}")
+        self.name = name
+        self.value = value
+        self.allowed = allowed
+
+
+class NotPendingError(DynPrioError):
+    """The task is not pending: a worker has it, it is finished, or it never was in a managed queue."""
+
+    def __init__(self, task_id: str, answer: str, queues: Sequence[str]) -> None:
+        super().__init__(f"task {task_id!r} is not pending in {', '.join(queues)}: {answer}")
+        self.task_id = task_id
+        #: "already running", "already finished" or "not found".
+        self.answer = answer
+        self.queues = queues

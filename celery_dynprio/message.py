@@ -12,7 +12,7 @@ from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from celery_dynprio.models import HELD, Moved, PendingTask, Place
+from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
 #: ``at`` published (Unix seconds), ``w`` weight (0 to 10), ``due`` deadline (Unix seconds), ``key`` fairness key,
@@ -101,21 +101,41 @@ def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: flo
     )
 
 
-def rewrite(raw: bytes, priority: int, task: PendingTask, moved: Moved | None = None) -> bytes:
+def changed(task: PendingTask, changes: Mapping[str, Any] | None, levels: int) -> PendingTask:
+    """The task as it reads when fields of its header are changed, as :func:`rewrite` does."""
+    if not changes:
+        return task
+    header = {"w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents, "pin": task.pinned}
+    return from_header(task.id, task.name, {**header, **changes}, task.published, levels)
+
+
+def rewrite(
+    raw: bytes,
+    priority: int | None,
+    task: PendingTask,
+    moved: Moved | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> bytes:
     """Return the same message with another kombu priority, so that kombu restores it to where it was moved.
 
-    With ``moved`` our header remembers that move as its last.
+    None leaves the priority. With ``moved`` our header remembers that move as its last; ``changes`` are fields of our
+    header to be set, those that are None to be removed.
     A message that does not say when it was published is told it, and one without our header to which level its priority
     pinned it: ``task``, what :func:`parse` read, must outlive the reader.
     """
     message = json.loads(raw)
-    message["properties"]["priority"] = priority
+    if priority is not None:
+        message["properties"]["priority"] = priority
     fields = message["headers"].get(HEADER)
     if fields is None:
         pin = {} if task.pinned is None else {"pin": task.pinned}
         fields = message["headers"][HEADER] = {"at": task.published, **pin}
     elif isinstance(fields, dict) and number(fields.get("at")) is None:
         fields["at"] = task.published
+    if changes and isinstance(fields, dict):
+        fields |= changes
+        for field in [field for field in changes if fields[field] is None]:
+            del fields[field]
     if moved is not None and isinstance(fields, dict):
         moves = moves_of(fields)
         fields["mv"] = [
@@ -124,6 +144,16 @@ def rewrite(raw: bytes, priority: int, task: PendingTask, moved: Moved | None = 
             (round(moved.at, 3), *moved[1:3], round(moved.score, 3), moved.reason),
         ]
     return json.dumps(message).encode()
+
+
+def headers_of(raw: bytes | None) -> Mapping[str, Any]:
+    """The headers of a message; none of what is no message."""
+    try:
+        found = json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    headers = found.get("headers") if isinstance(found, dict) else None
+    return headers if isinstance(headers, dict) else {}
 
 
 def moves_of(fields: object) -> list[Moved]:
@@ -137,7 +167,7 @@ def moves_of(fields: object) -> list[Moved]:
             continue
         at, source, target, score, reason = row
         numbers = number(at), number(score)
-        places = all(type(place) is int and HELD <= place < MAX_LEVELS for place in (source, target))
+        places = all(type(place) is int and CANCELLED <= place < MAX_LEVELS for place in (source, target))
         if None not in numbers and places:
             moves.append(Moved(numbers[0], source, target, numbers[1], clean(reason, MAX_REASON)))
     return moves

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 #: Where a pending task is: a level from 0 (first) upward, or one of the two parked places below.
 Place: TypeAlias = int
@@ -18,6 +18,9 @@ OVERFLOW: Final[Place] = -1
 
 #: Parked by an operator; only an operator brings it back.
 HELD: Final[Place] = -2
+
+#: Taken out by an operator who tells whoever waits for its result; it never comes back.
+CANCELLED: Final[Place] = -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,10 @@ class Snapshot:
     depths: Sequence[int]
     #: Overflow known so far, by task id. A live view: it changes with the next read or apply.
     overflow: Mapping[str, PendingTask]
-    #: All messages that are parked as overflow, and all that are held.
+    #: All messages that are parked as overflow, that are held, and of cancelled tasks whose end is not told yet.
     overflow_depth: int = 0
     held_depth: int = 0
+    cancelled_depth: int = 0
     #: Messages left where they are, counted by reason ("not JSON", "no id", ...).
     foreign: Mapping[str, int] = field(default_factory=dict)
 
@@ -93,6 +97,11 @@ class Move:
     score: float
     #: Short text for people and metrics: "score", "overflow", "refill", "starving", ...
     reason: str
+    #: Fields of the message's header (see :data:`celery_dynprio.message.HEADER`) to be set; None removes one.
+    #: A move from a place to itself only changes the message.
+    changes: Mapping[str, Any] | None = None
+    #: Whether to put it where workers take next, before all others of its level, instead of behind them.
+    first: bool = False
 
 
 class Moved(NamedTuple):
@@ -142,6 +151,8 @@ class Report:
     front: int = 0
     overflow: int = 0
     held: int = 0
+    #: Messages of cancelled tasks whose end is not told yet: their operator is about to, or died.
+    cancelled: int = 0
     #: Messages left where they are, by reason.
     foreign: Mapping[str, int] = field(default_factory=dict)
     #: What was planned (and in a dry run not done), and what happened to each.

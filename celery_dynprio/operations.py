@@ -1,26 +1,61 @@
-"""What an operator can do to pending tasks: behind the command line and the methods of ``DynPrio``."""
+"""What an operator can do to pending tasks: behind the command line, the methods of ``DynPrio`` and the Flower page."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import uuid4
 
+from celery_dynprio import message
+from celery_dynprio.audit import operator
+from celery_dynprio.backlogs.base import Found
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.errors import ArgumentError, OptionError
+from celery_dynprio.fates import Answer
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.levels import Bands
 from celery_dynprio.message import KOMBU_STEPS
-from celery_dynprio.models import HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place
-from celery_dynprio.policies.base import Policy
-from celery_dynprio.scores import Scores
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place
+from celery_dynprio.recorder import Recorder
+from celery_dynprio.revocation import revoke
+from celery_dynprio.settings import Settings
+from celery_dynprio.task import call_fields
+from celery_dynprio.views import Views
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 logger = logging.getLogger(__name__)
 
 #: Tasks that are brought back between two renewals of the lease.
 CHUNK: Final = 500
+
+#: How often a task is looked for again that was moved by others between the look and the deed.
+MOST_TRIES: Final = 20
+
+#: Seconds after which a cancelled task whose end was not told belongs to an operator who died.
+ABANDONED: Final = 30.0
+
+#: What to do with a task that was found: a move, or why there is nothing to do.
+Deed: TypeAlias = "Move | str"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of an operation on one task."""
+
+    id: str
+    answer: Answer
+    #: "" for a task that is not pending, and so unknown.
+    name: str = ""
+    queue: str = ""
+    #: More about it in a few words, or "".
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,38 +71,208 @@ class Drained:
     held: int
 
 
-class Operations:
-    """The operator's side of the managed queues of one broker; each call is atomic against workers and reprioritizers.
+class Operations(Views):
+    """The operator's side of the managed queues of one broker.
 
-    Raises :class:`~celery_dynprio.errors.BrokerUnavailableError` when the broker does not answer.
+    Each operation on a task is atomic against workers, reprioritizers and other operators, and is kept in the audit
+    together with ``by``, who does it, and ``why``. What is set by hand is in the task's message from then on: no tick
+    undoes it. ``clock`` gives Unix seconds. Raises what redis-py raises when the broker is away.
     """
 
-    def __init__(self, client: RedisClient, queues: Sequence[str], policy: Policy) -> None:
-        self._client = client
-        self._queues = queues
-        self._policy = policy
-        self._paused_key = client.app_key("paused")
+    def __init__(
+        self,
+        app: Celery,
+        client: RedisClient,
+        settings: Settings,
+        by: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(app, client, settings, clock)
+        self._by = operator() if by is None else by
+        self._backlogs = {queue: RedisBacklog(client, queue) for queue in settings.queues}
 
-    def pause(self) -> None:
+    def hold(self, ids: Iterable[str], why: str = "") -> list[Result]:
+        """Take tasks out of the workers' reach until they are released, whatever restarts meanwhile."""
+
+        def deed(found: Found) -> Deed:
+            if found.place == HELD:
+                return "is held already"
+            return Move(found.task, found.place, HELD, 0.0, "hold")
+
+        return self._steer("hold", ids, deed, why)
+
+    def release(self, ids: Iterable[str], why: str = "") -> list[Result]:
+        """Bring held tasks back to where they belong by their score, or to the level they are pinned to."""
+        now = self._clock()
+        score = self._scorer(self._settings.policy, self._context(now))
+        bands = Bands.equal(len(self._client.priority_steps))
+
+        def deed(found: Found) -> Deed:
+            if found.place != HELD:
+                return "is not held"
+            return _back(found.task, HELD, score(found.task), bands, "release")
+
+        return self._steer("release", ids, deed, why)
+
+    def bump(self, ids: Iterable[str], why: str = "") -> list[Result]:
+        """Make tasks the next to run: before all others in level 0, and pinned there; of several the first runs first.
+
+        As Slurm's ``scontrol top``. A held task stays held, and goes first once it is released.
+        """
+
+        def deed(found: Found) -> Deed:
+            if found.place == HELD:
+                return Move(found.task, HELD, HELD, 1.0, "bump", {"pin": 0})
+            return Move(found.task, found.place, 0, 1.0, "bump", {"pin": 0}, first=True)
+
+        return self._steer("bump", list(ids)[::-1], deed, why)[::-1]
+
+    def reprioritize(self, ids: Iterable[str], changes: Mapping[str, object], why: str = "") -> list[Result]:
+        """Change what the policy knows of tasks, or pin them.
+
+        In ``changes``: ``weight``, 0 to 10; ``deadline``, seconds from now by which they should start, None for none;
+        ``key``, the fairness key, None for none; ``level``, which they are pinned to (0 the first), None to let the policy
+        decide. They move with the next tick; to a level at once. Raises
+        :class:`~celery_dynprio.errors.ArgumentError` for what is not allowed.
+        """
+        now = self._clock()
+        fields = self._fields(changes, now)
+        score = self._scorer(self._settings.policy, self._context(now))
+        bands = Bands.equal(len(self._client.priority_steps))
+
+        def deed(found: Found) -> Deed:
+            task = message.changed(found.task, fields, bands.count)
+            target = found.place
+            if found.place != HELD and task.pinned is not None:
+                target = task.pinned
+            elif found.place == OVERFLOW:  # whoever leads knows of it only what it was when it was parked
+                target = bands.level(score(task))
+            return Move(found.task, found.place, target, score(task), "reprioritize", fields)
+
+        return self._steer("reprioritize", ids, deed, why)
+
+    def cancel(self, ids: Iterable[str], why: str = "") -> list[Result]:
+        """Remove tasks from the broker, at once and for good; their results become REVOKED.
+
+        Also with no worker up. What waits for them fails as it does when a worker finds a revoked task. If this process
+        dies half-way, another one goes on: see :meth:`finish`.
+        """
+
+        def deed(found: Found) -> Deed:
+            return Move(found.task, found.place, CANCELLED, 0.0, "cancel")
+
+        results = self._steer("cancel", ids, deed, why)
+        told = []
+        for result in results:
+            if result.answer is Answer.DONE and result.queue:
+                problem = self._tell(result.queue, result.id)
+                result = Result(result.id, result.answer, result.name, result.queue, problem or result.detail)  # noqa: PLW2901
+            told.append(result)
+        self._flush()
+        return told
+
+    def finish(self) -> int:
+        """Tell the end of tasks that were cancelled by a process that then died; return how many."""
+        now, told = self._clock(), 0
+        for queue, backlog in self._backlogs.items():
+            for task, raw in list(backlog.parked_messages(CANCELLED, now)):
+                moves = message.moves_of(message.headers_of(raw).get(message.HEADER))
+                if not moves or now - moves[-1].at > ABANDONED:
+                    told += not self._tell(queue, task.id)
+        self._flush()
+        return told
+
+    def pause(self, why: str = "") -> None:
         """Stop all moves of all reprioritizers on this broker from their next tick on; workers go on."""
-        self._client.redis.set(self._paused_key, "1")
+        self._switch.pause()
+        self._note("pause", why)
 
-    def resume(self) -> None:
+    def resume(self, why: str = "") -> None:
         """Let the reprioritizers move again."""
-        self._client.redis.delete(self._paused_key)
+        self._switch.resume()
+        self._note("resume", why)
 
-    def paused(self) -> bool:
-        """Whether :meth:`pause` is in force."""
-        return bool(self._client.redis.exists(self._paused_key))
-
-    def drain(self, now: float, *, held: bool = False, steps: Sequence[int] = KOMBU_STEPS) -> list[Drained]:
+    def drain(
+        self, now: float, *, held: bool = False, steps: Sequence[int] = KOMBU_STEPS, why: str = ""
+    ) -> list[Drained]:
         """Pause, and bring all overflow back to the front, best first (``held``: the held tasks too).
 
         After it, everything that is pending is an ordinary message in a list that kombu looks at with these
         ``priority_steps``; levels between two steps join the one before them, in order. ``now`` is Unix seconds.
         """
-        self.pause()
-        return [self._drain(queue, now, held=held, steps=steps) for queue in self._queues]
+        self._switch.pause()
+        self._note("drain", why)
+        return [self._drain(queue, now, held=held, steps=steps) for queue in self._settings.queues]
+
+    # One operation on some tasks
+
+    def _steer(self, op: str, ids: Iterable[str], deed: Callable[[Found], Deed], why: str) -> list[Result]:
+        """Do it to each of these tasks, wherever it is by then, and tell what happened to each, in their order."""
+        wanted = list(dict.fromkeys(ids))
+        results: dict[str, Result] = {}
+        note = json.dumps({"op": op, "by": self._by, "why": message.clean(why)})
+        missed: set[str] = set()
+        for _ in range(MOST_TRIES):
+            left = [task_id for task_id in wanted if task_id not in results]
+            if not left:
+                break
+            seen: set[str] = set()
+            for queue, backlog in self._backlogs.items():
+                found = backlog.find(left, self._clock())
+                seen |= found.keys()
+                results |= _carry_out(queue, backlog, [found[each] for each in left if each in found], deed, note)
+            gone = [task_id for task_id in left if task_id not in seen]
+            fates = self._fates.of(gone) if gone else {}
+            for task_id, answer in fates.items():
+                # Twice, because a worker that stops may have given it back behind our look.
+                if answer is not Answer.NOT_FOUND or task_id in missed:
+                    results[task_id] = Result(task_id, answer)
+                    self._audit.add(op=op, by=self._by, why=message.clean(why), id=task_id, answer=answer.value)
+            missed.update(gone)
+        busy = "it moved each time that it was looked for; try again"
+        return [results.get(task_id, Result(task_id, Answer.NOT_FOUND, detail=busy)) for task_id in wanted]
+
+    def _note(self, op: str, why: str) -> None:
+        self._audit.add(op=op, by=self._by, why=message.clean(why))
+
+    def _fields(self, changes: Mapping[str, object], now: float) -> dict[str, Any]:
+        """The fields of the message's header that these changes are."""
+        if not changes:
+            raise ArgumentError("changes", changes, "give weight, deadline, key or level")
+        asked = {name: value for name, value in changes.items() if name != "level"}
+        try:
+            fields = call_fields("", asked, now)
+        except OptionError as exc:
+            raise ArgumentError(exc.option, exc.value, exc.allowed) from None
+        if "level" in changes:
+            level, last = changes["level"], len(self._client.priority_steps) - 1
+            if level is not None and (type(level) is not int or not 0 <= level <= last):
+                raise ArgumentError(
+                    "level", level, f"use a level from 0, the first, to {last}, or None for the policy's"
+                )
+            fields["pin"] = level
+        return fields
+
+    def _tell(self, queue: str, task_id: str) -> str:
+        """Tell the end of a cancelled task; return what was in the way, or ""."""
+        raw = self._backlogs[queue].message(task_id)
+        if raw is None:  # another one told it meanwhile
+            return ""
+        try:
+            revoke(self._app, self._client.channel, self._client.priority_steps, task_id, raw)
+        except Exception as exc:  # noqa: BLE001 - each result backend has its own
+            logger.warning("task %s is cancelled, but nobody could be told: %r", task_id, exc)
+            return f"removed; its result becomes REVOKED once the result backend answers: {exc}"
+        self._backlogs[queue].discard(task_id, CANCELLED)
+        return ""
+
+    def _flush(self) -> None:
+        """Let the traces of cancelled tasks be kept before this process ends."""
+        recorder = Recorder.of(self._app)
+        if recorder is not None:
+            recorder.senders.stop()
+
+    # Back to what plain Celery sees
 
     def _drain(self, queue: str, now: float, *, held: bool, steps: Sequence[int]) -> Drained:
         lease = RedisLease(self._client, queue, owner=f"drain:{uuid4()}", kind="operator")
@@ -84,12 +289,12 @@ class Operations:
 
     def _return(self, backlog: RedisBacklog, lease: RedisLease, place: Place, now: float) -> int:
         """Bring back all that is parked in one place; the lease is taken anew for each chunk, as it expires."""
-        score = Scores(self._policy, logger.warning).bind(Context(now))
+        score = self._scorer(self._settings.policy, Context(now))
         bands = Bands.equal(len(self._client.priority_steps))
         returned = 0
         while tasks := sorted(backlog.parked(place, now), key=lambda task: (-score(task), task.published)):
             for start in range(0, len(tasks), CHUNK):
-                moves = [_back(task, place, score(task), bands) for task in tasks[start : start + CHUNK]]
+                moves = [_back(task, place, score(task), bands, "drain") for task in tasks[start : start + CHUNK]]
                 returned += backlog.apply(moves, lease.acquire()).count(Outcome.MOVED)
         return returned
 
@@ -105,5 +310,23 @@ class Operations:
         return merged
 
 
-def _back(task: PendingTask, place: Place, score: float, bands: Bands) -> Move:
-    return Move(task, place, bands.level(score) if task.pinned is None else task.pinned, score, "drain")
+def _carry_out(
+    queue: str, backlog: RedisBacklog, found: Sequence[Found], deed: Callable[[Found], Deed], note: str
+) -> dict[str, Result]:
+    """Do it to the tasks that were found, and tell of those for which that is all."""
+    results: dict[str, Result] = {}
+    moves: list[Move] = []
+    for each in found:
+        wanted = deed(each)
+        if isinstance(wanted, Move):
+            moves.append(wanted)
+        else:
+            results[each.task.id] = Result(each.task.id, Answer.DONE, each.task.name, queue, wanted)
+    for move, outcome in zip(moves, backlog.apply(moves, audit=note), strict=True):
+        if outcome is Outcome.MOVED:
+            results[move.task.id] = Result(move.task.id, Answer.DONE, move.task.name, queue)
+    return results
+
+
+def _back(task: PendingTask, place: Place, score: float, bands: Bands, reason: str) -> Move:
+    return Move(task, place, bands.level(score) if task.pinned is None else task.pinned, score, reason)

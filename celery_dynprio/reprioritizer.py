@@ -16,11 +16,11 @@ from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
-from celery_dynprio.operations import Operations
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
 from celery_dynprio.scores import Scores
 from celery_dynprio.settings import Settings
+from celery_dynprio.switch import Switch
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +160,7 @@ class Reprioritizer:
             front=sum(snapshot.depths),
             overflow=snapshot.overflow_depth,
             held=snapshot.held_depth,
+            cancelled=snapshot.cancelled_depth,
             foreign=snapshot.foreign,
             moves=plan.moves,
             outcomes=outcomes,
@@ -208,7 +209,7 @@ def assemble(
             planner=Planner(levels, settings.window, settings.hysteresis),
             policy=settings.policy,
             learned=learned,
-            paused=Operations(client, (queue,), settings.policy).paused,
+            paused=Switch(client).paused,
             budget=settings.budget,
             window=settings.window,
             dry_run=dry_run,

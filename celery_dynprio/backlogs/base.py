@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from celery_dynprio.models import Move, Outcome, PendingTask, Place, Snapshot
 
@@ -17,6 +17,15 @@ class Capabilities:
     moves_in_front: bool = True
     #: Messages can be kept out of the workers' reach.
     parks: bool = True
+
+
+class Found(NamedTuple):
+    """A pending task that was looked for by its id."""
+
+    task: PendingTask
+    place: Place
+    #: How many messages workers take before it, of those in the front; 0 where it is parked.
+    ahead: int
 
 
 class Backlog(Protocol):
@@ -33,8 +42,21 @@ class Backlog(Protocol):
     def read(self, now: float) -> Snapshot:
         """Read what waits; ``now`` (Unix seconds) becomes the age of messages that carry none."""
 
-    def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
-        """Make the moves in this order and tell, for each, what happened."""
+    def find(self, ids: Collection[str], now: float) -> Mapping[str, Found]:
+        """Look for these tasks in all places but the cancelled; ``now`` is as in :meth:`read`.
+
+        Whatever moves meanwhile is found all the same; a task that is left out was delivered, cancelled or never here.
+        """
+
+    def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
+        """Make the moves in this order and tell, for each, what happened.
+
+        The tasks must have been read, or found. A text in ``audit``, a JSON object, is kept with each move that is
+        made, in the same instant.
+        """
+
+    def discard(self, task_id: str, place: Place) -> bool:
+        """Remove one parked task for good; tell whether it was there."""
 
     def spill(self, count: int, now: float, fence: str | None = None) -> int:
         """Park the newest messages of the last levels in bulk, at most ``count``; return how many.

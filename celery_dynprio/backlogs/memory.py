@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from celery_dynprio.backlogs.base import Capabilities
+from celery_dynprio import message
+from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Snapshot
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Snapshot
 
 
 class MemoryBacklog:
@@ -21,7 +22,7 @@ class MemoryBacklog:
         self.capabilities = Capabilities()
         self.fence: str | None = None
         self._levels: list[deque[PendingTask]] = [deque() for _ in range(levels)]
-        self._parked: dict[Place, dict[str, PendingTask]] = {OVERFLOW: {}, HELD: {}}
+        self._parked: dict[Place, dict[str, PendingTask]] = {OVERFLOW: {}, HELD: {}, CANCELLED: {}}
 
     def publish(self, task: PendingTask, level: Place) -> None:
         """Put a task at the back of a level, as a producer does."""
@@ -46,10 +47,24 @@ class MemoryBacklog:
             self._parked[OVERFLOW],
             len(self._parked[OVERFLOW]),
             len(self._parked[HELD]),
+            len(self._parked[CANCELLED]),
             {"duplicate id": repeated} if repeated else {},
         )
 
-    def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
+    def find(self, ids: Collection[str], now: float) -> dict[str, Found]:  # noqa: ARG002 - see read
+        """Look for these tasks in all places but the cancelled."""
+        waiting = [(task, level) for level, tasks in enumerate(self._levels) for task in tasks]
+        found: dict[str, Found] = {}
+        for ahead, (task, level) in enumerate(waiting):
+            if task.id in ids:
+                found.setdefault(task.id, Found(task, level, ahead))
+        for place in (OVERFLOW, HELD):
+            for task_id in ids:
+                if task_id in self._parked[place]:
+                    found.setdefault(task_id, Found(self._parked[place][task_id], place, 0))
+        return found
+
+    def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:  # noqa: ARG002 - nothing outlives this process
         """Make the moves in this order."""
         self._check(fence)
         return [self._apply(move) for move in moves]
@@ -80,6 +95,10 @@ class MemoryBacklog:
         """Nothing."""
         return 0.0
 
+    def discard(self, task_id: str, place: Place) -> bool:
+        """Remove one parked task for good; tell whether it was there."""
+        return self._parked[place].pop(task_id, None) is not None
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -89,15 +108,35 @@ class MemoryBacklog:
 
     def _apply(self, move: Move) -> Outcome:
         task = move.task
+        if move.source == move.target and not move.first:
+            return (
+                Outcome.MOVED
+                if self._change(task, message.changed(task, move.changes, len(self._levels)), move.source)
+                else Outcome.GONE
+            )
         if move.target < 0 and task.id in self._parked[move.target]:
             return Outcome.REFUSED
         if not self._take(task, move.source):
             return Outcome.GONE
+        task = message.changed(task, move.changes, len(self._levels))
         if move.target < 0:
             self._parked[move.target][task.id] = task
+        elif move.first:
+            self._levels[move.target].appendleft(task)
         else:
             self._levels[move.target].append(task)
         return Outcome.MOVED
+
+    def _change(self, old: PendingTask, new: PendingTask, place: Place) -> bool:
+        if place < 0:
+            found = self._parked[place].get(old.id) == old
+            if found:
+                self._parked[place][old.id] = new
+            return found
+        if old not in self._levels[place]:
+            return False
+        self._levels[place][self._levels[place].index(old)] = new
+        return True
 
     def _take(self, task: PendingTask, source: Place) -> bool:
         if source < 0:

@@ -6,16 +6,18 @@ Workers pop the tail of the lists and need nothing from us. Everything that chan
 
 from __future__ import annotations
 
+import json
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
-from celery_dynprio.backlogs.base import Capabilities
+from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.backlogs.parked import ParkedIndex
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.models import HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
@@ -40,9 +42,12 @@ MOVE_SECONDS: Final = 20e-6
 PASS_SECONDS: Final = 150e-9
 
 _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED)
-_FIRST_LEVEL_KEY: Final = 4  # index in move.lua's KEYS
+_FIRST_LEVEL_KEY: Final = 7  # index in move.lua's KEYS
 _NOWHERE: Final = (b"", 1)  # an empty message is in no list: the script answers "gone"
-_KEY_INDEX: Final = {OVERFLOW: 2, HELD: 3}
+_KEY_INDEX: Final = {OVERFLOW: 4, HELD: 5, CANCELLED: 6}
+
+#: How often all places are looked through for a task while others move tasks meanwhile.
+MOST_LOOKS: Final = 10
 
 
 class _Step(NamedTuple):
@@ -75,13 +80,24 @@ class RedisBacklog:
         self._window = window
         self._reach = max(REACH, window * 6 // 10)
         self._lists = [client.level_key(queue, level) for level in range(len(self._steps))]
-        self._lease_key = client.queue_key(queue, "lease")
-        self._held_key = client.queue_key(queue, "held")
+        self._parked_keys = {
+            OVERFLOW: client.queue_key(queue, "overflow"),
+            HELD: client.queue_key(queue, "held"),
+            CANCELLED: client.queue_key(queue, "cancelled"),
+        }
+        self._moves_key = client.queue_key(queue, "moves")
+        self._keys = [
+            client.queue_key(queue, "lease"),
+            self._moves_key,
+            client.app_key("audit"),
+            *(self._parked_keys[place] for place in _KEY_INDEX),
+            *self._lists,
+        ]
         self._move = client.script("move")
         self._parsed: dict[bytes, PendingTask | str] = {}
         #: Of the last read, by task id: the message, and where in its list it is, as move.lua counts.
         self._front: dict[str, tuple[bytes, int]] = {}
-        self._overflow = ParkedIndex(client.redis, client.queue_key(queue, "overflow"), self._parse)
+        self._overflow = ParkedIndex(client.redis, self._parked_keys[OVERFLOW], self._parse)
         self._depths: list[int] = [0] * len(self._steps)
 
     def read(self, now: float) -> Snapshot:
@@ -112,16 +128,63 @@ class RedisBacklog:
             room -= wanted
         self._parsed = parsed
         self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
-        return Snapshot(levels, self._depths, self._overflow.tasks, counts[OVERFLOW], counts[HELD], foreign)
+        parked = counts[OVERFLOW], counts[HELD], counts[CANCELLED]
+        return Snapshot(levels, self._depths, self._overflow.tasks, *parked, foreign)
 
-    def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
+    def find(self, ids: Collection[str], now: float) -> dict[str, Found]:
+        """Look for these tasks; again, as long as some are missing and others move tasks meanwhile."""
+        found: dict[str, Found] = {}
+        for _ in range(MOST_LOOKS):
+            before = self._redis.get(self._moves_key)
+            missing = [task_id for task_id in ids if task_id not in found]
+            found |= self._look(missing, now)
+            if len(found) == len(set(ids)) or before == self._redis.get(self._moves_key):
+                break
+        return found
+
+    def _look(self, ids: Sequence[str], now: float) -> dict[str, Found]:
+        found: dict[str, Found] = {}
+        for place in (HELD, OVERFLOW):
+            for chunk in _chunks(ids, CHUNK):
+                for raw in filter(None, self._redis.hmget(self._parked_keys[place], chunk)):
+                    entry = self._parse(raw, now)
+                    if isinstance(entry, PendingTask):
+                        found[entry.id] = Found(entry, place, 0)
+        missing = [task_id for task_id in ids if task_id not in found]
+        return found | (self._look_in_front(missing, now) if missing else {})
+
+    def _look_in_front(self, ids: Sequence[str], now: float) -> dict[str, Found]:
+        """Only messages that have one of the ids in them are parsed."""
+        # JSON escapes what is not ASCII, so such an id is looked for by its start.
+        needles = [json.dumps(task_id)[1:-1].partition("\\")[0].encode() for task_id in ids]
+        has = re.compile(b"|".join(map(re.escape, needles))).search
+        counts = self.count()
+        found: dict[str, Found] = {}
+        before = 0
+        for level in range(len(self._steps)):
+            depth = counts[level]
+            for index, (where, raw) in enumerate(self._messages(level, depth, depth)):
+                if not has(raw):
+                    continue
+                entry = self._parse(raw, now)
+                if isinstance(entry, PendingTask) and entry.id in ids:
+                    # Of two with one id the one that is taken first counts, as in read.
+                    self._front[entry.id] = raw, where
+                    found[entry.id] = Found(entry, level, before + depth - 1 - index)
+            ids = [task_id for task_id in ids if task_id not in found]
+            if not ids:
+                break
+            before += depth
+        return found
+
+    def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
         """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
         sources = self._sources(moves)
         steps = [self._step(move, *sources.get(move.task.id, _NOWHERE)) for move in moves]
         outcomes: list[Outcome] = []
         size = BATCH_MOVES
         while len(outcomes) < len(steps):
-            done = self._run(steps[len(outcomes) : len(outcomes) + size], fence)
+            done = self._run(steps[len(outcomes) : len(outcomes) + size], fence, audit)
             for step, outcome in zip(steps[len(outcomes) :], done, strict=False):
                 self._settle(step, outcome)
             outcomes += done
@@ -146,20 +209,48 @@ class RedisBacklog:
 
     def parked(self, place: Place, now: float) -> Iterator[PendingTask]:
         """All tasks in one of the two parked places; read in chunks, so what others change meanwhile may be missed."""
-        key = self._overflow.key if place == OVERFLOW else self._held_key
-        for field, raw in self._redis.hscan_iter(key, count=CHUNK):
+        for entry, _ in self.parked_messages(place, now):
+            yield entry
+
+    def parked_messages(self, place: Place, now: float) -> Iterator[tuple[PendingTask, bytes]]:
+        """All tasks in one of the parked places as :meth:`parked`, each with its message."""
+        for field, raw in self._redis.hscan_iter(self._parked_keys[place], count=CHUNK):
             entry = self._parse(raw, now)
             if isinstance(entry, PendingTask) and entry.id.encode() == field:
-                yield entry
+                yield entry, raw
+
+    def message(self, task_id: str) -> bytes | None:
+        """The message of a task that was read or found in the front, or is in a parked place; None if there is none."""
+        for place in _KEY_INDEX:
+            raw: bytes | None = self._redis.hget(self._parked_keys[place], task_id)
+            if raw is not None:
+                return raw
+        return self._front.get(task_id, _NOWHERE)[0] or None
+
+    def containing(self, text: bytes, now: float) -> Iterator[tuple[PendingTask, bytes]]:
+        """The tasks whose messages have a text in them: of the front as it was last read, and of what is parked."""
+        for raw, entry in self._parsed.items():
+            if text in raw and isinstance(entry, PendingTask):
+                yield entry, raw
+        for place in (OVERFLOW, HELD):
+            yield from (found for found in self.parked_messages(place, now) if text in found[1])
+
+    def discard(self, task_id: str, place: Place) -> bool:
+        """Remove one parked task for good; tell whether it was there."""
+        return bool(self._redis.hdel(self._parked_keys[place], task_id))
+
+    def moves(self) -> int:
+        """How many moves were ever made in this queue, by whomever."""
+        return int(self._redis.get(self._moves_key) or 0)
 
     def count(self) -> dict[Place, int]:
         """Messages in each place; one round trip."""
         pipe = self._redis.pipeline(transaction=False)
         for key in self._lists:
             pipe.llen(key)
-        pipe.hlen(self._overflow.key)
-        pipe.hlen(self._held_key)
-        return dict(zip((*range(len(self._steps)), OVERFLOW, HELD), pipe.execute(), strict=True))
+        for key in self._parked_keys.values():
+            pipe.hlen(key)
+        return dict(zip((*range(len(self._steps)), *self._parked_keys), pipe.execute(), strict=True))
 
     def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - only the source is deep
         """Seconds of broker time of one move: LREM passes a quarter of what was read, on average."""
@@ -176,49 +267,52 @@ class RedisBacklog:
     def _messages(self, level: int, depth: int, wanted: int) -> Iterator[tuple[int, bytes]]:
         """The messages of a level from the head, with where they are, from the nearer end, as move.lua counts.
 
-        Reading goes towards the tail, where workers pop: what they take meanwhile makes nobody be missed.
+        Reading goes towards the tail, where workers pop, and to its end: neither what they take nor what producers push
+        meanwhile makes one be missed.
         """
-        start, size = depth - wanted, CHUNK
-        while start < depth:
-            raws = self._redis.lrange(self._lists[level], start, start + size - 1)
-            if not raws:
-                return
+        start, size = depth - wanted, CHUNK if wanted else 0
+        while size and (raws := self._redis.lrange(self._lists[level], start, start + size - 1)):
             for position, raw in enumerate(raws, start):
-                yield (position + 1 if 2 * position < depth else position - depth), raw
+                yield (position + 1 if 2 * position < depth else min(position - depth, -1)), raw
+            if len(raws) < size:
+                return
             start += len(raws)
             mean = sum(map(len, raws)) // len(raws)
             size = max(1, min(CHUNK, CHUNK_BYTES // (mean + 1)))
 
     def _sources(self, moves: Sequence[Move]) -> dict[str, tuple[bytes, int]]:
         """For each task to be moved: its message, and where in a list to look for it."""
-        parked = [move.task.id for move in moves if move.source == OVERFLOW]
-        held = [move.task.id for move in moves if move.source == HELD]
         found = {move.task.id: self._front[move.task.id] for move in moves if move.task.id in self._front}
-        for key, ids in ((self._overflow.key, parked), (self._held_key, held)):
+        for place, key in self._parked_keys.items():
+            ids = [move.task.id for move in moves if move.source == place]
             for chunk in _chunks(ids, CHUNK):
                 values = self._redis.hmget(key, chunk)
                 found |= {task_id: (raw, 1) for task_id, raw in zip(chunk, values, strict=True) if raw is not None}
         return found
 
     def _step(self, move: Move, raw: bytes, where: int) -> _Step:
-        if not raw or move.target < 0:
+        # What is parked by the thousand stays as it is; a cancelled task has to tell since when it is.
+        if not raw or (move.target in {OVERFLOW, HELD} and move.changes is None):
             return _Step(move, raw, b"", where)
+        priority = self._steps[move.target] if move.target >= 0 else None
         try:
             moved = Moved(self._clock(), move.source, move.target, move.score, move.reason)
-            return _Step(move, raw, message.rewrite(raw, self._steps[move.target], move.task, moved), where)
+            return _Step(move, raw, message.rewrite(raw, priority, move.task, moved, move.changes), where)
         except RecursionError:  # nested so deeply that it could just be read, from a shallower call
             self._parsed[raw] = "not JSON"
             return _Step(move, b"", b"", 1)
 
-    def _run(self, steps: Sequence[_Step], fence: str | None) -> list[Outcome]:
+    def _run(self, steps: Sequence[_Step], fence: str | None, audit: str) -> list[Outcome]:
         arguments: list[Any] = [fence or "", SCRIPT_WORK]
         size = 0
         for move, raw, new, where in steps:
-            arguments += (_key_index(move.source), _key_index(move.target), move.task.id, raw, new, where)
+            target = _key_index(move.target) * (-1 if move.first else 1)
+            note = audit and _noted(audit, self.queue, move)
+            arguments += (_key_index(move.source), target, move.task.id, raw, new, where, note)
             size += len(raw) + len(new)
             if size > BATCH_BYTES:
                 break
-        answer = self._move(keys=[self._lease_key, self._overflow.key, self._held_key, *self._lists], args=arguments)
+        answer = self._move(keys=self._keys, args=arguments)
         if answer is None:
             raise LeaseLostError(f"queue {self.queue!r}: another reprioritizer leads it now; nothing was moved")
         return [_OUTCOMES[code] for code in answer]
@@ -237,8 +331,10 @@ class RedisBacklog:
         if target == OVERFLOW:
             self._overflow.remember(task)
         elif target >= 0:
-            self._front[task.id] = step.new, 1
-            self._parsed[step.new] = task
+            where = step.where if source == target else 1
+            self._front[task.id] = step.new, -1 if step.move.first else where
+            if step.move.changes is None:
+                self._parsed[step.new] = task
 
     def _spill_chunk(self, raws: Sequence[bytes], level: int, now: float, fence: str | None) -> int:
         moves: dict[str, Move] = {}
@@ -248,6 +344,12 @@ class RedisBacklog:
                 self._front[entry.id] = raw, 1  # those before it are gone by then
                 moves[entry.id] = Move(entry, level, OVERFLOW, 0.0, "overflow")
         return self.apply(list(moves.values()), fence).count(Outcome.MOVED)
+
+
+def _noted(audit: str, queue: str, move: Move) -> str:
+    """What the audit keeps of one move."""
+    what = {"queue": queue, "id": move.task.id, "task": move.task.name, "from": move.source, "to": move.target}
+    return json.dumps({**json.loads(audit), **what})
 
 
 def _key_index(place: Place) -> int:

@@ -47,6 +47,8 @@ class RedisClient:
             raise BrokerUnavailableError(f"broker {connection.as_uri()} does not answer: {exc}") from exc
         self.prefix: str = self._channel.global_keyprefix
         self.sep: str = self._channel.sep
+        #: The hash of the messages that workers have and did not acknowledge, of all queues.
+        self.unacked_key = f"{self.prefix}{self._channel.unacked_key}"
         self.priority_steps: Sequence[int] = tuple(self._channel.priority_steps)
         # A plain client on kombu's pool: kombu's own prefixes only the first key of EVALSHA. Untyped, because redis-py
         # types each answer as bytes or str, and this pool decodes nothing.
@@ -82,6 +84,11 @@ class RedisClient:
         """The broker's clock, Unix seconds."""
         seconds, microseconds = self.redis.time()
         return float(seconds) + float(microseconds) / 1e6
+
+    @property
+    def channel(self) -> Any:
+        """Kombu's channel, which makes messages of what lies in the broker."""
+        return self._channel
 
     def close(self) -> None:
         """Close all connections."""

@@ -7,7 +7,7 @@ import time
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import connected, installed_in
+from celery_dynprio.cli.session import installed_in, operating, why_option
 
 
 @click.command(cls=CeleryCommand)
@@ -18,8 +18,9 @@ from celery_dynprio.cli.session import connected, installed_in
     help_group="Drain Options",
     help="Bring back tasks that an operator holds too.",
 )
+@why_option
 @click.pass_context
-def drain(ctx: click.Context, *, held: bool) -> None:
+def drain(ctx: click.Context, *, held: bool, why: str) -> None:
     """Bring all parked tasks back to the front, best first.
 
     After it everything that is pending is an ordinary message in an ordinary queue, which workers without the add-on
@@ -31,13 +32,9 @@ def drain(ctx: click.Context, *, held: bool) -> None:
     $ celery -A proj dynprio drain
     $ celery -A proj dynprio drain --held
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    from celery_dynprio.operations import Operations  # noqa: PLC0415 - see the package
-
     installed = installed_in(ctx.obj.app)
-    settings = installed.settings
-    with connected(ctx.obj.app) as client:
-        operations = Operations(client, settings.queues, settings.policy)
-        results = operations.drain(time.time(), held=held, steps=installed.plain_steps)
+    with operating(ctx.obj.app) as operations:
+        results = operations.drain(time.time(), held=held, steps=installed.plain_steps, why=why)
     for drained in results:
         stays = f", {drained.held} stay held (--held brings them back)" if drained.held else ""
         merged = f", {drained.merged} put where plain Celery looks" if drained.merged else ""

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -20,6 +20,7 @@ from celery_dynprio.cli.session import one_line_errors, settings_of
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
     from celery_dynprio.models import Report
+    from celery_dynprio.operations import Operations
     from celery_dynprio.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ def _reprioritize(
 ) -> bool:
     from celery_dynprio.learned import RedisUsage  # noqa: PLC0415 - see the package
     from celery_dynprio.models import Role  # noqa: PLC0415
+    from celery_dynprio.operations import Operations  # noqa: PLC0415
     from celery_dynprio.reprioritizer import assemble, serve  # noqa: PLC0415
 
     reported = 0
@@ -148,11 +150,25 @@ def _reprioritize(
             owner,
             ", dry run" if dry_run else "",
         )
-        serve(reprioritizers, settings.interval, stop, finished=finished)
+        operations = Operations(app, client, settings)
+        serve(reprioritizers, settings.interval, stop, _observer(operations), finished)
     finally:
         client.close()
     logger.info("dynprio stopped")
     return not once or reported == len(reprioritizers)
+
+
+def _observer(operations: Operations) -> Callable[[Report], None]:
+    """What looks at each report: the log, and what tells the end of tasks if the operator who cancelled them died."""
+    from celery_dynprio.models import Role  # noqa: PLC0415 - see the package
+    from celery_dynprio.reprioritizer import log_report  # noqa: PLC0415
+
+    def observe(report: Report) -> None:
+        log_report(report)
+        if report.cancelled and report.role is Role.LEADER and (told := operations.finish()):
+            logger.info("%s: told the end of %d cancelled tasks", report.queue, told)
+
+    return observe
 
 
 def _reached(app: Any, stop: threading.Event, *, patient: bool) -> RedisClient | None:

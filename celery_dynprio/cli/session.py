@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from celery.bin.base import CeleryOption
 
 if TYPE_CHECKING:
     from celery_dynprio.app import DynPrio
     from celery_dynprio.backlogs.redis_client import RedisClient
+    from celery_dynprio.operations import Operations
     from celery_dynprio.settings import Settings
 
 NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it is made, or name the app with \
@@ -18,6 +20,12 @@ NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it 
 
     from celery_dynprio import DynPrio
     dynprio = DynPrio(app)"""
+
+
+#: For each operation: what the audit keeps as its reason.
+why_option: Final = click.option(
+    "--why", default="", cls=CeleryOption, help_group="Audit Options", help="The reason, for `dynprio log`."
+)
 
 
 @contextmanager
@@ -49,6 +57,14 @@ def installed_in(app: Any) -> DynPrio:
 def settings_of(app: Any) -> Settings:
     """The settings of the DynPrio in this app; fails as :func:`installed_in`."""
     return installed_in(app).settings
+
+
+@contextmanager
+def operating(app: Any) -> Iterator[Operations]:
+    """The operations on an app's pending tasks for the length of a command."""
+    installed = installed_in(app)
+    with one_line_errors(), installed.operations() as operations:
+        yield operations
 
 
 @contextmanager

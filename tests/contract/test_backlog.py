@@ -20,7 +20,7 @@ from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.lease import Kind as LeaseKind
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import HEADER
-from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place
 from tests.apps import make_app
 from tests.conftest import StartServer
 from tests.servers import Database, Kind
@@ -168,7 +168,11 @@ def test_a_parked_task_is_out_of_reach_until_it_comes_back(bench: Bench, place: 
     assert (snapshot.overflow_depth, snapshot.held_depth) == (int(place == OVERFLOW), int(place == HELD))
     assert dict(snapshot.overflow) == ({parked.id: parked} if place == OVERFLOW else {})
     assert bench.backlog.apply([Move(parked, place, 8, 0.9, "refill")]) == [Outcome.MOVED]
-    assert bench.backlog.count() == {level: int(level == 8) for level in range(10)} | {OVERFLOW: 0, HELD: 0}
+    assert bench.backlog.count() == {level: int(level == 8) for level in range(10)} | {
+        OVERFLOW: 0,
+        HELD: 0,
+        CANCELLED: 0,
+    }
     assert [bench.consume(), bench.consume()] == [parked.id, None]
 
 
@@ -216,7 +220,9 @@ def test_spill_parks_the_newest_of_the_last_levels_first(bench: Bench) -> None:
 def test_counts_every_place_and_costs_nothing_below_zero(bench: Bench) -> None:
     for level in (0, 0, 9):
         bench.publish(task(), level)
-    assert bench.backlog.count() == {place: {0: 2, 9: 1}.get(place, 0) for place in (*range(10), OVERFLOW, HELD)}
+    assert bench.backlog.count() == {
+        place: {0: 2, 9: 1}.get(place, 0) for place in (*range(10), OVERFLOW, HELD, CANCELLED)
+    }
     bench.backlog.read(NOW)
     assert 0 <= bench.backlog.cost(0, 9) < 0.01
     assert 0 <= bench.backlog.cost(OVERFLOW, 9) < 0.01

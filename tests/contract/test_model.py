@@ -45,7 +45,7 @@ class Dying:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backlog, name)
 
-    def apply(self, moves: Sequence[Move], fence: str | None = None) -> list[Outcome]:
+    def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
         self._backlog.apply(moves[: self._left], fence)
         raise Killed
 

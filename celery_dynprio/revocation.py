@@ -1,0 +1,68 @@
+"""Tells the end of cancelled tasks as Celery's workers tell that of revoked ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+
+def revoke(app: Celery, channel: Any, steps: Sequence[int], task_id: str, raw: bytes) -> None:
+    """Give a task whose message is in nobody's reach any more the result REVOKED, and all that follows from it.
+
+    A chord that waits for it fails, and the event ``task-revoked`` is sent: by the very code of a worker that finds a
+    revoked task. ``channel`` and ``steps`` (``priority_steps``) are kombu's. Raises what the result backend raises.
+    """
+    with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname=_host()) as events:
+        request = _request(app, channel, steps, raw, events)
+        if request is not None:
+            _discard(request)
+            return
+        # The body is in a format that this process does not accept, or is none: what waits in it nobody can tell.
+        events.send("task-revoked", uuid=task_id, terminated=False, signum=None, expired=False)
+        app.backend.mark_as_revoked(task_id, "revoked")
+
+
+def _request(app: Celery, channel: Any, steps: Sequence[int], raw: bytes, events: Any) -> Any:
+    """What a worker would make of the message; None if it could make nothing."""
+    from celery.worker.request import Request  # noqa: PLC0415 - only who cancels pays for the worker's modules
+    from kombu.serialization import prepare_accept_content  # noqa: PLC0415
+
+    from celery_dynprio.received import traced_request  # noqa: PLC0415
+
+    try:
+        message = channel.Message(json.loads(raw), channel=channel)
+        message.accept = prepare_accept_content(app.conf.accept_content)  # type: ignore[no-untyped-call]
+        task = app.tasks.get(message.headers["task"]) or _unknown(app, message.headers["task"])
+        return traced_request(Request, tuple(steps))(message, app=app, task=task, hostname=_host(), eventer=events)
+    except Exception as exc:  # noqa: BLE001 - whatever a message makes of decoders and of Celery
+        logger.warning("only the result of the cancelled task is told, its message cannot be read: %r", exc)
+        return None
+
+
+def _discard(request: Any) -> None:
+    from celery.worker.state import revoked  # noqa: PLC0415 - see _request
+
+    revoked.add(request.id)
+    try:
+        request.revoked()
+    finally:
+        revoked.discard(request.id)
+
+
+def _unknown(app: Celery, name: str) -> Any:
+    """A task that this app does not have, as send_task publishes them."""
+    task = type("Unknown", (app.Task,), {"name": name, "run": None})()
+    task.bind(app)
+    return task
+
+
+def _host() -> str:
+    return f"dynprio@{socket.gethostname()}"

@@ -1,0 +1,332 @@
+"""What an operator can see of pending tasks: the order, its reasons, and figures. Reads only."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from celery_dynprio import message
+from celery_dynprio.audit import Audit, Entry
+from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.errors import ArgumentError, NotPendingError
+from celery_dynprio.fates import Fates
+from celery_dynprio.learned import RedisUsage
+from celery_dynprio.lease import Holder, RedisLease
+from celery_dynprio.models import HELD, OVERFLOW, Context, Contribution, Moved, PendingTask, Place, Snapshot
+from celery_dynprio.ordering import Shift, Turn, order, shifts, starts
+from celery_dynprio.policies.base import Policy, Scorer
+from celery_dynprio.propagation import span_of_headers
+from celery_dynprio.scores import Scores
+from celery_dynprio.selection import Filter
+from celery_dynprio.settings import Settings
+from celery_dynprio.switch import Switch
+from celery_dynprio.workers import Workers, ask
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+#: A front that is read to its end, however deep.
+WHOLE: Final = 1_000_000_000
+
+#: How many of the tasks right ahead are compared with the one that is explained.
+AHEAD: Final = 5
+
+ALL: Final = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Pending tasks in the order in which they are expected to run, by queue."""
+
+    turns: Sequence[Turn]
+    #: How many tasks were meant; more than there are turns if a limit was given.
+    matching: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Why a task right ahead of another is ahead."""
+
+    task: PendingTask
+    place: Place
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a task is where it is."""
+
+    turn: Turn
+    #: What each factor says of it now (as Slurm's ``sprio -l``); none for a pinned task, which no policy moves.
+    contributions: Sequence[Contribution]
+    #: How many tasks are ahead of it, by place.
+    ahead_by_place: Mapping[Place, int]
+    #: The ones right ahead, the nearest first.
+    ahead: Sequence[Ahead]
+    #: The moves that its message remembers: the first, and the last ones.
+    moves: Sequence[Moved]
+    #: What operators did to it, the newest first.
+    operations: Sequence[Entry]
+    trace_id: str
+    #: Unix seconds at which it comes within the workers' reach if nothing changes: now for what is there already, None
+    #: if that cannot be told (see :class:`~celery_dynprio.ordering.Turn`).
+    in_front: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Figures of one managed queue."""
+
+    queue: str
+    #: Messages in each level, and the longest wait there in seconds (None: nobody waits, or it was not read).
+    depths: Sequence[int]
+    oldest: Sequence[float | None]
+    overflow: int
+    held: int
+    #: Messages that are left where they are, by reason.
+    foreign: Mapping[str, int]
+    #: Moves that were ever made.
+    moves: int
+    leader: Holder | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of one broker."""
+
+    #: Unix seconds.
+    at: float
+    paused: bool
+    queues: Sequence[QueueStats]
+    workers: Workers = field(default_factory=Workers)
+    #: Learned mean runtime in seconds by task name, and decayed use in seconds by fairness key.
+    runtimes: Mapping[str, float] = field(default_factory=dict)
+    use: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How the pending tasks of one queue would be ordered by another policy."""
+
+    queue: str
+    #: Those that gain most first.
+    shifts: Sequence[Shift]
+
+
+class Views:
+    """What can be seen of the managed queues of one broker.
+
+    ``clock`` gives Unix seconds. Raises what redis-py raises when the broker is away.
+    """
+
+    def __init__(
+        self, app: Celery, client: RedisClient, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._app = app
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._usage = RedisUsage(client, settings.half_life)
+        self._switch = Switch(client)
+        self._fates = Fates(app, client)
+        self._audit = Audit(client)
+
+    def paused(self) -> bool:
+        """Whether all moves are stopped."""
+        return self._switch.paused()
+
+    def pending(self, wanted: Filter = ALL, limit: int | None = None, *, estimate: bool = True) -> Page:
+        """List pending tasks, at most ``limit``, in the order in which they are expected to run, queue by queue.
+
+        The expected starts take an ``estimate``, for which all workers are asked. Raises
+        :class:`~celery_dynprio.errors.ArgumentError` for a queue that is not managed.
+        """
+        now = self._clock()
+        context = self._context(now)
+        workers = ask(self._app) if estimate else Workers()
+        turns: list[Turn] = []
+        matching = 0
+        for queue in self._queues(wanted.queue):
+            left = None if limit is None else limit - len(turns)
+            found, count = self._page(queue, wanted, left, context, workers.slots_for(queue))
+            turns += found
+            matching += count
+        return Page(turns, matching)
+
+    def explain(self, task_id: str) -> Explanation:
+        """Tell why a task is where it is; :class:`~celery_dynprio.errors.NotPendingError` if it is not pending."""
+        now = self._clock()
+        context = self._context(now)
+        workers = ask(self._app)
+        for queue in self._settings.queues:
+            backlog = RedisBacklog(self._client, queue, WHOLE)
+            turns = self._turns(backlog, context, workers.slots_for(queue))
+            index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
+            if index is not None:
+                return self._explanation(backlog, turns, index, context)
+        raise NotPendingError(task_id, self._fates.of([task_id])[task_id].value, self._settings.queues)
+
+    def log(self, limit: int | None = None, task_id: str | None = None) -> list[Entry]:
+        """What operators did, the newest first; ``task_id`` asks for one task only."""
+        entries = self._audit.read()
+        return list(islice((entry for entry in entries if task_id in {None, entry.id}), limit))
+
+    def stats(self, *, oldest: bool = True) -> Stats:
+        """Tell figures of all managed queues; the longest waits (``oldest``) take a read of the whole front."""
+        now = self._clock()
+        runtimes, use = self._usage.read(now)
+        queues = [self._queue_stats(queue, now, oldest=oldest) for queue in self._settings.queues]
+        return Stats(now, self.paused(), queues, ask(self._app), runtimes, use)
+
+    def compare(self, other: Policy) -> list[Comparison]:
+        """Score all that is pending by the policy in force and by another, and tell whose turn would change."""
+        now = self._clock()
+        context = self._context(now)
+        return [
+            Comparison(
+                queue,
+                shifts(
+                    [turn.task for turn in self._turns(RedisBacklog(self._client, queue, WHOLE), context, 0)],
+                    self._scorer(self._settings.policy, context),
+                    self._scorer(other, context),
+                ),
+            )
+            for queue in self._settings.queues
+        ]
+
+    def _queues(self, wanted: str | None) -> Sequence[str]:
+        if wanted is None:
+            return self._settings.queues
+        if wanted not in self._settings.queues:
+            raise ArgumentError("queue", wanted, f"not managed; dynprio_queues has {', '.join(self._settings.queues)}")
+        return (wanted,)
+
+    def _context(self, now: float) -> Context:
+        return Context(now, *self._usage.read(now))
+
+    def _scorer(self, policy: Policy, context: Context) -> Scorer:
+        def complain(problem: object) -> None:
+            logger.warning("the policy failed, what it could not score counts as in the middle: %r", problem)
+
+        return Scores(policy, complain).bind(context)
+
+    def _page(
+        self, queue: str, wanted: Filter, limit: int | None, context: Context, slots: int
+    ) -> tuple[Sequence[Turn], int]:
+        """The turns that are meant, at most ``limit``, and how many are meant."""
+        counts = RedisBacklog(self._client, queue).count()
+        front = sum(count for place, count in counts.items() if place >= 0)
+        if not wanted.selective and limit is not None and limit <= front:
+            # What is read is twice the window, what runs next first: so a first page is quick, however much waits.
+            backlog = RedisBacklog(self._client, queue, max(limit, 1))
+            snapshot = replace(backlog.read(context.now), overflow={})
+            turns = self._ordered(queue, snapshot, (), context, slots) if limit else []
+            return turns[:limit], front + counts[OVERFLOW] + counts[HELD]
+        backlog = RedisBacklog(self._client, queue, WHOLE)
+        found = self._turns(backlog, context, slots)
+        ids = None if wanted.trace is None else _in_trace(backlog, wanted.trace, context.now)
+        meant = [
+            turn
+            for turn in found
+            if wanted.matches(turn.task, turn.place, context.now) and (ids is None or turn.task.id in ids)
+        ]
+        return meant[:limit], len(meant)
+
+    def _turns(self, backlog: RedisBacklog, context: Context, slots: int) -> list[Turn]:
+        """All that waits in one queue."""
+        snapshot = backlog.read(context.now)
+        return self._ordered(backlog.queue, snapshot, list(backlog.parked(HELD, context.now)), context, slots)
+
+    def _ordered(
+        self, queue: str, snapshot: Snapshot, held: Collection[PendingTask], context: Context, slots: int
+    ) -> list[Turn]:
+        turns = list(order(queue, snapshot, held, self._scorer(self._settings.policy, context), context.now))
+        moving = len(turns) - len(held)
+        expected = starts((turn.task.name for turn in turns[:moving]), context.runtimes, slots, context.now)
+        return [replace(turn, expected=at) for turn, at in zip(turns, expected, strict=False)] + turns[moving:]
+
+    def _explanation(self, backlog: RedisBacklog, turns: Sequence[Turn], index: int, context: Context) -> Explanation:
+        turn = turns[index]
+        task, place = turn.task, turn.place
+        headers = message.headers_of(backlog.message(task.id))
+        ahead = [] if place == HELD else turns[:index]
+        by_place: dict[Place, int] = {}
+        for each in ahead:
+            by_place[each.place] = by_place.get(each.place, 0) + 1
+        in_front: float | None = context.now
+        if place < 0:
+            # As many as are parked before it have to be brought back, each of them for one that is started.
+            in_front = turns[by_place.get(OVERFLOW, 0)].expected if place == OVERFLOW else None
+        return Explanation(
+            turn,
+            self._contributions(task, context),
+            by_place,
+            [
+                Ahead(each.task, each.place, each.score, self._why(each, turn, context))
+                for each in ahead[: -AHEAD - 1 : -1]
+            ],
+            message.moves_of(headers.get(message.HEADER)),
+            self.log(task_id=task.id),
+            span_of_headers(headers).trace_id,
+            in_front,
+        )
+
+    def _contributions(self, task: PendingTask, context: Context) -> Sequence[Contribution]:
+        if task.pinned is not None:
+            return ()
+        try:
+            return self._settings.policy.explain(task, context)
+        except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+            logger.warning("the policy failed: %r", exc)
+            return ()
+
+    def _why(self, ahead: Turn, turn: Turn, context: Context) -> str:
+        """Why the one is ahead of the other, in a few words."""
+        if ahead.place == turn.place and ahead.place >= 0:
+            return f"came to P{ahead.place} before it"
+        if ahead.task.pinned is not None:
+            return f"pinned to P{ahead.task.pinned}"
+        if turn.task.pinned is not None:
+            return f"this one is pinned to P{turn.task.pinned}"
+        if ahead.score == turn.score:
+            return "published before it"
+        pairs = zip(self._contributions(ahead.task, context), self._contributions(turn.task, context), strict=False)
+        gains = [(one.contribution - other.contribution, one.factor) for one, other in pairs]
+        gain, factor = max(gains, default=(0.0, ""))
+        return f"{factor} +{gain:.3f}" if gain > 0 else "not moved yet since the scores changed"
+
+    def _queue_stats(self, queue: str, now: float, *, oldest: bool) -> QueueStats:
+        backlog = RedisBacklog(self._client, queue)
+        snapshot = backlog.read(now) if oldest else None
+        counts = backlog.count()
+        depths = [count for place, count in counts.items() if place >= 0]
+        waits: list[float | None] = [None] * len(depths)
+        if snapshot is not None:
+            waits = [max((now - task.published for task in tasks), default=None) for tasks in snapshot.levels]
+        return QueueStats(
+            queue,
+            depths,
+            waits,
+            counts[OVERFLOW],
+            counts[HELD],
+            {} if snapshot is None else snapshot.foreign,
+            backlog.moves(),
+            RedisLease(self._client, queue, owner="").holder(),
+        )
+
+
+def _in_trace(backlog: RedisBacklog, trace_id: str, now: float) -> set[str]:
+    """The ids of the tasks of one queue, which was read, whose messages carry a trace."""
+    return {
+        task.id
+        for task, raw in backlog.containing(trace_id.encode(), now)
+        if span_of_headers(message.headers_of(raw)).trace_id == trace_id
+    }
