@@ -131,8 +131,8 @@ class Operations(Views):
         """Change what the policy knows of tasks, or pin them.
 
         In ``changes``: ``weight``, 0 to 10; ``deadline``, seconds from now by which they should start, None for none;
-        ``key``, the fairness key, None for none; ``level``, which they are pinned to (0 the first), None to let the policy
-        decide. They move with the next tick; to a level at once. Raises
+        ``key``, the fairness key, None for none; ``level``, which they are pinned to (0 the first), None to let the
+        policy decide. They move with the next tick; to a level at once. Raises
         :class:`~celery_dynprio.errors.ArgumentError` for what is not allowed.
         """
         now = self._clock()

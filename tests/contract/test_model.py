@@ -46,7 +46,7 @@ class Dying:
         return getattr(self._backlog, name)
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
-        self._backlog.apply(moves[: self._left], fence)
+        self._backlog.apply(moves[: self._left], fence, audit)
         raise Killed
 
 
