@@ -53,15 +53,16 @@ class MemoryBacklog:
 
     def find(self, ids: Collection[str], now: float) -> dict[str, Found]:  # noqa: ARG002 - see read
         """Look for these tasks in all places but the cancelled."""
-        waiting = [(task, level) for level, tasks in enumerate(self._levels) for task in tasks]
-        found: dict[str, Found] = {}
+        found = {
+            task.id: Found(task, place, 0)
+            for place in (OVERFLOW, HELD)
+            for task in self._parked[place].values()
+            if task.id in ids
+        }
+        waiting = ((task, level) for level, tasks in enumerate(self._levels) for task in tasks)
         for ahead, (task, level) in enumerate(waiting):
             if task.id in ids:
                 found.setdefault(task.id, Found(task, level, ahead))
-        for place in (OVERFLOW, HELD):
-            for task_id in ids:
-                if task_id in self._parked[place]:
-                    found.setdefault(task_id, Found(self._parked[place][task_id], place, 0))
         return found
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:  # noqa: ARG002 - nothing outlives this process

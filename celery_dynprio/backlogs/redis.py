@@ -146,10 +146,10 @@ class RedisBacklog:
         found: dict[str, Found] = {}
         for place in (HELD, OVERFLOW):
             for chunk in _chunks(ids, CHUNK):
-                for raw in filter(None, self._redis.hmget(self._parked_keys[place], chunk)):
-                    entry = self._parse(raw, now)
-                    if isinstance(entry, PendingTask):
-                        found[entry.id] = Found(entry, place, 0)
+                for task_id, raw in zip(chunk, self._redis.hmget(self._parked_keys[place], chunk), strict=True):
+                    entry = None if raw is None else self._parse(raw, now)
+                    if isinstance(entry, PendingTask) and entry.id == task_id:
+                        found.setdefault(task_id, Found(entry, place, 0))
         missing = [task_id for task_id in ids if task_id not in found]
         return found | (self._look_in_front(missing, now) if missing else {})
 

@@ -18,7 +18,7 @@ from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import HEADER
-from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Report, Snapshot
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Report, Snapshot
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Deadline, FairShare, Weight
 from celery_dynprio.reprioritizer import Reprioritizer
@@ -164,6 +164,43 @@ class Agreement(RuleBasedStateMachine):
         move = Move(task, source, place, 0.5, "operator")
         assert self.redis.apply([move]) == self.memory.apply([move])
 
+    @rule(
+        data=st.data(),
+        place=st.sampled_from([*range(LEVELS), HELD, CANCELLED, None]),
+        changes=st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "w": st.integers(0, 10),
+                "due": st.none() | st.just(1_700_000_100.0),
+                "key": st.sampled_from(["eve", None]),
+                "pin": st.none() | st.integers(0, LEVELS - 1),
+            },
+        ),
+        first=st.booleans(),
+    )
+    def an_operator_steers(
+        self,
+        data: st.DataObject,
+        place: Place | None,
+        changes: dict[str, Any] | None,
+        first: bool,  # noqa: FBT001
+    ) -> None:
+        """Find a task by its id, wherever it is, and move or change it: an operator's process knows nothing before."""
+        ids = [f"task {number}" for number in range(1, self.published + 1)]
+        operator = RedisBacklog(self.client, self.queue, clock=lambda: self.now)
+        found = self.memory.find(ids, self.now)
+        assert operator.find(ids, self.now) == found
+        if not found:
+            return
+        chosen = found[data.draw(st.sampled_from(sorted(found)))]
+        assert operator.find([chosen.task.id], self.now) == {chosen.task.id: chosen}
+        target = chosen.place if place is None else place
+        if target == OVERFLOW:  # whoever leads knows of the overflow what it was: no operation changes it there
+            return
+        move = Move(chosen.task, chosen.place, target, 0.5, "operator", changes or None, first=first and target >= 0)
+        assert operator.apply([move], audit="{}") == self.memory.apply([move])
+
     @precondition(lambda self: sum(self.memory.count().values()) > WINDOW)
     @rule(count=st.integers(1, 5))
     def spill(self, count: int) -> None:
@@ -177,9 +214,11 @@ class Agreement(RuleBasedStateMachine):
         assert dict(here.overflow) == dict(there.overflow)
         held = {task.id: task for task in self.redis.parked(HELD, self.now)}
         assert held == {task.id: task for task in self.memory.parked(HELD, self.now)}
+        cancelled = {task.id: task for task in self.redis.parked(CANCELLED, self.now)}
+        assert cancelled == {task.id: task for task in self.memory.parked(CANCELLED, self.now)}
 
     def teardown(self) -> None:
-        whats = ("overflow", "held", "lease", "fence")
+        whats = ("overflow", "held", "cancelled", "moves", "lease", "fence")
         self.client.redis.delete(
             *(self.client.level_key(self.queue, level) for level in range(LEVELS)),
             *(self.client.queue_key(self.queue, what) for what in whats),

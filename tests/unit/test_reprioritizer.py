@@ -144,7 +144,7 @@ def test_trouble_in_one_queue_does_not_stop_another(caplog: pytest.LogCaptureFix
 
 def test_a_lease_that_is_lost_in_the_middle_makes_a_standby() -> None:
     class Fenced(MemoryBacklog):
-        def apply(self, moves: Any, fence: str | None = None, audit: str = "") -> list[Outcome]:
+        def apply(self, moves: Any, fence: str | None = None, audit: str = "") -> list[Outcome]:  # noqa: ARG002
             raise LeaseLostError(f"{fence}: {len(moves)}")
 
     queue = Fenced("celery")
