@@ -1,0 +1,149 @@
+"""Operators against workers, a reprioritizer and each other: each task runs once or is cancelled, as they are told."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from celery.result import AsyncResult
+
+from celery_dynprio import DynPrio
+from celery_dynprio.fates import Answer
+from celery_dynprio.operations import Operations
+from celery_dynprio.selection import Filter
+from tests.conftest import MakeProject, StartCelery, StartWorker
+from tests.messages import pending
+from tests.processes import wait_until
+from tests.servers import Database
+
+TASKS: Final = 1000
+OPERATORS: Final = 4
+
+BODY: Final = """
+import os, time
+import redis
+from celery_dynprio import Age, DynPrio, FairShare, Weight, dynprio_task
+
+app.conf.update(
+    dynprio_policy=3 * Weight() + 2 * FairShare() + 1 * Age(saturation=20),
+    dynprio_embedded=False,
+    dynprio_window=400,
+)
+dynprio = DynPrio(app)
+notes = redis.Redis.from_url(os.environ["NOTES"])
+
+@dynprio_task(app=app, key="tenant")
+def work(tenant):
+    notes.rpush("ran", work.request.id)
+    time.sleep(0.02)
+"""
+
+OPS: Final = ("hold", "release", "bump", "reprioritize", "cancel")
+
+
+class Operator(threading.Thread):
+    """Does what it likes to tasks at random, and remembers what it was told."""
+
+    def __init__(self, dynprio: DynPrio, ids: list[str], stop: threading.Event, seed: int) -> None:
+        super().__init__(name=f"operator {seed}")
+        self.told: list[tuple[str, str, Answer]] = []
+        self.error: BaseException | None = None
+        self._dynprio = dynprio
+        self._ids = ids
+        self._stopped = stop
+        self._random = random.Random(seed)
+
+    def run(self) -> None:
+        try:
+            with self._dynprio.operations(self.name) as operations:
+                while not self._stopped.is_set():
+                    self._operate(operations)
+        except BaseException as exc:  # noqa: BLE001 - the test tells of it
+            self.error = exc
+
+    def _operate(self, operations: Operations) -> None:
+        op = self._random.choices(OPS, (5, 4, 3, 3, 1))[0]
+        ids = self._random.sample(self._ids, self._random.choice((1, 1, 1, 20)))
+        if op == "reprioritize":
+            results = operations.reprioritize(ids, {"weight": self._random.randrange(11)})
+        else:
+            results = getattr(operations, op)(ids)
+        self.told += [(op, result.id, result.answer) for result in results]
+
+
+@pytest.fixture
+def operators() -> Iterator[Any]:
+    stop = threading.Event()
+    running: list[Operator] = []
+
+    def start(dynprio: DynPrio, ids: list[str]) -> list[Operator]:
+        running.extend(Operator(dynprio, ids, stop, seed) for seed in range(OPERATORS))
+        for each in running:
+            each.start()
+        return running
+
+    yield start, stop
+    stop.set()
+    for each in running:
+        each.join(30)
+
+
+@pytest.mark.timeout(180)
+def test_each_task_runs_once_or_is_cancelled_and_operators_are_told_the_truth(  # noqa: PLR0917 - fixtures
+    make_project: MakeProject,
+    valkey: Database,
+    redis_server: Database,
+    start_worker: StartWorker,
+    start_celery: StartCelery,
+    operators: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NOTES", valkey.url)
+    project = make_project(redis_server.url, BODY, env={"NOTES": valkey.url})
+    module = project.load()
+    ids = [module.work.delay(f"tenant {n % 7}").id for n in range(TASKS)]
+    start, stop = operators
+    start_celery(project, "dynprio", "run", "--interval", "0.05", ready_line="dynprio ready")
+    for name in ("one", "two"):
+        start_worker(project, name, pool="prefork", concurrency=2)
+    running = start(module.dynprio, ids)
+
+    def ran() -> Counter[str]:
+        return Counter(raw.decode() for raw in valkey.client.lrange("ran", 0, -1))
+
+    def cancelled() -> set[str]:
+        return {
+            task_id
+            for each in running
+            for op, task_id, answer in list(each.told)
+            if op == "cancel" and answer is Answer.DONE
+        }
+
+    wait_until(lambda: len(ran()) + len(cancelled()) > TASKS * 0.7 or any(each.error for each in running), 90)
+    stop.set()
+    for each in running:
+        each.join(60)
+    assert [each.error for each in running] == [None] * OPERATORS
+    with module.dynprio.operations() as last:
+        last.release([turn.task.id for turn in last.pending(Filter(held=True), estimate=False).turns])
+    wait_until(lambda: len(ran()) + len(cancelled()) >= TASKS, 90, "each task ran or was cancelled")
+    wait_until(lambda: all(AsyncResult(each, app=module.app).ready() for each in ids), 30, "each has a result")
+
+    assert set(ran().values()) == {1}
+    assert set(ran()) & cancelled() == set()
+    assert set(ran()) | cancelled() == set(ids)
+    assert pending(redis_server.client) == []
+    assert {AsyncResult(each, app=module.app).state for each in cancelled()} == {"REVOKED"}
+    told = Counter((op, answer) for each in running for op, _, answer in each.told)
+    assert {answer for _, answer in told} == {Answer.DONE, Answer.RUNNING, Answer.FINISHED}, told
+    assert {op for op, answer in told if answer is Answer.DONE} == set(OPS), told
+    truths = {task_id for each in running for _, task_id, answer in each.told if answer is Answer.RUNNING}
+    assert truths <= set(ran())
+    once = Counter(
+        task_id for each in running for op, task_id, answer in each.told if op == "cancel" and answer is Answer.DONE
+    )
+    assert set(once.values()) == {1}

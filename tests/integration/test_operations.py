@@ -1,0 +1,567 @@
+"""What operators see and do, on a real Redis and without workers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery, chord
+from celery.exceptions import TaskRevokedError
+
+from celery_dynprio import (
+    Age,
+    DynPrio,
+    FairShare,
+    PendingTask,
+    Policy,
+    Weight,
+    dynprio_task,
+    factor,
+    operations,
+    tracing,
+    views,
+)
+from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.errors import ArgumentError, BrokerUnavailableError, DynPrioError, NotPendingError
+from celery_dynprio.fates import Answer
+from celery_dynprio.learned import RedisUsage, Run
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome
+from celery_dynprio.operations import Operations
+from celery_dynprio.reprioritizer import Reprioritizer, assemble
+from celery_dynprio.selection import Filter
+from celery_dynprio.spans import RedisSpans, SpanRecord
+from celery_dynprio.workers import Workers
+from tests.servers import Database
+
+POLICY: Policy = 3 * Weight() + 1 * Age(saturation=3600)
+
+
+class Shop:
+    """An app with tasks of its own, and an operator."""
+
+    def __init__(self, url: str, **conf: Any) -> None:
+        self.app = Celery("shop", broker=url, backend=url, set_as_current=False)
+        self.app.conf.update({"dynprio_policy": POLICY, **conf})
+        self.dynprio = DynPrio(self.app)
+        self.client = RedisClient.from_app(self.app)
+        self.now = 0.0
+        self.operations = Operations(self.app, self.client, self.dynprio.settings, "ada@ops", clock=self._clock)
+
+        @dynprio_task(app=self.app, name="shop.report", key="tenant")
+        def report(tenant: str = "", page: int = 0) -> int:
+            return page
+
+        @dynprio_task(app=self.app, name="shop.checkout", weight=9, key="tenant")
+        def checkout(tenant: str = "") -> str:
+            return tenant
+
+        self.report, self.checkout = report, checkout
+
+    def _clock(self) -> float:
+        return time.time() + self.now
+
+    def reprioritizer(self) -> Reprioritizer:
+        return assemble(self.client, self.dynprio.settings, RedisUsage(self.client), "test")[0]
+
+    def ids(self, *args: Any, **kwargs: Any) -> list[str]:
+        return [turn.task.id for turn in self.operations.pending(*args, estimate=False, **kwargs).turns]
+
+    def place(self, task_id: str) -> int:
+        (turn,) = (each for each in self.operations.pending(estimate=False).turns if each.task.id == task_id)
+        return turn.place
+
+    def park(self, *ids: str, place: int = OVERFLOW) -> None:
+        backlog = RedisBacklog(self.client, "celery")
+        found = backlog.find(ids, time.time())
+        moves = [Move(found[each].task, found[each].place, place, 0.0, "overflow") for each in ids]
+        assert backlog.apply(moves) == [Outcome.MOVED] * len(ids)
+
+
+@pytest.fixture
+def make_shop(valkey: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Shop]]:
+    monkeypatch.setattr("celery_dynprio.workers.ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr(views, "ask", lambda _app: Workers())
+    monkeypatch.setattr("celery_dynprio.fates.ANSWER_TIMEOUT", 0.05)
+    made: list[Shop] = []
+
+    def make(**conf: Any) -> Shop:
+        made.append(Shop(valkey.url, **conf))
+        return made[-1]
+
+    yield make
+    for shop in made:
+        shop.client.close()
+        shop.app.close()
+
+
+@pytest.fixture
+def shop(make_shop: Callable[..., Shop]) -> Shop:
+    return make_shop()
+
+
+def answers(results: list[operations.Result]) -> list[Answer]:
+    return [result.answer for result in results]
+
+
+class TestSee:
+    def test_tasks_are_listed_in_the_order_in_which_they_run(self, shop: Shop) -> None:
+        reports = [shop.report.delay("ada", page).id for page in range(4)]
+        checkout = shop.checkout.delay("bob").id
+        pinned = shop.report.apply_async(priority=0).id
+        shop.park(reports[1])
+        shop.operations.hold([reports[0]])
+        page = shop.operations.pending()
+        assert [turn.task.id for turn in page.turns] == [pinned, checkout, *reports[2:], reports[1], reports[0]]
+        assert [turn.position for turn in page.turns] == [1, 2, 3, 4, 5, None]
+        assert [turn.place for turn in page.turns][-2:] == [OVERFLOW, HELD]
+        assert page.matching == 6
+
+    def test_a_first_page_is_the_beginning_of_the_whole_list(self, shop: Shop) -> None:
+        for page in range(30):
+            shop.report.delay("ada", page)
+            shop.checkout.delay("bob")
+        whole = shop.ids()
+        assert len(whole) == 60
+        for limit in (0, 1, 7, 59, 60, 61):
+            found = shop.operations.pending(limit=limit, estimate=False)
+            assert ([turn.task.id for turn in found.turns], found.matching) == (whole[:limit], 60)
+
+    def test_filters(self, shop: Shop) -> None:
+        mine, theirs = shop.report.delay("ada").id, shop.report.delay("bob").id
+        with tracing.use() as span:
+            traced = shop.checkout.delay("ada").id
+        held, parked = shop.report.delay("eve").id, shop.report.delay("eve").id
+        shop.operations.hold([held])
+        shop.park(parked)
+        assert set(shop.ids(Filter(task="shop.rep*"))) == {mine, theirs, held, parked}
+        assert shop.ids(Filter(key="ada")) == [traced, mine]
+        assert shop.ids(Filter(key="eve")) == [parked, held]
+        assert shop.ids(Filter(level=shop.place(mine))) == [mine, theirs]
+        assert shop.ids(Filter(trace=span.trace_id)) == [traced]
+        assert shop.ids(Filter(trace="0" * 32)) == []
+        assert shop.ids(Filter(held=True)) == [held]
+        assert held not in shop.ids(Filter(held=False))
+        assert shop.ids(Filter(older=3600)) == []
+        assert shop.ids(Filter(task="shop.report", key="bob", queue="celery")) == [theirs]
+        assert shop.operations.pending(Filter(task="shop.*"), 2, estimate=False).matching == 5
+
+    @pytest.mark.parametrize(
+        ("wanted", "said"),
+        [
+            ({"level": 10}, "level = 10: use a level from 0, the first, to 9"),
+            ({"older": float("nan")}, "older = nan: use a finite number of seconds, 0 or above"),
+            ({"trace": "xyz"}, "trace = 'xyz': use the 32 hexadecimal digits"),
+            ({"queue": "other"}, "queue = 'other': not managed; dynprio_queues has celery"),
+        ],
+    )
+    def test_what_nothing_can_be_is_an_error(self, shop: Shop, wanted: dict[str, Any], said: str) -> None:
+        with pytest.raises(ArgumentError) as error:
+            shop.operations.pending(Filter(**wanted))
+        assert said in str(error.value)
+
+    def test_starts_are_expected_by_runtimes_and_workers(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        both = Workers({"one": 2, "other": 4}, {"one": frozenset({"celery"}), "other": frozenset({"mails"})})
+        monkeypatch.setattr(views, "ask", lambda _app: both)
+        RedisUsage(shop.client).add([Run("shop.report", "", 10.0), Run("shop.checkout", "", 1.0)])
+        for _ in range(3):
+            shop.report.delay()
+        shop.checkout.delay()
+        now = time.time()
+        turns = shop.operations.pending().turns
+        assert [turn.task.name for turn in turns] == ["shop.checkout", *["shop.report"] * 3]
+        expected = [turn.expected for turn in turns]
+        assert [each and round(each - now) for each in expected] == [0, 0, 1, 10]
+        assert shop.operations.pending(limit=2).turns[1].expected is not None
+
+    def test_the_explanation_of_a_task_in_the_front(self, shop: Shop) -> None:
+        first, second = shop.report.delay("ada").id, shop.report.delay("ada").id
+        checkout = shop.checkout.delay("bob").id
+        shop.operations.reprioritize([second], {"key": "eve"}, "as they asked")
+        told = shop.operations.explain(second)
+        assert (told.turn.position, told.turn.task.key) == (3, "eve")
+        assert [each.factor for each in told.contributions] == ["Weight", "Age"]
+        assert sum(each.contribution for each in told.contributions) == pytest.approx(told.turn.score, abs=1e-3)
+        assert dict(told.ahead_by_place) == {shop.place(checkout): 1, shop.place(first): 1}
+        assert [each.task.id for each in told.ahead] == [first, checkout]
+        assert told.ahead[0].reason == f"came to P{shop.place(first)} before it"
+        assert told.ahead[1].reason == "Weight +0.600"
+        assert [move.reason for move in told.moves] == ["reprioritize"]
+        assert [(entry.op, entry.by, entry.why) for entry in told.operations] == [
+            ("reprioritize", "ada@ops", "as they asked")
+        ]
+        assert len(told.trace_id) == 32
+        assert told.in_front is not None
+
+    def test_the_explanation_of_what_is_parked_pinned_and_held(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(views, "ask", lambda _app: Workers({"one": 1}, {"one": frozenset({"celery"})}))
+        RedisUsage(shop.client).add([Run("shop.report", "", 10.0)])
+        front, parked, behind, held = (shop.report.delay("ada").id for _ in range(4))
+        pinned = shop.report.apply_async(priority=2).id
+        shop.park(parked, behind)
+        shop.operations.hold([held])
+        now = time.time()
+        told = shop.operations.explain(behind)
+        assert (told.turn.position, told.ahead_by_place[OVERFLOW]) == (4, 1)
+        assert told.in_front == pytest.approx(now + 10, abs=2)  # one is parked before it: the second start makes room
+        assert shop.operations.explain(pinned).contributions == ()
+        assert [each.reason for each in shop.operations.explain(front).ahead] == ["pinned to P2"]
+        told = shop.operations.explain(held)
+        assert (told.turn.position, told.in_front, told.ahead) == (None, None, [])
+
+    def test_only_pending_tasks_are_explained(self, shop: Shop) -> None:
+        with pytest.raises(NotPendingError, match="task 'nobody' is not pending in celery: not found") as error:
+            shop.operations.explain("nobody")
+        assert (error.value.task_id, error.value.answer) == ("nobody", "not found")
+
+    def test_a_broken_policy_is_explained_by_its_places(self, make_shop: Callable[..., Shop]) -> None:
+        @factor
+        def broken(task: PendingTask, context: Any) -> float:
+            raise ZeroDivisionError
+
+        shop = make_shop(dynprio_policy=1 * broken)
+        task_id = shop.report.delay().id
+        assert shop.operations.explain(task_id).contributions == ()
+
+    def test_stats(self, shop: Shop) -> None:
+        for page in range(3):
+            shop.report.delay("ada", page)
+        held, parked = shop.report.delay().id, shop.report.delay().id
+        shop.operations.hold([held])
+        shop.park(parked)
+        shop.client.redis.lpush("celery", "nonsense")
+        RedisUsage(shop.client).add([Run("shop.report", "ada", 2.0)])
+        shop.reprioritizer().lease.acquire()
+        shop.operations.pause()
+        stats = shop.operations.stats()
+        (queue,) = stats.queues
+        level = shop.place(shop.ids()[0])
+        assert (queue.depths[level], queue.depths[0], queue.overflow, queue.held) == (3, 1, 1, 1)
+        assert queue.oldest[level] is not None
+        assert queue.oldest[(level + 1) % 10] is None
+        assert (dict(queue.foreign), queue.moves) == ({"not JSON": 1}, 2)
+        assert (queue.leader and queue.leader.owner, stats.paused) == ("test", True)
+        assert (round(stats.use["ada"]), stats.runtimes["shop.report"]) == (2, 2.0)
+        shop.operations.resume()
+        quick = shop.operations.stats(oldest=False)
+        assert (quick.paused, quick.queues[0].depths) == (False, queue.depths)
+
+    def test_another_policy_is_tried_and_moves_nothing(self, shop: Shop) -> None:
+        RedisUsage(shop.client).add([Run("shop.checkout", "bob", 1000.0)])
+        reports = [shop.report.delay("ada").id for _ in range(3)]
+        checkout = shop.checkout.delay("bob").id
+        shop.report.apply_async(priority=0)
+        before = shop.ids()
+        (told,) = shop.operations.compare(1 * FairShare())
+        assert [(each.task.id, each.before, each.after) for each in told.shifts] == [
+            *((each, number + 2, number + 1) for number, each in enumerate(reports)),
+            (checkout, 1, 4),
+        ]
+        assert shop.ids() == before
+
+
+class TestSteer:
+    def test_the_first_that_is_bumped_runs_first_and_no_tick_undoes_it(self, shop: Shop) -> None:
+        checkouts = [shop.checkout.delay("bob").id for _ in range(3)]
+        one, two, parked = (shop.report.delay("ada").id for _ in range(3))
+        shop.park(parked)
+        assert answers(shop.operations.bump([one, parked])) == [Answer.DONE] * 2
+        assert answers(shop.operations.bump([two])) == [Answer.DONE]
+        tick = shop.reprioritizer()
+        for _ in range(3):
+            tick.tick()
+        assert shop.ids() == [two, one, parked, *checkouts]
+        assert {shop.place(each) for each in (one, two, parked)} == {0}
+
+    def test_what_is_set_by_hand_sticks(self, shop: Shop) -> None:
+        plain = [shop.report.delay("ada", page).id for page in range(20)]
+        heavy, pinned, parked, held = (shop.report.delay("ada").id for _ in range(4))
+        shop.park(parked)
+        shop.operations.hold([held])
+        steer = shop.operations.reprioritize
+        assert answers(steer([heavy, parked, held], {"weight": 10, "deadline": 60, "key": "eve"})) == [Answer.DONE] * 3
+        assert answers(steer([pinned], {"level": 3})) == [Answer.DONE]
+        assert shop.place(pinned) == 3
+        tick = shop.reprioritizer()
+        for _ in range(3):
+            tick.tick()
+        assert [shop.place(pinned), shop.place(held)] == [3, HELD]
+        assert max(shop.place(heavy), shop.place(parked)) < min(map(shop.place, plain))
+        assert set(shop.ids(Filter(key="eve"))) == {heavy, parked, held}
+        (told,) = (turn.task for turn in shop.operations.pending(Filter(held=True), estimate=False).turns)
+        assert (told.weight, told.key) == (10.0, "eve")
+        assert told.deadline == pytest.approx(time.time() + 60, abs=5)
+        steer([heavy, pinned], {"weight": 0, "deadline": None, "key": None, "level": None})
+        tick.tick()
+        assert min(shop.place(heavy), shop.place(pinned)) >= max(map(shop.place, plain))
+        assert shop.ids(Filter(key="eve")) == [parked, held]
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({}, "give weight, deadline, key or level"),
+            ({"weight": 11}, "weight = 11: use a number from 0 to 10"),
+            ({"deadline": -1}, "deadline = -1: use a finite number of seconds above 0"),
+            ({"level": 10}, "level = 10: use a level from 0, the first, to 9, or None"),
+            ({"level": True}, "level = True"),
+            ({"wieght": 1}, "wieght = 1"),
+        ],
+    )
+    def test_wrong_changes_name_the_value_and_change_nothing(
+        self, shop: Shop, changes: dict[str, object], said: str
+    ) -> None:
+        task_id = shop.report.delay("ada").id
+        before = shop.client.redis.lrange("celery\x06\x168", 0, -1)
+        with pytest.raises(ArgumentError) as error:
+            shop.operations.reprioritize([task_id], changes)
+        assert said in str(error.value)
+        assert shop.client.redis.lrange("celery\x06\x168", 0, -1) == before
+        assert shop.operations.log() == []
+
+    def test_held_tasks_come_back_when_they_are_released(self, shop: Shop) -> None:
+        front, parked, pinned = shop.checkout.delay().id, shop.report.delay().id, shop.report.apply_async(priority=1).id
+        level = shop.place(front)
+        shop.park(parked)
+        everything = [front, parked, pinned]
+        assert answers(shop.operations.hold(everything, "the bank is down")) == [Answer.DONE] * 3
+        assert shop.client.redis.hlen("dynprio:celery:held") == 3
+        shop.reprioritizer().tick()
+        assert [shop.place(each) for each in everything] == [HELD] * 3
+        assert [result.detail for result in shop.operations.hold([front])] == ["is held already"]
+        assert answers(shop.operations.bump([parked])) == [Answer.DONE]
+        assert shop.place(parked) == HELD
+        assert answers(shop.operations.release(everything)) == [Answer.DONE] * 3
+        assert [shop.place(each) for each in everything] == [level, 0, 1]
+        assert [result.detail for result in shop.operations.release([front])] == ["is not held"]
+
+    def test_a_task_that_is_moved_between_the_look_and_the_deed_is_found_again(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task_id = shop.report.delay().id
+        places = iter([0, OVERFLOW, 5])
+        find = RedisBacklog.find
+
+        def find_too_late(self: RedisBacklog, ids: Any, now: float) -> Any:
+            found = find(self, ids, now)
+            place = next(places, None)
+            if place is not None:
+                other = RedisBacklog(shop.client, "celery")
+                ((task, source, _),) = find(other, ids, now).values()
+                other.apply([Move(task, source, place, 0.5, "score")])
+            return found
+
+        monkeypatch.setattr(RedisBacklog, "find", find_too_late)
+        assert answers(shop.operations.hold([task_id])) == [Answer.DONE]
+        monkeypatch.undo()
+        assert shop.client.redis.hkeys("dynprio:celery:held") == [task_id.encode()]
+
+    def test_the_look_is_repeated_while_others_move(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        task_id = shop.report.delay().id
+        look = RedisBacklog._look_in_front
+        moved = iter([True])
+
+        def moved_past(self: RedisBacklog, ids: Any, now: float) -> Any:
+            found = look(self, ids, now)
+            if next(moved, False):
+                other = RedisBacklog(shop.client, "celery")
+                ((task, source, _),) = look(other, ids, now).values()
+                other._look_in_front(ids, now)
+                other.apply([Move(task, source, 0, 0.5, "score")])
+                return {}  # as if it had been moved to where this look had already been
+            return found
+
+        monkeypatch.setattr(RedisBacklog, "_look_in_front", moved_past)
+        assert RedisBacklog(shop.client, "celery").find([task_id], 0.0)[task_id].place == 0
+
+    def test_operators_are_told_what_became_of_a_task(self, shop: Shop) -> None:
+        reserved = shop.report.delay().id
+        connection = shop.app.connection_for_write()
+        taken = connection.channel().basic_get("celery")
+        assert taken is not None
+        for task_id, state in (("finished", "SUCCESS"), ("started", "STARTED")):
+            shop.app.backend.store_result(task_id, None, state)
+        spans = RedisSpans(shop.client)
+        spans.add(
+            [SpanRecord("1" * 32, "k", "traced", "a", "IGNORED"), SpanRecord("2" * 32, "k", "runs", "a", "STARTED")]
+        )
+        ids = [reserved, "finished", "started", "traced", "runs", "nobody", 'hostile"\\\n*', "ünknown"]
+        told = shop.operations.hold(ids)
+        assert [result.id for result in told] == ids
+        assert answers(told) == [
+            Answer.RUNNING,
+            Answer.FINISHED,
+            Answer.RUNNING,
+            Answer.FINISHED,
+            Answer.RUNNING,
+            *[Answer.NOT_FOUND] * 3,
+        ]
+        connection.release()
+
+    def test_ids_of_any_text_are_found(self, shop: Shop) -> None:
+        ids = ["ünïcode", 'quote"d', "back\\slash", "*[a-z]?", "x" * 255, "\U0001f600"]
+        for task_id in ids:
+            shop.report.apply_async(task_id=task_id)
+        for task_id in ids:
+            assert answers(shop.operations.hold([task_id])) == [Answer.DONE], task_id
+        assert answers(shop.operations.release(ids)) == [Answer.DONE] * len(ids)
+        many = [shop.report.delay().id for _ in range(30)]
+        assert answers(shop.operations.hold(many)) == [Answer.DONE] * 30
+
+    def test_without_results_the_rest_still_tells(self, valkey: Database, make_shop: Callable[..., Shop]) -> None:
+        shop = make_shop(result_backend="disabled")
+        RedisSpans(shop.client).add([SpanRecord("1" * 32, "k", "traced", "a", "SUCCESS")])
+        assert answers(shop.operations.bump(["traced", "nobody"])) == [Answer.FINISHED, Answer.NOT_FOUND]
+        task_id = shop.report.delay().id
+        assert answers(shop.operations.cancel([task_id])) == [Answer.DONE]
+        assert valkey.client.hlen("dynprio:celery:cancelled") == 0
+
+
+class TestCancel:
+    def test_a_cancelled_task_is_gone_and_its_result_is_revoked(self, shop: Shop) -> None:
+        results = [shop.report.delay("ada", page) for page in range(3)]
+        shop.park(results[1].id)
+        shop.operations.hold([results[2].id])
+        assert answers(shop.operations.cancel([each.id for each in results], "a typing error")) == [Answer.DONE] * 3
+        assert [each.state for each in results] == ["REVOKED"] * 3
+        assert shop.operations.pending(estimate=False).matching == 0
+        assert RedisBacklog(shop.client, "celery").count()[CANCELLED] == 0
+        assert answers(shop.operations.cancel([results[0].id])) == [Answer.FINISHED]
+        trace = RedisSpans(shop.client).read(results[0].id)
+        assert trace is not None
+        assert [span.state for span in trace.spans] == ["REVOKED"]
+
+    def test_a_chord_that_waits_for_it_fails(self, shop: Shop) -> None:
+        body = chord([shop.report.s("ada", 1), shop.report.s("ada", 2)])(shop.checkout.s())
+        assert body.parent is not None
+        shop.operations.cancel([body.parent.results[0].id])
+        with pytest.raises(TaskRevokedError):
+            body.get(timeout=5)
+
+    def test_tasks_that_this_app_does_not_know_or_cannot_read(self, shop: Shop) -> None:
+        unknown = shop.app.send_task("other.task", (1,), queue="celery")
+        pickled = shop.report.apply_async(("ada",), serializer="pickle")
+        shop.client.redis.lpush(
+            "celery",
+            json.dumps({"body": "???", "headers": {"id": "odd", "task": "shop.report"}, "properties": {"priority": 0}}),
+        )
+        assert answers(shop.operations.cancel([unknown.id, pickled.id, "odd"])) == [Answer.DONE] * 3
+        assert [unknown.state, pickled.state, shop.app.AsyncResult("odd").state] == ["REVOKED"] * 3
+
+    def test_a_cancelled_task_whose_operator_died_is_told_later(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        result = shop.report.delay("ada")
+        monkeypatch.setattr(operations, "revoke", die)
+        with pytest.raises(KeyboardInterrupt):
+            shop.operations.cancel([result.id])
+        monkeypatch.undo()
+        assert (result.state, shop.operations.pending(estimate=False).matching) == ("PENDING", 0)
+        tick = shop.reprioritizer()
+        report = tick.tick()
+        assert (report.cancelled, report.front) == (1, 0)
+        assert shop.operations.finish() == 0  # the operator may be about to
+        shop.now = operations.ABANDONED + 1
+        assert shop.operations.finish() == 1
+        assert result.state == "REVOKED"
+        assert tick.tick().cancelled == 0
+
+    def test_a_result_backend_that_is_away_delays_the_result_only(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: Any, **__: Any) -> None:
+            raise ConnectionError("no backend")
+
+        result = shop.report.delay("ada")
+        with monkeypatch.context() as patch:
+            patch.setattr(type(shop.app.backend), "mark_as_revoked", away)
+            (told,) = shop.operations.cancel([result.id])
+        assert told.answer is Answer.DONE
+        assert told.detail == "removed; its result becomes REVOKED once the result backend answers: no backend"
+        shop.now = operations.ABANDONED + 1
+        assert (shop.operations.finish(), result.state) == (1, "REVOKED")
+
+
+class TestAudit:
+    def test_each_operation_is_kept(self, shop: Shop) -> None:
+        task_id = shop.report.delay("ada").id
+        shop.operations.hold([task_id], "why\nnot")
+        shop.operations.cancel([task_id])
+        shop.operations.bump(["nobody"], "typo")
+        shop.operations.pause("upgrade")
+        shop.operations.resume()
+        shop.operations.drain(time.time())
+        told = [(each.op, each.id, each.task, each.queue, each.answer, each.why) for each in shop.operations.log()]
+        assert told[::-1] == [
+            ("hold", task_id, "shop.report", "celery", "done", r"why\nnot"),
+            ("cancel", task_id, "shop.report", "celery", "done", ""),
+            ("bump", "nobody", "", "", "not found", "typo"),
+            ("pause", "", "", "", "done", "upgrade"),
+            ("resume", "", "", "", "done", ""),
+            ("drain", "", "", "", "done", ""),
+        ]
+        assert {each.by for each in shop.operations.log()} == {"ada@ops"}
+        assert time.time() - shop.operations.log()[0].at < 60
+        assert [each.op for each in shop.operations.log(task_id=task_id)] == ["cancel", "hold"]
+        assert len(shop.operations.log(2)) == 2
+
+    def test_the_moves_of_reprioritizers_are_not_in_it(self, shop: Shop) -> None:
+        shop.report.apply_async(priority=9)
+        task_id = shop.checkout.delay().id
+        shop.park(task_id, place=9)
+        assert shop.reprioritizer().tick().moves
+        assert shop.operations.log() == []
+
+    def test_it_is_bounded_and_hostile_entries_are_passed_over(self, shop: Shop) -> None:
+        redis = shop.client.redis
+        for entry in (b"nonsense", b"[]", b"\xff", b'{"op": 3, "why": "\\u001b[2J"}'):
+            redis.xadd("dynprio:audit", {"entry": entry})
+        redis.xadd("dynprio:audit", {"other": "field"})
+        (told,) = shop.operations.log()
+        assert (told.op, told.why) == ("", r"\x1b[2J")
+        pipe = redis.pipeline()
+        for _ in range(12_000):
+            pipe.xadd("dynprio:audit", {"entry": "{}"})
+        pipe.execute()
+        shop.operations.pause()
+        assert 10_000 <= redis.xlen("dynprio:audit") < 10_200
+        shop.operations.hold([shop.report.delay().id])
+        assert 10_000 <= redis.xlen("dynprio:audit") < 10_200
+        assert len(shop.operations.log()) < 10_200
+
+
+class TestMethodsOfDynPrio:
+    def test_they_are_the_same_operations(self, shop: Shop) -> None:
+        one, two = shop.report.delay("ada").id, shop.report.delay("ada").id
+        dynprio = shop.dynprio
+        assert [turn.task.id for turn in dynprio.pending().turns] == [one, two]
+        assert [turn.task.id for turn in dynprio.pending(Filter(key="bob")).turns] == []
+        assert dynprio.bump(two, "now").answer is Answer.DONE
+        assert dynprio.explain(two).turn.position == 1
+        assert dynprio.reprioritize(one, weight=3, level=4).answer is Answer.DONE
+        assert dynprio.hold(one).answer is Answer.DONE
+        assert dynprio.release(one).answer is Answer.DONE
+        assert shop.place(one) == 4
+        assert dynprio.cancel(one).answer is Answer.DONE
+        dynprio.pause("because")
+        assert shop.operations.paused()
+        dynprio.resume()
+        assert not shop.operations.paused()
+        with pytest.raises(ArgumentError):
+            dynprio.reprioritize(one, wieght=3)
+
+    def test_a_broker_that_is_away_is_an_error_of_ours(self) -> None:
+        app = Celery("away", broker="redis://127.0.0.1:1/0", set_as_current=False)
+        with pytest.raises(BrokerUnavailableError):
+            DynPrio(app).hold(str(uuid4()))
+        other = Celery("other", broker="memory://", set_as_current=False)
+        with pytest.raises(DynPrioError, match="managed queues need Redis"):
+            DynPrio(other).pending()
