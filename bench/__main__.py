@@ -1,4 +1,4 @@
-"""``python -m bench [throughput] [tracing] [ticks]``: run the named benchmarks, all if none is named; print JSON."""
+"""``python -m bench [NAME ...]``: run the named benchmarks, all if none is named, and print JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import json
 import os
 import platform
 
-from bench import throughput, ticks
+from bench import operators, throughput, ticks
 
-BENCHMARKS = {"throughput": throughput.run, "tracing": throughput.run_tracing, "ticks": ticks.run}
+BENCHMARKS = {
+    "throughput": throughput.run,
+    "tracing": throughput.run_tracing,
+    "ticks": ticks.run,
+    "operators": operators.run,
+}
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Workers pop the tail of the lists and need nothing from us. Everything that chan
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
@@ -45,6 +44,12 @@ _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED)
 _FIRST_LEVEL_KEY: Final = 7  # index in move.lua's KEYS
 _NOWHERE: Final = (b"", 1)  # an empty message is in no list: the script answers "gone"
 _KEY_INDEX: Final = {OVERFLOW: 4, HELD: 5, CANCELLED: 6}
+
+#: Messages that the first look into a list takes in; later ones take in as many as make up CHUNK_BYTES.
+FIRST_LOOK: Final = 50
+
+#: So many tasks at most are looked for by the server.
+FEW: Final = 8
 
 #: How often all places are looked through for a task while others move tasks meanwhile.
 MOST_LOOKS: Final = 10
@@ -94,6 +99,7 @@ class RedisBacklog:
             *self._lists,
         ]
         self._move = client.script("move")
+        self._find = client.script("find")
         self._parsed: dict[bytes, PendingTask | str] = {}
         #: Of the last read, by task id: the message, and where in its list it is, as move.lua counts.
         self._front: dict[str, tuple[bytes, int]] = {}
@@ -155,27 +161,35 @@ class RedisBacklog:
 
     def _look_in_front(self, ids: Sequence[str], now: float) -> dict[str, Found]:
         """Only messages that have one of the ids in them are parsed."""
-        # JSON escapes what is not ASCII, so such an id is looked for by its start.
-        needles = [json.dumps(task_id)[1:-1].partition("\\")[0].encode() for task_id in ids]
-        has = re.compile(b"|".join(map(re.escape, needles))).search
         counts = self.count()
         found: dict[str, Found] = {}
         before = 0
         for level in range(len(self._steps)):
             depth = counts[level]
-            for index, (where, raw) in enumerate(self._messages(level, depth, depth)):
-                if not has(raw):
-                    continue
+            for index, raw in self._with_any(level, ids):
                 entry = self._parse(raw, now)
                 if isinstance(entry, PendingTask) and entry.id in ids:
                     # Of two with one id the one that is taken first counts, as in read.
-                    self._front[entry.id] = raw, where
-                    found[entry.id] = Found(entry, level, before + depth - 1 - index)
+                    self._front[entry.id] = raw, _where(index, depth)
+                    found[entry.id] = Found(entry, level, max(before + depth - 1 - index, 0))
             ids = [task_id for task_id in ids if task_id not in found]
             if not ids:
                 break
             before += depth
         return found
+
+    def _with_any(self, level: int, ids: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """The messages of a level, with their index from the head, that may be of one of these tasks."""
+        start, size = 0, FIRST_LOOK
+        # JSON escapes what is not ASCII, so such an id is looked for by its start. Many ids are quicker found here.
+        texts = [json.dumps(task_id)[1:-1].partition("\\")[0] for task_id in ids] if len(ids) <= FEW else [""]
+        while size:
+            looked, length, *found = self._find(keys=[self._lists[level]], args=[start, start + size - 1, *texts])
+            yield from zip(found[::2], found[1::2], strict=True)
+            if looked < size:
+                return
+            start += looked
+            size = max(1, min(CHUNK_BYTES // (length // looked + 1), 4 * size))
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
         """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
@@ -273,7 +287,7 @@ class RedisBacklog:
         start, size = depth - wanted, CHUNK if wanted else 0
         while size and (raws := self._redis.lrange(self._lists[level], start, start + size - 1)):
             for position, raw in enumerate(raws, start):
-                yield (position + 1 if 2 * position < depth else min(position - depth, -1)), raw
+                yield _where(position, depth), raw
             if len(raws) < size:
                 return
             start += len(raws)
@@ -344,6 +358,11 @@ class RedisBacklog:
                 self._front[entry.id] = raw, 1  # those before it are gone by then
                 moves[entry.id] = Move(entry, level, OVERFLOW, 0.0, "overflow")
         return self.apply(list(moves.values()), fence).count(Outcome.MOVED)
+
+
+def _where(index: int, depth: int) -> int:
+    """Where to look for the message at this index, from the head (0), of a list so deep: as move.lua counts."""
+    return index + 1 if 2 * index < depth else min(index - depth, -1)
 
 
 def _noted(audit: str, queue: str, move: Move) -> str:

@@ -139,7 +139,7 @@ def test_each_task_runs_once_or_is_cancelled_and_operators_are_told_the_truth(  
     assert pending(redis_server.client) == []
     assert {AsyncResult(each, app=module.app).state for each in cancelled()} == {"REVOKED"}
     told = Counter((op, answer) for each in running for op, _, answer in each.told)
-    assert {answer for _, answer in told} == {Answer.DONE, Answer.RUNNING, Answer.FINISHED}, told
+    assert not [each for each in told if each[1] is Answer.NOT_FOUND], told
     assert {op for op, answer in told if answer is Answer.DONE} == set(OPS), told
     truths = {task_id for each in running for _, task_id, answer in each.told if answer is Answer.RUNNING}
     assert truths <= set(ran())
