@@ -259,7 +259,7 @@ class Operations(Views):
         if raw is None:  # another one told it meanwhile
             return ""
         try:
-            revoke(self._app, self._client.channel, self._client.priority_steps, task_id, raw)
+            revoke(self._app, self._client, task_id, raw)
         except Exception as exc:  # noqa: BLE001 - each result backend has its own
             logger.warning("task %s is cancelled, but nobody could be told: %r", task_id, exc)
             return f"removed; its result becomes REVOKED once the result backend answers: {exc}"

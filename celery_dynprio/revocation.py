@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import socket
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from celery_dynprio.backlogs.redis_client import RedisClient
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def revoke(app: Celery, channel: Any, steps: Sequence[int], task_id: str, raw: bytes) -> None:
+def revoke(app: Celery, client: RedisClient, task_id: str, raw: bytes) -> None:
     """Give a task whose message is in nobody's reach any more the result REVOKED, and all that follows from it.
 
     A chord that waits for it fails, and the event ``task-revoked`` is sent: by the very code of a worker that finds a
-    revoked task. ``channel`` and ``steps`` (``priority_steps``) are kombu's. Raises what the result backend raises.
+    revoked task. Raises what the result backend raises.
     """
-    with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname=_host()) as events:
-        request = _request(app, channel, steps, raw, events)
+    with app.events.Dispatcher(client.connection, hostname=_host()) as events:
+        request = _request(app, client, raw, events)
         if request is not None:
             _discard(request)
             return
@@ -30,7 +31,7 @@ def revoke(app: Celery, channel: Any, steps: Sequence[int], task_id: str, raw: b
         app.backend.mark_as_revoked(task_id, "revoked")
 
 
-def _request(app: Celery, channel: Any, steps: Sequence[int], raw: bytes, events: Any) -> Any:
+def _request(app: Celery, client: RedisClient, raw: bytes, events: Any) -> Any:
     """What a worker would make of the message; None if it could make nothing."""
     from celery.worker.request import Request  # noqa: PLC0415 - only who cancels pays for the worker's modules
     from kombu.serialization import prepare_accept_content  # noqa: PLC0415
@@ -38,10 +39,11 @@ def _request(app: Celery, channel: Any, steps: Sequence[int], raw: bytes, events
     from celery_dynprio.received import traced_request  # noqa: PLC0415
 
     try:
-        message = channel.Message(json.loads(raw), channel=channel)
+        message = client.channel.Message(json.loads(raw), channel=client.channel)
         message.accept = prepare_accept_content(app.conf.accept_content)  # type: ignore[no-untyped-call]
         task = app.tasks.get(message.headers["task"]) or _unknown(app, message.headers["task"])
-        return traced_request(Request, tuple(steps))(message, app=app, task=task, hostname=_host(), eventer=events)
+        request = traced_request(Request, tuple(client.priority_steps))
+        return request(message, app=app, task=task, hostname=_host(), eventer=events)
     except Exception as exc:  # noqa: BLE001 - whatever a message makes of decoders and of Celery
         logger.warning("only the result of the cancelled task is told, its message cannot be read: %r", exc)
         return None

@@ -86,6 +86,11 @@ class RedisClient:
         return float(seconds) + float(microseconds) / 1e6
 
     @property
+    def connection(self) -> Any:
+        """The connection, which is kombu's."""
+        return self._connection
+
+    @property
     def channel(self) -> Any:
         """Kombu's channel, which makes messages of what lies in the broker."""
         return self._channel
