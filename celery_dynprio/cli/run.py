@@ -93,7 +93,7 @@ def run(
     logfile: str | None,
     embedded: str | None,
 ) -> None:
-    """Rescore the pending tasks of the managed queues every second, and move them to their levels.
+    """Rescore pending tasks every second, and move them.
 
     Any number may run; one at a time moves, the others stand by. SIGTERM and SIGINT finish the batch that is under way
     and give the lease back.
