@@ -143,15 +143,15 @@ class Views:
         """Whether all moves are stopped."""
         return self._switch.paused()
 
-    def pending(self, wanted: Filter = ALL, limit: int | None = None, *, estimate: bool = True) -> Page:
+    def pending(self, wanted: Filter = ALL, limit: int | None = None, workers: Workers | None = None) -> Page:
         """List pending tasks, at most ``limit``, in the order in which they are expected to run, queue by queue.
 
-        The expected starts take an ``estimate``, for which all workers are asked. Raises
-        :class:`~celery_dynprio.errors.ArgumentError` for a queue that is not managed.
+        For the expected starts the workers are asked, unless ``workers`` tells them; without any, none is expected.
+        Raises :class:`~celery_dynprio.errors.ArgumentError` for a queue that is not managed.
         """
         now = self._clock()
         context = self._context(now)
-        workers = ask(self._app) if estimate else Workers()
+        workers = ask(self._app) if workers is None else workers
         turns: list[Turn] = []
         matching = 0
         for queue in self._queues(wanted.queue):
@@ -179,12 +179,16 @@ class Views:
         entries = self._audit.read()
         return list(islice((entry for entry in entries if task_id in {None, entry.id}), limit))
 
-    def stats(self, *, oldest: bool = True) -> Stats:
-        """Tell figures of all managed queues; the longest waits (``oldest``) take a read of the whole front."""
+    def stats(self, workers: Workers | None = None, *, oldest: bool = True) -> Stats:
+        """Tell figures of all managed queues; the longest waits (``oldest``) take a read of the whole front.
+
+        ``workers`` as in :meth:`pending`.
+        """
         now = self._clock()
         runtimes, use = self._usage.read(now)
         queues = [self._queue_stats(queue, now, oldest=oldest) for queue in self._settings.queues]
-        return Stats(now, self.paused(), queues, ask(self._app), runtimes, use)
+        workers = ask(self._app) if workers is None else workers
+        return Stats(now, self.paused(), queues, workers, runtimes, use)
 
     def compare(self, other: Policy) -> list[Comparison]:
         """Score all that is pending by the policy in force and by another, and tell whose turn would change."""

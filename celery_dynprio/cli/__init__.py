@@ -20,6 +20,7 @@ from celery_dynprio.cli.policy import policy
 from celery_dynprio.cli.run import run
 from celery_dynprio.cli.stats import stats
 from celery_dynprio.cli.steer import bump, cancel, hold, release, reprioritize
+from celery_dynprio.cli.top import top
 from celery_dynprio.cli.trace import trace
 
 __all__ = ["dynprio"]
@@ -43,7 +44,7 @@ def dynprio(_ctx: click.Context, **_: Any) -> None:
 
 
 for commands in (
-    (list_, explain, stats, policy, trace, log),
+    (list_, top, explain, stats, policy, trace, log),
     (bump, hold, release, reprioritize, cancel),
     (run, pause, resume, drain, doctor),
 ):

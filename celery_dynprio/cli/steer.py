@@ -180,7 +180,9 @@ def _steer(
 
 def _meant(operations: Operations, op: str, given: Mapping[str, Any], limit: int | None, *, yes: bool) -> list[str]:
     """The ids of the tasks that the filter means, once that was confirmed."""
-    page = operations.pending(made(given), limit, estimate=False)
+    from celery_dynprio.workers import Workers  # noqa: PLC0415 - see the package
+
+    page = operations.pending(made(given), limit, Workers())
     ids = [turn.task.id for turn in page.turns]
     if not ids:
         raise click.ClickException("no pending task matches")

@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from celery.result import AsyncResult
@@ -15,6 +15,7 @@ from celery_dynprio import DynPrio
 from celery_dynprio.fates import Answer
 from celery_dynprio.operations import Operations
 from celery_dynprio.selection import Filter
+from celery_dynprio.workers import Workers
 from tests.conftest import MakeProject, StartCelery, StartWorker
 from tests.messages import pending
 from tests.processes import wait_until
@@ -113,7 +114,7 @@ def test_each_task_runs_once_or_is_cancelled_and_operators_are_told_the_truth(  
     running = start(module.dynprio, ids)
 
     def ran() -> Counter[str]:
-        return Counter(raw.decode() for raw in valkey.client.lrange("ran", 0, -1))
+        return Counter(raw.decode() for raw in cast("list[bytes]", valkey.client.lrange("ran", 0, -1)))
 
     def cancelled() -> set[str]:
         return {
@@ -129,7 +130,7 @@ def test_each_task_runs_once_or_is_cancelled_and_operators_are_told_the_truth(  
         each.join(60)
     assert [each.error for each in running] == [None] * OPERATORS
     with module.dynprio.operations() as last:
-        last.release([turn.task.id for turn in last.pending(Filter(held=True), estimate=False).turns])
+        last.release([turn.task.id for turn in last.pending(Filter(held=True), workers=Workers()).turns])
     wait_until(lambda: len(ran()) + len(cancelled()) >= TASKS, 90, "each task ran or was cancelled")
     wait_until(lambda: all(AsyncResult(each, app=module.app).ready() for each in ids), 30, "each has a result")
 

@@ -69,10 +69,10 @@ class Shop:
         return assemble(self.client, self.dynprio.settings, RedisUsage(self.client), "test")[0]
 
     def ids(self, *args: Any, **kwargs: Any) -> list[str]:
-        return [turn.task.id for turn in self.operations.pending(*args, estimate=False, **kwargs).turns]
+        return [turn.task.id for turn in self.operations.pending(*args, **kwargs).turns]
 
     def place(self, task_id: str) -> int:
-        (turn,) = (each for each in self.operations.pending(estimate=False).turns if each.task.id == task_id)
+        (turn,) = (each for each in self.operations.pending(workers=Workers()).turns if each.task.id == task_id)
         return turn.place
 
     def park(self, *ids: str, place: int = OVERFLOW) -> None:
@@ -128,7 +128,7 @@ class TestSee:
         whole = shop.ids()
         assert len(whole) == 60
         for limit in (0, 1, 7, 59, 60, 61):
-            found = shop.operations.pending(limit=limit, estimate=False)
+            found = shop.operations.pending(limit=limit, workers=Workers())
             assert ([turn.task.id for turn in found.turns], found.matching) == (whole[:limit], 60)
 
     def test_filters(self, shop: Shop) -> None:
@@ -148,7 +148,7 @@ class TestSee:
         assert held not in shop.ids(Filter(held=False))
         assert shop.ids(Filter(older=3600)) == []
         assert shop.ids(Filter(task="shop.report", key="bob", queue="celery")) == [theirs]
-        assert shop.operations.pending(Filter(task="shop.*"), 2, estimate=False).matching == 5
+        assert shop.operations.pending(Filter(task="shop.*"), 2, workers=Workers()).matching == 5
 
     @pytest.mark.parametrize(
         ("wanted", "said"),
@@ -294,7 +294,7 @@ class TestSteer:
         assert [shop.place(pinned), shop.place(held)] == [3, HELD]
         assert max(shop.place(heavy), shop.place(parked)) < min(map(shop.place, plain))
         assert set(shop.ids(Filter(key="eve"))) == {heavy, parked, held}
-        (told,) = (turn.task for turn in shop.operations.pending(Filter(held=True), estimate=False).turns)
+        (told,) = (turn.task for turn in shop.operations.pending(Filter(held=True), workers=Workers()).turns)
         assert (told.weight, told.key) == (10.0, "eve")
         assert told.deadline == pytest.approx(time.time() + 60, abs=5)
         steer([heavy, pinned], {"weight": 0, "deadline": None, "key": None, "level": None})
@@ -429,7 +429,7 @@ class TestCancel:
         shop.operations.hold([results[2].id])
         assert answers(shop.operations.cancel([each.id for each in results], "a typing error")) == [Answer.DONE] * 3
         assert [each.state for each in results] == ["REVOKED"] * 3
-        assert shop.operations.pending(estimate=False).matching == 0
+        assert shop.operations.pending(workers=Workers()).matching == 0
         assert RedisBacklog(shop.client, "celery").count()[CANCELLED] == 0
         assert answers(shop.operations.cancel([results[0].id])) == [Answer.FINISHED]
         trace = RedisSpans(shop.client).read(results[0].id)
@@ -464,7 +464,7 @@ class TestCancel:
         with pytest.raises(KeyboardInterrupt):
             shop.operations.cancel([result.id])
         monkeypatch.undo()
-        assert (result.state, shop.operations.pending(estimate=False).matching) == ("PENDING", 0)
+        assert (result.state, shop.operations.pending(workers=Workers()).matching) == ("PENDING", 0)
         tick = shop.reprioritizer()
         report = tick.tick()
         assert (report.cancelled, report.front) == (1, 0)

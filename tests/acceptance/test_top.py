@@ -1,0 +1,178 @@
+"""``dynprio top`` in a real terminal, over a real broker, worker and reprioritizer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from celery.result import AsyncResult
+
+from celery_dynprio.models import HELD
+from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
+from tests.nodes import Project
+from tests.processes import wait_until
+from tests.servers import Database
+from tests.terminal import Terminal
+
+BODY: Final = """
+from celery_dynprio import DynPrio, dynprio_task
+
+app.conf.update(dynprio_embedded=False, dynprio_queues=["celery", "mails"])
+dynprio = DynPrio(app)
+
+@dynprio_task(app=app, name="shop.report", key="tenant")
+def report(tenant): return tenant
+
+@dynprio_task(app=app, name="shop.checkout", weight=9, deadline=3600, key="tenant")
+def checkout(tenant): return tenant
+
+@dynprio_task(app=app, name="shop.late", weight=9, deadline=0.001, key="tenant")
+def late(tenant): return tenant
+"""
+
+
+@pytest.fixture
+def open_top() -> Iterator[Callable[..., Terminal]]:
+    terminals: list[Terminal] = []
+
+    def start(project: Project, *options: str, **size: int) -> Terminal:
+        command = [sys.executable, "-m", "celery", "-A", project.name, "dynprio", "top", "--interval", "0.2", *options]
+        terminals.append(Terminal(command, project.directory, project.env, **size))
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        terminal.close()
+
+
+def place(module: Any, task_id: str) -> int | None:
+    return next((turn.place for turn in module.dynprio.pending().turns if turn.task.id == task_id), None)
+
+
+def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
+    make_project: MakeProject,
+    valkey: Database,
+    start_celery: StartCelery,
+    start_worker: StartWorker,
+    open_top: Callable[..., Terminal],
+) -> None:
+    project = make_project(valkey.url, BODY)
+    module = project.load()
+    # A worker that takes nothing of what is looked at, so that it stays there.
+    start_worker(project, "other", pool="solo", args=["-Q", "mails"])
+    start_celery(project, "dynprio", "run", "--interval", "0.2", ready_line="dynprio ready")
+    reports = [module.report.delay("ada").id for _ in range(40)]
+    checkouts = [module.checkout.delay("bob").id for _ in range(3)]
+    module.report.apply_async(("eve",), queue="mails")
+
+    top = open_top(project)
+    lines = top.wait_for(checkouts[0][:8])
+    assert len(lines) == 24
+    assert lines[0].startswith("dynprio top  celery  ")
+    assert lines[1].startswith("front 43  parked 0  held 0  0 workers, 0 slots  moves/s ")
+    top.wait_for("(dedicated)")
+    assert [line[:2] for line in lines[3:8]] == ["P0", "P1", "P2", "P3", "P4"]
+    assert [line[40:42] for line in lines[3:8]] == ["P5", "P6", "P7", "P8", "P9"]
+    assert "! no worker answers" in lines[8]
+    assert lines[9].split() == ["#", "place", "score", "waited", "deadline", "key", "start", "task", "id"]
+    assert lines[10].split()[0] == "1"
+    assert "shop.checkout" in lines[10]
+    assert "sorted by turn, 43 of 43 read" in lines[22]
+    assert lines[23].startswith("q quit  ? help")
+
+    top.press("?")
+    top.wait_for("this help, or leave it")
+    top.press("?")
+    top.wait_for("shop.checkout")
+
+    top.press("/late\r")
+    top.wait_for("nothing waits here")
+    late = module.late.delay("\x1b[2J<script>").id
+    top.wait_for("1 task past the deadline")
+    assert "\\x1b" in top.text()
+    top.press("b")
+    top.wait_for(f"bump shop.late {late}: done"[:78])
+    assert place(module, late) == 0
+    top.press("h")
+    wait_until(lambda: place(module, late) == HELD)
+    top.wait_for(f"hold shop.late {late}: done"[:78])
+    top.press("r")
+    wait_until(lambda: place(module, late) == 0)
+    top.press("e")
+    top.wait_for("pinned there")
+    top.press("\x1b")
+    top.wait_for("tasks like late")
+    top.press("c")
+    top.wait_for("(y/n)")
+    top.press("n")
+    top.wait_for("not done")
+    assert place(module, late) == 0
+    top.press("c")
+    top.wait_for("(y/n)")
+    top.press("y")
+    wait_until(lambda: AsyncResult(late, app=module.app).state == "REVOKED")
+    assert place(module, late) is None
+    top.press("\x1b")
+    top.wait_for("43 of 43 read")
+
+    top.press("\x1b[B\x1b[B\x1b[B")  # the fourth task: the first report
+    top.press("h")
+    top.wait_for("hold shop.report")
+    (held,) = (task_id for task_id in reports if place(module, task_id) == HELD)
+    top.press("H")
+    top.wait_for("only held, 1 of 1 read")
+    top.press("r")
+    top.wait_for("nothing waits here")
+    assert place(module, held) is not None
+    top.press("H")
+    for name in ("score", "wait", "deadline", "key", "turn"):
+        top.press("s")
+        top.wait_for(f"sorted by {name}")
+    top.press("p")
+    top.wait_for("pause all moves on this broker? (y/n)")
+    top.press("y")
+    top.wait_for("paused: p resumes")
+    top.press("p")
+    top.press("y")
+    wait_until(lambda: "paused: p resumes" not in top.text())
+    top.press("\t")
+    top.wait_for("dynprio top  mails")
+    top.press("\t")
+    top.wait_for("dynprio top  celery")
+
+    top.resize(200, 50)
+    top.wait_for(reports[1])
+    lines = top.lines()
+    assert len(lines) == 50
+    assert lines[49].startswith("q quit")
+    assert sum("shop.report" in line for line in lines) > 20
+    top.press(" ")
+    top.wait_for("frozen")
+    top.press("q")
+    assert top.process.wait(20) == 0
+    assert "shop." not in top.text()  # the screen from before is back
+
+
+def test_a_broker_that_goes_away_is_said_to_be_and_comes_back(
+    make_project: MakeProject, start_server: StartServer, open_top: Callable[..., Terminal]
+) -> None:
+    server = start_server("valkey", aof=True)
+    project = make_project(server.url(), BODY)
+    task_id = project.load().checkout.delay("bob").id
+    top = open_top(project, "-Q", "celery", columns=200, rows=50)
+    assert "no reprioritizer leads" in "\n".join(top.wait_for(task_id))
+    server.kill("SIGKILL")
+    top.wait_for("! the broker does not answer")
+    assert task_id in top.text()
+    server.restart()
+    wait_until(lambda: "does not answer" not in top.text(), 30)
+    top.press("\x03")
+    assert top.process.wait(20) == 0
+
+
+def test_without_a_terminal_it_says_so(make_project: MakeProject, valkey: Database, start_celery: StartCelery) -> None:
+    command = start_celery(make_project(valkey.url, BODY), "dynprio", "top")
+    assert command.wait() == 2
+    assert "Error: top needs a terminal" in command.logs()
