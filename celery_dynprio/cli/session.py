@@ -27,15 +27,28 @@ why_option: Final = click.option(
     "--why", default="", cls=CeleryOption, help_group="Audit Options", help="The reason, for `dynprio log`."
 )
 
+#: For each command that programs read too.
+json_option: Final = click.option(
+    "--json", "as_json", is_flag=True, cls=CeleryOption, help_group="Output Options", help="Print one JSON object."
+)
+
+
+class WrongUsage(click.ClickException):
+    """Arguments that are understood, but cannot be meant: one line, where Click's own UsageError prints three."""
+
+    exit_code = 2
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what may go wrong into one line on stderr and the exit code 1."""
+    """Turn what may go wrong into one line on stderr, and the exit code 1, or 2 for a value that is not allowed."""
     from celery_dynprio.backlogs.redis_client import BROKER_ERRORS  # noqa: PLC0415 - see the package
-    from celery_dynprio.errors import DynPrioError  # noqa: PLC0415
+    from celery_dynprio.errors import ArgumentError, DynPrioError  # noqa: PLC0415
 
     try:
         yield
+    except ArgumentError as exc:
+        raise WrongUsage(str(exc)) from exc
     except DynPrioError as exc:
         raise click.ClickException(str(exc)) from exc
     except BROKER_ERRORS as exc:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from celery.bin.base import CeleryCommand, CeleryOption
+from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.session import connected, settings_of
+from celery_dynprio.cli.rendering import counted, place_name, print_json
+from celery_dynprio.cli.session import connected, json_option, settings_of
 
 if TYPE_CHECKING:
     from celery_dynprio.settings import Settings
@@ -25,17 +25,12 @@ _COLOURS: Final = {"SUCCESS": "green", "STARTED": "cyan", "PENDING": "cyan", "UN
 
 @click.command(cls=CeleryCommand)
 @click.argument("trace_id", metavar="TRACE_ID|TASK_ID")
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    cls=CeleryOption,
-    help_group="Trace Options",
-    help="Print one JSON object.",
-)
+@json_option
 @click.pass_context
 def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
-    """Show all tasks of one request: who published whom, where each ran, and how it ended.
+    """Show all tasks of one request as a tree.
+
+    It tells who published whom, where each ran, and how it ended.
 
     For example:
 
@@ -51,7 +46,7 @@ def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
     if found is None or not found.spans:
         raise click.ClickException(_unknown(trace_id, settings))
     if as_json:
-        click.echo(json.dumps(as_object(found), indent=2))
+        print_json(as_object(found))
         return
     for line in draw(found, ctx.obj.style):
         ctx.obj.echo(line)
@@ -87,7 +82,7 @@ def draw(trace: Trace, style: Any) -> Iterator[str]:
     states = Counter(span.state for span in spans)
     hosts = {span.host for span in spans} - {""}
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    yield f"trace {trace.trace_id}: {_counted(len(spans), 'run')} on {_counted(len(hosts), 'worker')}, {told}"
+    yield f"trace {trace.trace_id}: {counted(len(spans), 'run')} on {counted(len(hosts), 'worker')}, {told}"
     for span, _, lasts in _walk(spans):
         trunk = "".join("   " if last else "│  " for last in lasts[:-1][-MAX_INDENT:])
         branch = ("└─ " if lasts[-1] else "├─ ") if lasts else ""
@@ -95,11 +90,12 @@ def draw(trace: Trace, style: Any) -> Iterator[str]:
         margin = f"{'':9}{trunk}{('   ' if lasts[-1] else '│  ') if lasts else ''}   "
         for move in span.moves:
             after = "" if span.published is None else f"after {max(move.at - span.published, 0.0):.3f} s "
-            yield f"{margin}{after}from {_place(move.source)} to {_place(move.target)}: {move.reason}, {move.score:.3f}"
+            places = f"from {place_name(move.source)} to {place_name(move.target)}"
+            yield f"{margin}{after}{places}: {move.reason}, {move.score:.3f}"
         if span.error:
             yield f"{margin}{span.error}"
     if trace.dropped:
-        yield f"{_counted(trace.dropped, 'record')} more found no room: see dynprio_trace_max_spans"
+        yield f"{counted(trace.dropped, 'record')} more found no room: see dynprio_trace_max_spans"
 
 
 def _told(span: SpanRecord) -> str:
@@ -110,7 +106,7 @@ def _told(span: SpanRecord) -> str:
         told += f" on {span.host}"
     if span.queue:
         told += f", queue {span.queue}"
-    levels = [_place(level) for level in (span.level_at_publish, span.level) if level is not None]
+    levels = [place_name(level) for level in (span.level_at_publish, span.level) if level is not None]
     if levels:
         told += f", {' -> '.join(dict.fromkeys(levels))}"
     if span.wait is not None:
@@ -158,11 +154,3 @@ def _parents(spans: Sequence[SpanRecord]) -> list[int | None]:
 def _age(span: SpanRecord) -> tuple[float, float, int]:
     moment = span.published if span.published is not None else span.started
     return (float("inf") if moment is None else moment), span.started or 0.0, span.attempt
-
-
-def _place(place: int) -> str:
-    return f"P{place}" if place >= 0 else "parked"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

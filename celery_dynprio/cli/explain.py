@@ -1,0 +1,183 @@
+"""``dynprio explain``: why a task is where it is, as Slurm's ``sprio -l`` and more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from celery.bin.base import CeleryCommand
+
+from celery_dynprio.cli.listing import turn_object, until
+from celery_dynprio.cli.rendering import (
+    Column,
+    counted,
+    moment,
+    place_name,
+    print_json,
+    said_seconds,
+    summed,
+    table,
+    terminal_width,
+)
+from celery_dynprio.cli.session import json_option, operating
+
+if TYPE_CHECKING:
+    from celery_dynprio.views import Explanation
+
+_FACTORS: Final = (
+    Column("factor", least=12),
+    Column("value", right=True),
+    Column("weight", right=True),
+    Column("adds", right=True),
+)
+_AHEAD: Final = (
+    Column("ahead"),
+    Column("score", right=True),
+    Column("why", least=12),
+    Column("task", least=12, keep_end=True),
+    Column("id", least=8),
+)
+_MOVES: Final = (Column("moved"), Column("from"), Column("to"), Column("score", right=True), Column("why", least=12))
+_OPERATIONS: Final = (
+    Column("operator"),
+    Column("by", least=8),
+    Column("did"),
+    Column("answer"),
+    Column("why", least=12),
+)
+
+
+@click.command(cls=CeleryCommand)
+@click.argument("task_id", metavar="ID")
+@json_option
+@click.pass_context
+def explain(ctx: click.Context, *, task_id: str, as_json: bool) -> None:
+    """Tell why a pending task is where it is.
+
+    Shown are what each factor adds to its score, who is ahead of it and why, its last moves, what operators did to it,
+    and when it is expected to start.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio explain 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
+    $ celery -A proj dynprio explain --json 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
+    now = time.time()
+    with operating(ctx.obj.app) as operations:
+        found = operations.explain(task_id)
+    if as_json:
+        print_json(as_object(found, now))
+        return
+    for line in draw(found, now, terminal_width()):
+        ctx.obj.echo(line)
+
+
+def draw(found: Explanation, now: float, width: int | None) -> Iterator[str]:
+    """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
+    yield from islice(table((Column(""), Column("")), list(_head(found, now)), width), 1, None)  # without titles
+    for block in (_factors(found, width), _ahead(found, width), _moves(found, width), _operations(found, width)):
+        lines = list(block)
+        if lines:
+            yield ""
+            yield from lines
+
+
+def as_object(found: Explanation, now: float) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "at": now,
+        **turn_object(found.turn, now),
+        "in_front_in": until(found.in_front, now),
+        "trace_id": found.trace_id,
+        "factors": [asdict(each) for each in found.contributions],
+        "ahead_by_place": {place_name(place): count for place, count in found.ahead_by_place.items()},
+        "ahead": [
+            {
+                "id": each.task.id,
+                "task": each.task.name,
+                "place": place_name(each.place),
+                "score": each.score,
+                "reason": each.reason,
+            }
+            for each in found.ahead
+        ],
+        "moves": [
+            {**move._asdict(), "source": place_name(move.source), "target": place_name(move.target)}
+            for move in found.moves
+        ],
+        "operations": [asdict(entry) for entry in found.operations],
+    }
+
+
+def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
+    turn, task = found.turn, found.turn.task
+    yield "task", task.name
+    yield "id", task.id
+    yield "queue", turn.queue
+    pinned = "" if task.pinned is None else f", pinned to P{task.pinned}"
+    position = "" if turn.position is None else f", number {turn.position:,}"
+    yield "place", f"{place_name(turn.place)}{position}{pinned}"
+    yield "waited", said_seconds(turn.waited)
+    yield "deadline", "none" if task.deadline is None else _in(task.deadline - now)
+    yield "key", "none" if task.key is None else task.key
+    if turn.position is None:
+        yield "start", "once it is released"
+    else:
+        start = until(turn.expected, now)
+        yield "start", "cannot be told: no worker answers, or no runtime is known" if start is None else _in(start)
+        if turn.place < 0:
+            front = until(found.in_front, now)
+            yield "in front", "cannot be told, as the start" if front is None else _in(front)
+    yield "trace", found.trace_id or "none"
+
+
+def _factors(found: Explanation, width: int | None) -> Iterator[str]:
+    rows = [
+        [each.factor, f"{each.value:.3f}", f"{each.weight:g}", f"{each.contribution:.3f}"]
+        for each in found.contributions
+    ]
+    if rows:
+        yield from table(_FACTORS, [*rows, ["score", "", "", f"{found.turn.score:.3f}"]], width)
+    elif found.turn.task.pinned is not None:
+        yield f"No policy moves it: it is pinned to P{found.turn.task.pinned}."
+    else:
+        yield "The policy failed to score it."
+
+
+def _ahead(found: Explanation, width: int | None) -> Iterator[str]:
+    if found.turn.position is None:
+        return
+    total = sum(found.ahead_by_place.values())
+    if not total:
+        yield "Nothing is ahead of it."
+        return
+    places = summed({place_name(place): count for place, count in found.ahead_by_place.items()})
+    yield f"{counted(total, 'task')} {'is' if total == 1 else 'are'} ahead ({places}); the nearest of them:"
+    rows = [
+        [place_name(each.place), f"{each.score:.3f}", each.reason, each.task.name, each.task.id] for each in found.ahead
+    ]
+    yield from table(_AHEAD, rows, width)
+
+
+def _moves(found: Explanation, width: int | None) -> Iterator[str]:
+    rows = [
+        [moment(move.at), place_name(move.source), place_name(move.target), f"{move.score:.3f}", move.reason]
+        for move in found.moves
+    ]
+    if rows:
+        yield from table(_MOVES, rows, width)
+
+
+def _operations(found: Explanation, width: int | None) -> Iterator[str]:
+    rows = [[moment(each.at), each.by, each.op, each.answer, each.why] for each in found.operations]
+    if rows:
+        yield from table(_OPERATIONS, rows, width)
+
+
+def _in(value: float) -> str:
+    return f"in {said_seconds(value)}" if value >= 0 else f"{said_seconds(-value)} ago"

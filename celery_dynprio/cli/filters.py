@@ -1,0 +1,55 @@
+"""Which pending tasks a command is about: the options that `list` shares with all that steers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from celery.bin.base import CeleryOption
+
+if TYPE_CHECKING:
+    from celery_dynprio.selection import Filter
+
+GROUP: Final = "Filter Options"
+
+#: The fields of a Filter in the order in which they are told, and how each is asked for.
+_FILTERS: Final[Mapping[str, tuple[tuple[str, ...], dict[str, Any]]]] = {
+    "task": (("--task",), {"metavar": "GLOB", "help": "Only tasks whose names match, with *, ? and [...]."}),
+    "key": (("--key",), {"metavar": "TEXT", "help": "Only tasks of this fairness key."}),
+    "level": (("--level",), {"type": int, "metavar": "N", "help": "Only tasks that wait in this level, 0 the first."}),
+    "trace": (("--trace",), {"metavar": "TRACE_ID", "help": "Only tasks of this trace, 32 hexadecimal digits."}),
+    "older": (("--older",), {"type": float, "metavar": "SECONDS", "help": "Only tasks that have waited this long."}),
+    "queue": (("-Q", "--queue"), {"metavar": "QUEUE", "help": "Only tasks of this managed queue."}),
+    "held": (("--held",), {"is_flag": True, "help": "Only tasks that an operator holds."}),
+}
+
+
+def filter_options(**spelled: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the options to a command, whose function gets each as ``filter_<name>``.
+
+    ``spelled`` gives another spelling to some, where a command has an option of that name that means something else.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        for name, (spelling, how) in reversed(list(_FILTERS.items())):
+            names = (spelled[name],) if name in spelled else spelling
+            function = click.option(*names, f"filter_{name}", cls=CeleryOption, help_group=GROUP, **how)(function)
+        return function
+
+    return add
+
+
+def taken(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what was given of these options out of a command's, by the names of a Filter's fields."""
+    found = {name: options.pop(f"filter_{name}") for name in _FILTERS}
+    return {name: value for name, value in found.items() if value is not None and value is not False}
+
+
+def made(given: Mapping[str, Any]) -> Filter:
+    """The filter; it is an error of the command's usage if it cannot be meant."""
+    from celery_dynprio.cli.session import one_line_errors  # noqa: PLC0415 - see the package
+    from celery_dynprio.selection import Filter  # noqa: PLC0415
+
+    with one_line_errors():
+        return Filter(**given)

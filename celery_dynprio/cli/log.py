@@ -1,0 +1,80 @@
+"""``dynprio log``: what operators did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from celery_dynprio.cli.rendering import Column, moment, print_json, table, terminal_width
+from celery_dynprio.cli.session import json_option, operating
+
+if TYPE_CHECKING:
+    from celery_dynprio.audit import Entry
+
+_COLUMNS: Final = (
+    Column("time"),
+    Column("by", least=8),
+    Column("did"),
+    Column("answer"),
+    Column("queue", least=6),
+    Column("task", least=12, keep_end=True),
+    Column("id", least=8),
+    Column("why", least=12),
+)
+
+
+@click.command(cls=CeleryCommand)
+@click.option(
+    "--id",
+    "task_id",
+    metavar="ID",
+    cls=CeleryOption,
+    help_group="Filter Options",
+    help="Only what was done to this task.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    cls=CeleryOption,
+    help_group="Output Options",
+    help="Show this many at most; 0 for all.",
+)
+@json_option
+@click.pass_context
+def log(ctx: click.Context, *, task_id: str | None, limit: int, as_json: bool) -> None:
+    """Show what operators did, the newest first.
+
+    Kept are the last 10,000 entries or so: who did what to which task, how it ended, and why. What concerns all
+    tasks, such as `pause`, names none.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio log
+    $ celery -A proj dynprio log --id 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11 --limit 0
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
+    with operating(ctx.obj.app) as operations:
+        entries = operations.log(limit or None, task_id)
+    if as_json:
+        print_json({"entries": [asdict(entry) for entry in entries]})
+        return
+    for line in draw(entries, terminal_width()):
+        ctx.obj.echo(line)
+
+
+def draw(entries: Sequence[Entry], width: int | None) -> Iterator[str]:
+    """The lines that are shown; ``width`` is that of the terminal."""
+    if not entries:
+        yield "nothing is known of any operator"
+        return
+    rows = [
+        [moment(each.at), each.by, each.op, each.answer, each.queue or "-", each.task or "-", each.id or "-", each.why]
+        for each in entries
+    ]
+    yield from table(_COLUMNS, rows, width)

@@ -1,0 +1,117 @@
+"""How all commands show places, times and tables. Pure, but for what prints.
+
+What a message says is hostile until it is cleaned: :func:`table` cleans each cell, JSON escapes what is not ASCII.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from celery_dynprio.message import MAX_ID, clean
+from celery_dynprio.models import HELD
+
+#: What is shown for a value that there is none of, or that is not known.
+NOTHING: Final = "-"
+
+GAP: Final = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table."""
+
+    title: str
+    #: Numbers are set to the right.
+    right: bool = False
+    #: The fewest characters to which it may be cut in a terminal that is too narrow; None if it is never cut.
+    least: int | None = None
+    #: Whether the end is kept when it is cut: of a task's name it says the most.
+    keep_end: bool = False
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[str]:
+    """The lines of a table, its titles first; ``width`` is that of the terminal in characters, None for no bound.
+
+    Columns are cut from the left to the right, each to its least width, until the lines fit.
+    """
+    cells = [[column.title for column in columns], *([clean(cell, MAX_ID) for cell in row] for row in rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    if width is not None:
+        widths = _fitted(columns, widths, width)
+    for row in cells:
+        shown = [
+            f"{_cut(cell, size, keep_end=column.keep_end):{'>' if column.right else '<'}{size}}"
+            for cell, size, column in zip(row, widths, columns, strict=True)
+        ]
+        line = GAP.join(shown).rstrip()
+        yield line if width is None else _cut(line, width)
+
+
+def terminal_width() -> int | None:
+    """The width in characters of the terminal that this prints to; None if that is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print what a command's ``--json`` shows."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def place_name(place: int) -> str:
+    """What people call a place: P0 to P9, parked, or held."""
+    if place >= 0:
+        return f"P{place}"
+    return "held" if place == HELD else "parked"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds in a table."""
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def said_seconds(value: float | None) -> str:
+    """Seconds in a sentence."""
+    return NOTHING if value is None else f"{value:,.1f} s"
+
+
+def moment(at: float) -> str:
+    """Unix seconds as local date and time."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):  # a message may say any number
+        return f"{at:g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def summed(counts: Mapping[Any, int]) -> str:
+    """Several counts in one line: "P0 3, parked 12"."""
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _fitted(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
+    excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
+    fitted = list(widths)
+    for index, column in enumerate(columns):
+        if column.least is not None and excess > 0:
+            cut = min(excess, max(fitted[index] - max(column.least, len(column.title)), 0))
+            fitted[index] -= cut
+            excess -= cut
+    return fitted
+
+
+def _cut(text: str, size: int, *, keep_end: bool = False) -> str:
+    if len(text) <= size:
+        return text
+    return f"…{text[len(text) - size + 1 :]}" if keep_end else f"{text[: size - 1]}…"

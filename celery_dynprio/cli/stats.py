@@ -1,0 +1,128 @@
+"""``dynprio stats``: the figures of all managed queues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from celery.bin.base import CeleryCommand
+
+from celery_dynprio.cli.rendering import Column, counted, place_name, print_json, seconds, summed, table, terminal_width
+from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.message import clean
+
+if TYPE_CHECKING:
+    from celery_dynprio.views import QueueStats, Stats
+
+#: Names and keys that are shown of what was learned.
+MOST_LEARNED: Final = 10
+
+_PLACES: Final = (Column("place"), Column("tasks", right=True), Column("oldest", right=True))
+_WORKERS: Final = (Column("worker", least=12), Column("slots", right=True), Column("queues", least=12))
+_RUNTIMES: Final = (Column("task", least=12, keep_end=True), Column("mean runtime", right=True))
+_USE: Final = (Column("key", least=12), Column("use", right=True), Column("share", right=True))
+
+
+@click.command(cls=CeleryCommand)
+@json_option
+@click.pass_context
+def stats(ctx: click.Context, *, as_json: bool) -> None:
+    """Show figures of queues, workers and what was learned.
+
+    Shown are how many tasks wait in each level and the longest wait there (seconds), who leads, the slots of the
+    workers, the runtimes by task name and the decayed use by key (seconds, the largest first).
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio stats
+    $ celery -A proj dynprio stats --json
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
+    with operating(ctx.obj.app) as operations:
+        found = operations.stats()
+    if as_json:
+        print_json(as_object(found))
+        return
+    for line in draw(found, terminal_width()):
+        ctx.obj.echo(line)
+
+
+def draw(found: Stats, width: int | None) -> Iterator[str]:
+    """The lines that are shown; ``width`` is that of the terminal."""
+    if found.paused:
+        yield "Paused: nothing is moved until `dynprio resume`."
+        yield ""
+    for queue in found.queues:
+        yield from _queue(queue, width)
+        yield ""
+    slots = found.workers.slots
+    yield f"{counted(len(slots), 'worker')} with {counted(sum(slots.values()), 'slot')}"
+    if slots:
+        rows = [
+            [name, str(count), ", ".join(sorted(found.workers.queues.get(name, ())))] for name, count in slots.items()
+        ]
+        yield from table(_WORKERS, rows, width)
+    runtimes, use = _most(found.runtimes), _most(found.use)
+    if runtimes:
+        yield ""
+        yield from table(_RUNTIMES, [[name, f"{value:.3f}"] for name, value in runtimes.items()], width)
+    if use:
+        yield ""
+        total = sum(found.use.values()) or 1.0
+        rows = [[name or "(no key)", seconds(value), f"{value / total:.0%}"] for name, value in use.items()]
+        yield from table(_USE, rows, width)
+
+
+def as_object(found: Stats) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "at": found.at,
+        "paused": found.paused,
+        "queues": [_queue_object(queue) for queue in found.queues],
+        "workers": {
+            name: {"slots": count, "queues": sorted(found.workers.queues.get(name, ()))}
+            for name, count in found.workers.slots.items()
+        },
+        "runtimes": _most(found.runtimes),
+        "use": _most(found.use),
+    }
+
+
+def _queue(queue: QueueStats, width: int | None) -> Iterator[str]:
+    leader = (
+        "nobody leads" if queue.leader is None else f"led by {clean(queue.leader.owner)} ({clean(queue.leader.kind)})"
+    )
+    front, moves = counted(sum(queue.depths), "message"), counted(queue.moves, "move")
+    yield f"{queue.queue}: {front} in the front, {moves} made, {leader}"
+    rows = [
+        [place_name(level), f"{depth:,}", seconds(queue.oldest[level])]
+        for level, depth in enumerate(queue.depths)
+        if depth
+    ]
+    rows += [[name, f"{count:,}", "-"] for name, count in (("parked", queue.overflow), ("held", queue.held)) if count]
+    if rows:
+        yield from table(_PLACES, rows, width)
+    if queue.foreign:
+        yield f"left alone: {summed(queue.foreign)}"
+
+
+def _queue_object(queue: QueueStats) -> dict[str, Any]:
+    return {
+        "queue": queue.queue,
+        "levels": [
+            {"level": level, "messages": depth, "oldest": queue.oldest[level]}
+            for level, depth in enumerate(queue.depths)
+        ],
+        "parked": queue.overflow,
+        "held": queue.held,
+        "left_alone": dict(queue.foreign),
+        "moves": queue.moves,
+        "leader": None if queue.leader is None else asdict(queue.leader),
+    }
+
+
+def _most(learned: Mapping[str, float]) -> dict[str, float]:
+    ranked = sorted(learned.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ranked[:MOST_LEARNED])
