@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.list import turn_object, until
+from celery_dynprio.cli.listing import turn_object, until
 from celery_dynprio.cli.rendering import (
     Column,
     counted,
@@ -78,7 +79,7 @@ def explain(ctx: click.Context, *, task_id: str, as_json: bool) -> None:
 
 def draw(found: Explanation, now: float, width: int | None) -> Iterator[str]:
     """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
-    yield from (line.rstrip() for line in table((Column(""), Column("")), list(_head(found, now)), width) if line)
+    yield from islice(table((Column(""), Column("")), list(_head(found, now)), width), 1, None)  # without titles
     for block in (_factors(found, width), _ahead(found, width), _moves(found, width), _operations(found, width)):
         lines = list(block)
         if lines:
@@ -118,9 +119,7 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     yield "task", task.name
     yield "id", task.id
     yield "queue", turn.queue
-    pinned = (
-        "" if task.pinned is None else ", pinned there" if task.pinned == turn.place else f", pinned to P{task.pinned}"
-    )
+    pinned = "" if task.pinned is None else f", pinned to P{task.pinned}"
     position = "" if turn.position is None else f", number {turn.position:,}"
     yield "place", f"{place_name(turn.place)}{position}{pinned}"
     yield "waited", said_seconds(turn.waited)
@@ -157,10 +156,8 @@ def _ahead(found: Explanation, width: int | None) -> Iterator[str]:
     if not total:
         yield "Nothing is ahead of it."
         return
-    by_place = summed(
-        {f"in {place_name(place)}" if place >= 0 else "parked": count for place, count in found.ahead_by_place.items()}
-    )
-    yield f"{counted(total, 'task')} {'is' if total == 1 else 'are'} ahead: {by_place}; the nearest of them:"
+    places = summed({place_name(place): count for place, count in found.ahead_by_place.items()})
+    yield f"{counted(total, 'task')} {'is' if total == 1 else 'are'} ahead ({places}); the nearest of them:"
     rows = [
         [place_name(each.place), f"{each.score:.3f}", each.reason, each.task.name, each.task.id] for each in found.ahead
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from celery_dynprio.audit import Entry
 
 _COLUMNS: Final = (
-    Column("at"),
+    Column("time"),
     Column("by", least=8),
     Column("did"),
     Column("answer"),
@@ -28,7 +28,14 @@ _COLUMNS: Final = (
 
 
 @click.command(cls=CeleryCommand)
-@click.option("--id", "task_id", metavar="ID", cls=CeleryOption, help_group="Log Options", help="Only of this task.")
+@click.option(
+    "--id",
+    "task_id",
+    metavar="ID",
+    cls=CeleryOption,
+    help_group="Filter Options",
+    help="Only what was done to this task.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -41,18 +48,19 @@ _COLUMNS: Final = (
 @json_option
 @click.pass_context
 def log(ctx: click.Context, *, task_id: str | None, limit: int, as_json: bool) -> None:
-    """Show what operators did, and why.
+    """Show what operators did, the newest first.
 
-    The newest come last. About 10,000 are kept.
+    Kept are the last 10,000 entries or so: who did what to which task, how it ended, and why. What concerns all
+    tasks, such as `pause`, names none.
 
     For example:
 
     \b
-    $ celery -A proj dynprio log --limit 100
-    $ celery -A proj dynprio log --id 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
+    $ celery -A proj dynprio log
+    $ celery -A proj dynprio log --id 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11 --limit 0
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     with operating(ctx.obj.app) as operations:
-        entries = operations.log(limit or None, task_id)[::-1]
+        entries = operations.log(limit or None, task_id)
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
         return
@@ -63,9 +71,10 @@ def log(ctx: click.Context, *, task_id: str | None, limit: int, as_json: bool) -
 def draw(entries: Sequence[Entry], width: int | None) -> Iterator[str]:
     """The lines that are shown; ``width`` is that of the terminal."""
     if not entries:
-        yield "no operator did anything yet"
+        yield "nothing is known of any operator"
         return
     rows = [
-        [moment(each.at), each.by, each.op, each.answer, each.queue, each.task, each.id, each.why] for each in entries
+        [moment(each.at), each.by, each.op, each.answer, each.queue or "-", each.task or "-", each.id or "-", each.why]
+        for each in entries
     ]
     yield from table(_COLUMNS, rows, width)

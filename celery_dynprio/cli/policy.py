@@ -1,160 +1,202 @@
-"""``dynprio policy``: the policy in force, and another one tried on what really waits."""
+"""``dynprio policy``: what decides on the order, and what another policy would change."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.rendering import Column, print_json, summed, table, terminal_width
+from celery_dynprio.cli.rendering import Column, counted, print_json, table, terminal_width
 from celery_dynprio.cli.session import WrongUsage, json_option, operating, settings_of
 
 if TYPE_CHECKING:
     from celery_dynprio.ordering import Shift
     from celery_dynprio.policies import Policy
+    from celery_dynprio.settings import Settings
     from celery_dynprio.views import Comparison
 
-_FACTORS: Final = (Column("factor", least=12), Column("weight", right=True), Column("share", right=True))
+_TERMS: Final = (Column("weight", right=True), Column("share", right=True), Column("factor", least=12))
 _SHIFTS: Final = (
-    Column("now", right=True),
-    Column("then", right=True),
+    Column("from", right=True),
+    Column("to", right=True),
     Column("score", right=True),
     Column("then", right=True),
     Column("key", least=6),
     Column("task", least=12, keep_end=True),
     Column("id", least=8),
 )
+_OVERTAKEN: Final = (
+    Column("overtaken", least=12, keep_end=True),
+    Column("tasks", right=True),
+    Column("by", right=True),
+    Column("at most", right=True),
+)
 
 
 @click.command(cls=CeleryCommand)
 @click.option(
     "--try",
-    "tried",
+    "place",
     metavar="MODULE:POLICY",
     cls=CeleryOption,
     help_group="Policy Options",
-    help="Score what is pending with this policy too, and show whose turn would change. Nothing is moved.",
+    help="Compare with this policy, and move nothing.",
 )
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=0),
     default=5,
     show_default=True,
     cls=CeleryOption,
     help_group="Output Options",
-    help="Show so many tasks that gain, and that lose.",
+    help="With --try, show this many at most that would rise, fall or be overtaken; 0 for all.",
 )
 @json_option
 @click.pass_context
-def policy(ctx: click.Context, *, tried: str | None, limit: int, as_json: bool) -> None:
-    """Show the policy in force, or try another one.
+def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) -> None:
+    """Show the policy, or what another one would change.
+
+    With --try, all that waits now is scored by both policies, and it is told who would overtake whom. Tasks that are
+    pinned are left out, as no policy moves them.
 
     For example:
 
     \b
     $ celery -A proj dynprio policy
-    $ celery -A proj dynprio policy --try proj.policies:weekend
+    $ celery -A proj dynprio policy --try proj.policies:deadlines_first
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    ours = settings_of(ctx.obj.app).policy
-    if tried is None:
+    settings = settings_of(ctx.obj.app)
+    if place is None:
         if as_json:
-            print_json({"policy": policy_object(ours)})
+            print_json(policy_object(settings.policy))
         else:
-            for line in draw(ours, terminal_width()):
+            for line in draw_policy(settings.policy, terminal_width()):
                 ctx.obj.echo(line)
         return
-    other = _imported(tried)
+    other = _imported(settings, place)
     with operating(ctx.obj.app) as operations:
         found = operations.compare(other)
     if as_json:
         print_json(
-            {"policy": policy_object(ours), "tried": policy_object(other), "queues": list(map(as_object, found))}
+            {
+                "policy": policy_object(settings.policy),
+                "other": policy_object(other),
+                "queues": [comparison_object(each, limit or None) for each in found],
+            }
         )
         return
     for comparison in found:
-        for line in draw_comparison(comparison, limit, terminal_width()):
+        for line in draw(comparison, limit or None, terminal_width()):
             ctx.obj.echo(line)
 
 
-def policy_object(shown: Policy) -> list[dict[str, Any]]:
+def _imported(settings: Settings, place: str) -> Policy:
+    """The policy at "module:attribute", looked for in the working directory too, as Celery does for the app."""
+    from celery.utils.imports import cwd_in_path  # noqa: PLC0415 - see the package
+
+    from celery_dynprio.errors import SettingError  # noqa: PLC0415
+
+    try:
+        with cwd_in_path():
+            return replace(settings, policy=place).policy  # type: ignore[arg-type]
+    except SettingError as exc:
+        raise WrongUsage(f"--try {place!r}: {exc.allowed}") from exc
+
+
+def draw_policy(policy: Policy, width: int | None) -> Iterator[str]:
+    """The lines that show a policy; ``width`` is that of the terminal."""
+    rows = [[f"{weight:g}", f"{share:.0%}", repr(factor)] for weight, share, factor in _terms(policy)]
+    yield from table(_TERMS, rows, width)
+
+
+def policy_object(policy: Policy) -> dict[str, Any]:
     """A policy for programs."""
-    total = sum(weight for weight, _ in shown.terms)
-    return [
-        {"factor": factor.name, "is": repr(factor), "weight": weight, "share": weight / total}
-        for weight, factor in shown.terms
-    ]
-
-
-def draw(shown: Policy, width: int | None) -> Iterator[str]:
-    """The lines of the policy in force; ``width`` is that of the terminal."""
-    rows = [[each["is"], f"{each['weight']:g}", f"{each['share']:.0%}"] for each in policy_object(shown)]
-    yield from table(_FACTORS, rows, width)
-
-
-def as_object(comparison: Comparison) -> dict[str, Any]:
-    """One queue for programs: each task that a policy orders, those that gain most first."""
     return {
-        "queue": comparison.queue,
-        "tasks": [
-            {
-                "id": each.task.id,
-                "task": each.task.name,
-                "key": each.task.key,
-                "position": each.before,
-                "then": each.after,
-                "score": each.score_before,
-                "score_then": each.score_after,
-            }
-            for each in comparison.shifts
+        "policy": repr(policy),
+        "factors": [
+            {"factor": factor.name, "repr": repr(factor), "weight": weight, "share": share}
+            for weight, share, factor in _terms(policy)
         ],
     }
 
 
-def draw_comparison(comparison: Comparison, limit: int, width: int | None) -> Iterator[str]:
-    """The lines that show what another policy would change in one queue."""
-    shifts = comparison.shifts
-    sooner = [each for each in shifts if each.after < each.before]
-    later = [each for each in reversed(shifts) if each.after > each.before]
-    yield (
-        f"{comparison.queue}: {len(sooner):,} would run sooner, {len(later):,} later, "
-        f"{len(shifts) - len(sooner) - len(later):,} as they are"
-    )
-    for title, chosen in (("sooner", sooner[:limit]), ("later", later[:limit])):
-        if chosen:
+def _terms(policy: Policy) -> list[tuple[float, float, Any]]:
+    total = sum(weight for weight, _ in policy.terms)
+    return [(weight, weight / total, factor) for weight, factor in policy.terms]
+
+
+def draw(found: Comparison, limit: int | None, width: int | None) -> Iterator[str]:
+    """The lines that show a comparison; at most ``limit`` tasks that rise and as many that fall, None for all."""
+    up, down, stay = _parted(found.shifts)
+    total = counted(len(found.shifts), "task")
+    yield f"{found.queue}: of {total}, {len(up):,} would move up, {len(down):,} down, {stay:,} would stay"
+    for title, shifts in (("rise most", up), ("fall most", down)):
+        if shifts:
             yield ""
-            yield f"{title} by the most places:"
-            yield from table(_SHIFTS, [_row(each) for each in chosen], width)
-    if sooner:
+            yield f"would {title}:"
+            yield from table(_SHIFTS, [_row(shift) for shift in shifts[:limit]], width)
+    if down:
         yield ""
-        yield f"{sooner[0].task.name} would overtake {summed(_overtaken(sooner[0], shifts))}"
+        rows = [
+            [name, f"{count:,}", f"{places / count:,.1f} places", f"{most:,}"]
+            for name, count, places, most in _overtaken(down)[:limit]
+        ]
+        yield from table(_OVERTAKEN, rows, width)
 
 
-def _overtaken(riser: Shift, shifts: Sequence[Shift]) -> dict[str, int]:
-    """By task name, how many are ahead of this one now and would not be then."""
-    passed = [each for each in shifts if each.before < riser.before and each.after > riser.after]
-    return dict(Counter(each.task.name for each in passed).most_common(5))
+def comparison_object(found: Comparison, limit: int | None) -> dict[str, Any]:
+    """A comparison for programs."""
+    up, down, stay = _parted(found.shifts)
+    return {
+        "queue": found.queue,
+        "up": len(up),
+        "down": len(down),
+        "stay": stay,
+        "rise": [_object(shift) for shift in up[:limit]],
+        "fall": [_object(shift) for shift in down[:limit]],
+        "overtaken": [
+            {"task": name, "tasks": count, "mean_places": places / count, "most_places": most}
+            for name, count, places, most in _overtaken(down)[:limit]
+        ],
+    }
 
 
-def _row(each: Shift) -> list[str]:
-    return [
-        str(each.before),
-        str(each.after),
-        f"{each.score_before:.3f}",
-        f"{each.score_after:.3f}",
-        "-" if each.task.key is None else each.task.key,
-        each.task.name,
-        each.task.id,
-    ]
+def _parted(shifts: Sequence[Shift]) -> tuple[list[Shift], list[Shift], int]:
+    """Those that rise and those that fall, each the farthest first, and how many stay."""
+    up = [shift for shift in shifts if shift.after < shift.before]
+    down = [shift for shift in reversed(shifts) if shift.after > shift.before]
+    return up, down, len(shifts) - len(up) - len(down)
 
 
-def _imported(place: str) -> Policy:
-    from celery_dynprio.errors import SettingError  # noqa: PLC0415 - see the package
-    from celery_dynprio.settings import Settings  # noqa: PLC0415
+def _overtaken(down: Sequence[Shift]) -> list[tuple[str, int, int, int]]:
+    """For each name of a task how many fall, how many places in all, and how many at most; the most tasks first."""
+    counts = Counter(shift.task.name for shift in down)
+    places: Counter[str] = Counter()
+    most: dict[str, int] = {}
+    for shift in down:
+        places[shift.task.name] += shift.after - shift.before
+        most[shift.task.name] = max(most.get(shift.task.name, 0), shift.after - shift.before)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [(name, count, places[name], most[name]) for name, count in ranked]
 
-    try:
-        return Settings(policy=place).policy  # type: ignore[arg-type]  # which reads it
-    except SettingError as exc:
-        raise WrongUsage(f"--try {place}: {exc.allowed}") from exc
+
+def _row(shift: Shift) -> list[str]:
+    task, key = shift.task, shift.task.key
+    scores = [f"{score:.3f}" for score in (shift.score_before, shift.score_after)]
+    return [f"{shift.before:,}", f"{shift.after:,}", *scores, "-" if key is None else key, task.name, task.id]
+
+
+def _object(shift: Shift) -> dict[str, Any]:
+    return {
+        "id": shift.task.id,
+        "task": shift.task.name,
+        "key": shift.task.key,
+        "from": shift.before,
+        "to": shift.after,
+        "score": shift.score_before,
+        "score_then": shift.score_after,
+    }

@@ -1,6 +1,6 @@
 """How all commands show places, times and tables. Pure, but for what prints.
 
-What a message says is hostile until it is cleaned: :func:`table` cleans each cell, and JSON escapes what is not ASCII.
+What a message says is hostile until it is cleaned: :func:`table` cleans each cell, JSON escapes what is not ASCII.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def summed(counts: Mapping[Any, int]) -> str:
-    """Several counts in one line: "3 P0, 12 parked"."""
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    """Several counts in one line: "P0 3, parked 12"."""
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def _fitted(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:

@@ -33,7 +33,7 @@ FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 10.0
 
 
-@click.command(cls=CeleryCommand)
+@click.command(cls=CeleryCommand, short_help="Rescore pending tasks every second, and move them.")
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.05),

@@ -1,4 +1,4 @@
-"""``dynprio stats``: figures of the managed queues."""
+"""``dynprio stats``: the figures of all managed queues."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.rendering import Column, counted, print_json, seconds, summed, table, terminal_width
+from celery_dynprio.cli.rendering import Column, counted, place_name, print_json, seconds, summed, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.message import clean
 
 if TYPE_CHECKING:
     from celery_dynprio.views import QueueStats, Stats
 
-#: How many task names and fairness keys are shown.
-MOST: Final = 10
+#: Names and keys that are shown of what was learned.
+MOST_LEARNED: Final = 10
 
-_LEVELS: Final = (Column("level"), Column("tasks", right=True), Column("oldest wait, s", right=True))
+_PLACES: Final = (Column("place"), Column("tasks", right=True), Column("oldest", right=True))
+_WORKERS: Final = (Column("worker", least=12), Column("slots", right=True), Column("queues", least=12))
+_RUNTIMES: Final = (Column("task", least=12, keep_end=True), Column("mean runtime", right=True))
+_USE: Final = (Column("key", least=12), Column("use", right=True), Column("share", right=True))
 
 
 @click.command(cls=CeleryCommand)
 @json_option
 @click.pass_context
 def stats(ctx: click.Context, *, as_json: bool) -> None:
-    """Show figures of the managed queues.
+    """Show figures of queues, workers and what was learned.
 
-    What waits in each level and for how long, who leads, which workers are up, and what was learned.
+    Shown are how many tasks wait in each level and the longest wait there (seconds), who leads, the slots of the
+    workers, the runtimes by task name and the decayed use by key (seconds, the largest first).
 
     For example:
 
@@ -44,45 +49,80 @@ def stats(ctx: click.Context, *, as_json: bool) -> None:
         ctx.obj.echo(line)
 
 
+def draw(found: Stats, width: int | None) -> Iterator[str]:
+    """The lines that are shown; ``width`` is that of the terminal."""
+    if found.paused:
+        yield "Paused: nothing is moved until `dynprio resume`."
+        yield ""
+    for queue in found.queues:
+        yield from _queue(queue, width)
+        yield ""
+    slots = found.workers.slots
+    yield f"{counted(len(slots), 'worker')} with {counted(sum(slots.values()), 'slot')}"
+    if slots:
+        rows = [
+            [name, str(count), ", ".join(sorted(found.workers.queues.get(name, ())))] for name, count in slots.items()
+        ]
+        yield from table(_WORKERS, rows, width)
+    runtimes, use = _most(found.runtimes), _most(found.use)
+    if runtimes:
+        yield ""
+        yield from table(_RUNTIMES, [[name, f"{value:.3f}"] for name, value in runtimes.items()], width)
+    if use:
+        yield ""
+        total = sum(found.use.values()) or 1.0
+        rows = [[name or "(no key)", seconds(value), f"{value / total:.0%}"] for name, value in use.items()]
+        yield from table(_USE, rows, width)
+
+
 def as_object(found: Stats) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
-        **asdict(found),
+        "at": found.at,
+        "paused": found.paused,
+        "queues": [_queue_object(queue) for queue in found.queues],
         "workers": {
-            name: {"slots": slots, "queues": sorted(found.workers.queues.get(name, ()))}
-            for name, slots in found.workers.slots.items()
+            name: {"slots": count, "queues": sorted(found.workers.queues.get(name, ()))}
+            for name, count in found.workers.slots.items()
         },
+        "runtimes": _most(found.runtimes),
+        "use": _most(found.use),
     }
 
 
-def draw(found: Stats, width: int | None) -> Iterator[str]:
-    """The lines that are shown; ``width`` is that of the terminal."""
-    for queue in found.queues:
-        yield from _queue(queue, found, width)
-        yield ""
-    for title, values in (("runtime of", found.runtimes), ("use of", found.use)):
-        if values:
-            columns = (Column(title, least=12), Column("s", right=True))
-            yield from table(columns, _most(values), width)
-            yield ""
-    yield "Moves are paused: `dynprio resume` ends it." if found.paused else "Moves are on."
-
-
-def _queue(queue: QueueStats, found: Stats, width: int | None) -> Iterator[str]:
-    leader = "nobody leads" if queue.leader is None else f"led by {queue.leader.owner} ({queue.leader.kind})"
-    workers = sum(queue.queue in queues for queues in found.workers.queues.values())
-    slots = found.workers.slots_for(queue.queue)
-    yield f"{queue.queue}: {leader}; {counted(workers, 'worker')} with {counted(slots, 'slot')}"
-    parked = f"{queue.overflow:,} parked, {queue.held:,} held"
-    foreign = f", left alone {summed(queue.foreign)}" if queue.foreign else ""
-    yield f"{sum(queue.depths):,} in the front, {parked}; {counted(queue.moves, 'move')} so far{foreign}"
+def _queue(queue: QueueStats, width: int | None) -> Iterator[str]:
+    leader = (
+        "nobody leads" if queue.leader is None else f"led by {clean(queue.leader.owner)} ({clean(queue.leader.kind)})"
+    )
+    front, moves = counted(sum(queue.depths), "message"), counted(queue.moves, "move")
+    yield f"{queue.queue}: {front} in the front, {moves} made, {leader}"
     rows = [
-        [f"P{level}", f"{depth:,}", seconds(oldest)]
-        for level, (depth, oldest) in enumerate(zip(queue.depths, queue.oldest, strict=True))
+        [place_name(level), f"{depth:,}", seconds(queue.oldest[level])]
+        for level, depth in enumerate(queue.depths)
+        if depth
     ]
-    yield from table(_LEVELS, rows, width)
+    rows += [[name, f"{count:,}", "-"] for name, count in (("parked", queue.overflow), ("held", queue.held)) if count]
+    if rows:
+        yield from table(_PLACES, rows, width)
+    if queue.foreign:
+        yield f"left alone: {summed(queue.foreign)}"
 
 
-def _most(values: Mapping[str, float]) -> list[list[str]]:
-    shown = sorted(values.items(), key=lambda each: (-each[1], each[0]))[:MOST]
-    return [[name or "(no key)", f"{value:.3f}"] for name, value in shown]
+def _queue_object(queue: QueueStats) -> dict[str, Any]:
+    return {
+        "queue": queue.queue,
+        "levels": [
+            {"level": level, "messages": depth, "oldest": queue.oldest[level]}
+            for level, depth in enumerate(queue.depths)
+        ],
+        "parked": queue.overflow,
+        "held": queue.held,
+        "left_alone": dict(queue.foreign),
+        "moves": queue.moves,
+        "leader": None if queue.leader is None else asdict(queue.leader),
+    }
+
+
+def _most(learned: Mapping[str, float]) -> dict[str, float]:
+    ranked = sorted(learned.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ranked[:MOST_LEARNED])

@@ -28,9 +28,9 @@ _COLOURS: Final = {"SUCCESS": "green", "STARTED": "cyan", "PENDING": "cyan", "UN
 @json_option
 @click.pass_context
 def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
-    """Show all tasks of one request, as a tree.
+    """Show all tasks of one request as a tree.
 
-    Who published whom, where each ran, and how it ended.
+    It tells who published whom, where each ran, and how it ended.
 
     For example:
 
@@ -90,8 +90,8 @@ def draw(trace: Trace, style: Any) -> Iterator[str]:
         margin = f"{'':9}{trunk}{('   ' if lasts[-1] else '│  ') if lasts else ''}   "
         for move in span.moves:
             after = "" if span.published is None else f"after {max(move.at - span.published, 0.0):.3f} s "
-            way = f"from {place_name(move.source)} to {place_name(move.target)}"
-            yield f"{margin}{after}{way}: {move.reason}, {move.score:.3f}"
+            places = f"from {place_name(move.source)} to {place_name(move.target)}"
+            yield f"{margin}{after}{places}: {move.reason}, {move.score:.3f}"
         if span.error:
             yield f"{margin}{span.error}"
     if trace.dropped:

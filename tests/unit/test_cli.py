@@ -19,10 +19,32 @@ from celery_dynprio.cli import dynprio
 from celery_dynprio.cli.run import _parent, _stop_without_parent
 from tests.processes import wait_until
 
-COMMANDS = ("doctor", "drain", "pause", "resume", "run", "trace")
+COMMANDS = (
+    "bump",
+    "cancel",
+    "doctor",
+    "drain",
+    "explain",
+    "hold",
+    "list",
+    "log",
+    "pause",
+    "policy",
+    "release",
+    "reprioritize",
+    "resume",
+    "run",
+    "stats",
+    "trace",
+)
 
 #: What a command cannot do without.
-ARGUMENTS = {"trace": ["some-id"]}
+ARGUMENTS = {
+    "explain": ["some-id"],
+    "trace": ["some-id"],
+    **{name: ["some-id"] for name in ("bump", "cancel", "hold", "release")},
+    "reprioritize": ["some-id", "--weight", "1"],
+}
 NOBODY = "redis://127.0.0.1:1/0"
 
 

@@ -1,0 +1,134 @@
+"""``dynprio list``: what waits, in the order in which it is expected to run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from celery_dynprio.cli.filters import filter_options, made, taken
+from celery_dynprio.cli.rendering import Column, counted, place_name, print_json, seconds, table, terminal_width
+from celery_dynprio.cli.session import json_option, operating
+
+if TYPE_CHECKING:
+    from celery_dynprio.ordering import Turn
+    from celery_dynprio.views import Page
+
+_COLUMNS: Final = (
+    Column("#", right=True),
+    Column("place"),
+    Column("score", right=True),
+    Column("waited", right=True),
+    Column("deadline", right=True),
+    Column("key", least=6),
+    Column("start", right=True),
+    Column("task", least=12, keep_end=True),
+    Column("id", least=8),
+)
+_QUEUE: Final = Column("queue", least=6)
+
+
+@click.command(name="list", cls=CeleryCommand)
+@filter_options()
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    cls=CeleryOption,
+    help_group="Output Options",
+    help="Show this many at most; 0 for all.",
+)
+@json_option
+@click.pass_context
+def list_(ctx: click.Context, /, *, limit: int, as_json: bool, **options: Any) -> None:
+    """List pending tasks, the next to run first.
+
+    Seconds are shown of how long each has waited, until its deadline (below 0 if that has passed), and until it is
+    expected to start. Held tasks come last and have no number.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio list
+    $ celery -A proj dynprio list --task "shop.*" --key megacorp --older 60
+    $ celery -A proj dynprio list --held --limit 0
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
+    wanted = made(taken(options))
+    now = time.time()
+    with operating(ctx.obj.app) as operations:
+        page = operations.pending(wanted, limit or None)
+    if as_json:
+        print_json(as_object(page, now))
+        return
+    for line in draw(page, now, terminal_width()):
+        ctx.obj.echo(line)
+
+
+def draw(page: Page, now: float, width: int | None) -> Iterator[str]:
+    """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
+    if not page.turns:
+        yield "no pending task matches" if not page.matching else f"0 of {page.matching:,} shown"
+        return
+    several = len({turn.queue for turn in page.turns}) > 1
+    columns = (*_COLUMNS[:-2], _QUEUE, *_COLUMNS[-2:]) if several else _COLUMNS
+    yield from table(columns, [_row(turn, now, several=several) for turn in page.turns], width)
+    if len(page.turns) < page.matching:
+        yield f"{len(page.turns):,} of {page.matching:,} shown"
+    else:
+        yield counted(page.matching, "task")
+
+
+def as_object(page: Page, now: float) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "at": now,
+        "shown": len(page.turns),
+        "matching": page.matching,
+        "tasks": [turn_object(turn, now) for turn in page.turns],
+    }
+
+
+def turn_object(turn: Turn, now: float) -> dict[str, Any]:
+    """One pending task for programs; times are in seconds, from now on."""
+    task = turn.task
+    return {
+        "id": task.id,
+        "task": task.name,
+        "queue": turn.queue,
+        "position": turn.position,
+        "place": place_name(turn.place),
+        "level": turn.place if turn.place >= 0 else None,
+        "pinned": task.pinned,
+        "score": turn.score,
+        "waited": turn.waited,
+        "weight": task.weight,
+        "deadline_in": None if task.deadline is None else task.deadline - now,
+        "key": task.key,
+        "dependents": task.dependents,
+        "expected_in": until(turn.expected, now),
+    }
+
+
+def until(at: float | None, now: float) -> float | None:
+    """Seconds until a moment that is not past."""
+    return None if at is None else max(at - now, 0.0)
+
+
+def _row(turn: Turn, now: float, *, several: bool) -> list[str]:
+    task = turn.task
+    return [
+        "" if turn.position is None else str(turn.position),
+        place_name(turn.place),
+        f"{turn.score:.3f}",
+        seconds(turn.waited),
+        seconds(None if task.deadline is None else task.deadline - now),
+        "-" if task.key is None else task.key,
+        seconds(until(turn.expected, now)),
+        *([turn.queue] if several else []),
+        task.name,
+        task.id,
+    ]

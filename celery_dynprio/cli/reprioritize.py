@@ -1,0 +1,86 @@
+"""``dynprio reprioritize``: other weights, deadlines, keys and levels for pending tasks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+from celery.bin.base import CeleryCommand, CeleryOption
+
+from celery_dynprio.cli.session import WrongUsage
+from celery_dynprio.cli.steering import asked, steer, steering_options
+
+_GROUP: Final = "Change Options"
+
+#: The words that take a value away.
+_NOTHING: Final = {"deadline": "none", "key": "none", "level": "auto"}
+
+
+@click.command(cls=CeleryCommand)
+@click.option(
+    "--weight",
+    type=float,
+    metavar="NUMBER",
+    cls=CeleryOption,
+    help_group=_GROUP,
+    help="Business importance, 0 to 10.",
+)
+@click.option(
+    "--deadline",
+    metavar="SECONDS|none",
+    cls=CeleryOption,
+    help_group=_GROUP,
+    help="Seconds from now by which they should start.",
+)
+@click.option("--key", metavar="TEXT|none", cls=CeleryOption, help_group=_GROUP, help="Fairness key.")
+@click.option(
+    "--level",
+    metavar="N|auto",
+    cls=CeleryOption,
+    help_group=_GROUP,
+    help="Level that they are pinned to, 0 the first; auto lets the policy decide.",
+)
+@steering_options(key="--from-key", level="--from-level")
+@click.pass_context
+def reprioritize(ctx: click.Context, /, **options: Any) -> None:
+    """Change weight, deadline, key or level of pending tasks.
+
+    They move with the next tick, to a level at once. What is set by hand stays: no tick undoes it.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio reprioritize --weight 9 --deadline 60 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
+    $ celery -A proj dynprio reprioritize --level 9 --task "*.reindex" --why "not before the evening"
+    $ celery -A proj dynprio reprioritize --key none --from-key "tenant 7"
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
+    changes = _changes({name: options.pop(name) for name in ("weight", "deadline", "key", "level")})
+    if not changes:
+        raise WrongUsage("say what to change: --weight, --deadline, --key or --level")
+    steer(
+        ctx,
+        "reprioritize",
+        asked(options),
+        lambda operations, ids, why: operations.reprioritize(ids, changes, why),
+    )
+
+
+def _changes(given: dict[str, Any]) -> dict[str, object]:
+    """The changes as the operations take them: None for what is taken away."""
+    changes: dict[str, object] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        changes[name] = None if value == _NOTHING.get(name) else _read(name, value)
+    return changes
+
+
+def _read(name: str, value: Any) -> object:
+    kinds = {"deadline": (float, "a number of seconds or none"), "level": (int, "the number of a level or auto")}
+    if name not in kinds:
+        return value
+    kind, allowed = kinds[name]
+    try:
+        return kind(value)
+    except ValueError:
+        raise WrongUsage(f"--{name} {value!r}: use {allowed}") from None

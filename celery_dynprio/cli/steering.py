@@ -1,0 +1,143 @@
+"""What all commands share that change pending tasks: which are meant, the question before, and the answers after."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from celery.bin.base import CeleryOption
+
+from celery_dynprio.cli.filters import filter_options, made, taken
+from celery_dynprio.cli.rendering import counted, print_json
+from celery_dynprio.cli.session import WrongUsage, json_option, operating, why_option
+from celery_dynprio.message import MAX_ID, clean
+
+if TYPE_CHECKING:
+    from celery_dynprio.operations import Operations, Result
+
+_DONE: Final = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for: ids or a filter, and how to go about it."""
+
+    ids: tuple[str, ...]
+    #: Fields of a :class:`~celery_dynprio.selection.Filter`.
+    given: Mapping[str, Any]
+    limit: int | None
+    yes: bool
+    as_json: bool
+    why: str
+
+
+def steering_options(**spelled: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add what all such commands take; ``spelled`` as in :func:`~celery_dynprio.cli.filters.filter_options`."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        limit = click.option(
+            "--limit",
+            type=click.IntRange(min=1),
+            cls=CeleryOption,
+            help_group="Filter Options",
+            help="Of the tasks that match, take this many at most, the next to run first.",
+        )
+        yes = click.option(
+            "--yes",
+            is_flag=True,
+            cls=CeleryOption,
+            help_group="Filter Options",
+            help="Do it to all that match without asking.",
+        )
+        for option in (json_option, why_option, yes, limit, filter_options(**spelled)):
+            function = option(function)
+        return click.argument("ids", nargs=-1, metavar="[ID]...")(function)
+
+    return add
+
+
+def asked(options: dict[str, Any]) -> Asked:
+    """Take what :func:`steering_options` added out of a command's options."""
+    given = taken(options)
+    return Asked(given=given, **{name: options.pop(name) for name in ("ids", "limit", "yes", "as_json", "why")})
+
+
+def steer(
+    ctx: click.Context,
+    verb: str,
+    wanted: Asked,
+    act: Callable[[Operations, Sequence[str], str], Sequence[Result]],
+    *,
+    held: bool | None = None,
+) -> None:
+    """Do it to the tasks that are meant, and tell how it went; exits with 1 unless all was done.
+
+    ``held`` says which of the tasks that match a filter can be meant: those that are held, those that are not, or all.
+    """
+    if bool(wanted.ids) is bool(wanted.given):
+        problem = "ids or a filter, not both" if wanted.ids else "ids, or a filter such as --task"
+        raise WrongUsage(f"say which tasks to {verb}: {problem}")
+    if wanted.ids and wanted.limit is not None:
+        raise WrongUsage("--limit bounds how many tasks of a filter are taken; ids are taken all")
+    selection = made({"held": held, **wanted.given})
+    with operating(ctx.obj.app) as operations:
+        ids: Sequence[str] = wanted.ids
+        if not ids:
+            page = operations.pending(selection, wanted.limit, estimate=False)
+            ids = [turn.task.id for turn in page.turns]
+            _confirm(verb, len(ids), page.matching, wanted)
+        results = act(operations, ids, wanted.why) if ids else []
+    if wanted.as_json:
+        print_json(as_object(verb, results))
+    else:
+        for line in draw(results, ctx.obj.style):
+            ctx.obj.echo(line)
+    if any(result.answer.value != _DONE for result in results):
+        ctx.exit(1)
+
+
+def draw(results: Sequence[Result], style: Any) -> Iterator[str]:
+    """The lines that are shown; ``style`` is ``click.style`` or like it."""
+    if not results:
+        yield "no pending task matches"
+    for result in results:
+        answer = result.answer.value
+        name = f" {clean(result.name)}" if result.name else ""
+        detail = f" ({clean(result.detail)})" if result.detail else ""
+        yield f"{clean(result.id, MAX_ID)}{name}: {style(answer, fg='green' if answer == _DONE else 'yellow')}{detail}"
+    if len(results) > 1:
+        counts = Counter(result.answer.value for result in results)
+        yield f"{counted(len(results), 'task')}: {', '.join(f'{count:,} {answer}' for answer, count in counts.items())}"
+
+
+def as_object(verb: str, results: Sequence[Result]) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "operation": verb,
+        "done": sum(result.answer.value == _DONE for result in results),
+        "results": [
+            {
+                "id": result.id,
+                "task": result.name,
+                "queue": result.queue,
+                "answer": result.answer.value,
+                "detail": result.detail,
+            }
+            for result in results
+        ],
+    }
+
+
+def _confirm(verb: str, count: int, matching: int, wanted: Asked) -> None:
+    """Ask whether all that match are meant; ends the command if not."""
+    if not count or wanted.yes:
+        return
+    many = counted(count, "task") if count == matching else f"the first {count:,} of {counted(matching, 'task')}"
+    if not sys.stdin.isatty():
+        raise WrongUsage(f"{verb} {many}? Nobody can be asked here; --yes says so. Nothing was done")
+    if not click.confirm(f"{verb} {many}?", err=True):
+        raise click.ClickException("nothing was done")
