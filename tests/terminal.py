@@ -27,6 +27,8 @@ class Terminal:
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         self._lock = threading.Lock()
+        #: The last that the program wrote; pyte knows no second screen.
+        self.output = b""
         self._ours, theirs = pty.openpty()
         self.resize(columns, rows)
         self.process = subprocess.Popen(
@@ -84,3 +86,4 @@ class Terminal:
                 return
             with self._lock:
                 self._stream.feed(data)
+                self.output = (self.output + data)[-1000:]

@@ -22,13 +22,14 @@ from celery_dynprio.cli.reprioritize import reprioritize
 from celery_dynprio.cli.run import run
 from celery_dynprio.cli.stats import stats
 from celery_dynprio.cli.steer import bump, cancel, hold, release
+from celery_dynprio.cli.top import top
 from celery_dynprio.cli.trace import trace
 
 __all__ = ["dynprio"]
 
 #: The order in which help shows them.
 SECTIONS: Final[dict[str, Sequence[click.Command]]] = {
-    "See": (list_, explain, stats, policy, trace, log, doctor),
+    "See": (list_, top, explain, stats, policy, trace, log, doctor),
     "Steer": (bump, reprioritize, hold, release, cancel, pause, resume, drain),
     "Run": (run,),
 }

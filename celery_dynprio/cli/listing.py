@@ -74,8 +74,7 @@ def draw(page: Page, now: float, width: int | None) -> Iterator[str]:
         yield "no pending task matches" if not page.matching else f"0 of {page.matching:,} shown"
         return
     several = len({turn.queue for turn in page.turns}) > 1
-    columns = (*_COLUMNS[:-2], _QUEUE, *_COLUMNS[-2:]) if several else _COLUMNS
-    yield from table(columns, [_row(turn, now, several=several) for turn in page.turns], width)
+    yield from table(titles(several=several), [row_of(turn, now, several=several) for turn in page.turns], width)
     if len(page.turns) < page.matching:
         yield f"{len(page.turns):,} of {page.matching:,} shown"
     else:
@@ -118,7 +117,13 @@ def until(at: float | None, now: float) -> float | None:
     return None if at is None else max(at - now, 0.0)
 
 
-def _row(turn: Turn, now: float, *, several: bool) -> list[str]:
+def titles(*, several: bool) -> tuple[Column, ...]:
+    """The columns of a list of pending tasks, of ``several`` queues or of one."""
+    return (*_COLUMNS[:-2], _QUEUE, *_COLUMNS[-2:]) if several else _COLUMNS
+
+
+def row_of(turn: Turn, now: float, *, several: bool) -> list[str]:
+    """The row of one task below :func:`titles`."""
     task = turn.task
     return [
         "" if turn.position is None else str(turn.position),

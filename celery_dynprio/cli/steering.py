@@ -78,6 +78,8 @@ def steer(
 
     ``held`` says which of the tasks that match a filter can be meant: those that are held, those that are not, or all.
     """
+    from celery_dynprio.workers import Workers  # noqa: PLC0415 - see the package
+
     if bool(wanted.ids) is bool(wanted.given):
         problem = "ids or a filter, not both" if wanted.ids else "ids, or a filter such as --task"
         raise WrongUsage(f"say which tasks to {verb}: {problem}")
@@ -87,7 +89,7 @@ def steer(
     with operating(ctx.obj.app) as operations:
         ids: Sequence[str] = wanted.ids
         if not ids:
-            page = operations.pending(selection, wanted.limit, estimate=False)
+            page = operations.pending(selection, wanted.limit, Workers())
             ids = [turn.task.id for turn in page.turns]
             _confirm(verb, len(ids), page.matching, wanted)
         results = act(operations, ids, wanted.why) if ids else []

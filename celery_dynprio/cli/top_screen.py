@@ -9,7 +9,7 @@ from enum import Enum
 from itertools import islice
 from typing import Final, TypeAlias
 
-from celery_dynprio.cli.list import row_of, titles
+from celery_dynprio.cli.listing import row_of, titles
 from celery_dynprio.cli.rendering import counted, place_name, seconds, table
 from celery_dynprio.message import clean
 from celery_dynprio.ordering import Turn
