@@ -89,7 +89,7 @@ class Operations(Views):
     ) -> None:
         super().__init__(app, client, settings, clock)
         self._by = operator() if by is None else by
-        self._backlogs = {queue: RedisBacklog(client, queue) for queue in settings.queues}
+        self._backlogs = {queue: RedisBacklog(client, queue, clock=clock) for queue in settings.queues}
 
     def hold(self, ids: Iterable[str], why: str = "") -> list[Result]:
         """Take tasks out of the workers' reach until they are released, whatever restarts meanwhile."""

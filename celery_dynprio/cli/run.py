@@ -166,7 +166,7 @@ def _observer(operations: Operations) -> Callable[[Report], None]:
     def observe(report: Report) -> None:
         log_report(report)
         if report.cancelled and report.role is Role.LEADER and (told := operations.finish()):
-            logger.info("%s: told the end of %d cancelled tasks", report.queue, told)
+            logger.info("told the end of %d cancelled, whose operator did not", told)
 
     return observe
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from signal import SIGCONT
 from typing import Any, Final
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
+from celery_dynprio import operations
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.operations import Operations
 from tests.conftest import MakeProject, StartCelery
 from tests.messages import numbers, pending
 from tests.nodes import ProcessNode, Project
@@ -171,6 +176,26 @@ def test_pause_stops_a_running_one_and_resume_lets_it_go_on(valkey: Database, pr
     dynprio.resume()
 
     wait_until(lambda: valkey.client.llen(LAST) == 5)
+
+
+def test_what_a_killed_operator_had_begun_to_cancel_is_told(
+    valkey: Database, make_project: MakeProject, start_celery: StartCelery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(valkey.url, BODY)
+    module = project.load()
+    result = module.work.delay(1)
+    client = RedisClient.from_app(module.app)
+    settings = module.dynprio.settings
+    operator = Operations(module.app, client, settings, clock=lambda: time.time() - 2 * operations.ABANDONED)
+    with monkeypatch.context() as patch:
+        patch.setattr(operations, "revoke", Mock(side_effect=SystemExit))
+        with pytest.raises(SystemExit):
+            operator.cancel([result.id])
+    client.close()
+    assert (valkey.client.hlen("dynprio:celery:cancelled"), result.state) == (1, "PENDING")
+    leader = start_celery(project, "dynprio", "run", ready_line=READY)
+    leader.wait_for_log("told the end of 1 cancelled")
+    assert (valkey.client.hlen("dynprio:celery:cancelled"), result.state) == (0, "REVOKED")
 
 
 def test_a_tick_writes_one_line(valkey: Database, project: Project, run: Run) -> None:

@@ -10,6 +10,7 @@ import pytest
 from celery.result import AsyncResult
 
 from celery_dynprio.models import HELD
+from celery_dynprio.workers import Workers
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import Project
 from tests.processes import wait_until
@@ -48,7 +49,9 @@ def open_top() -> Iterator[Callable[..., Terminal]]:
 
 
 def place(module: Any, task_id: str) -> int | None:
-    return next((turn.place for turn in module.dynprio.pending().turns if turn.task.id == task_id), None)
+    with module.dynprio.operations() as operations:
+        turns = operations.pending(workers=Workers()).turns
+    return next((turn.place for turn in turns if turn.task.id == task_id), None)
 
 
 def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
