@@ -27,6 +27,7 @@ from celery_dynprio.policies import (
     default_policy,
     factor,
 )
+from celery_dynprio.selection import Filter
 from celery_dynprio.task import DynPrioTask, dynprio_task
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "DynPrioTask",
     "Factor",
     "FairShare",
+    "Filter",
     "Gauge",
     "Max",
     "Min",

@@ -40,6 +40,7 @@ def test_the_public_names() -> None:
         "DynPrioTask",
         "Factor",
         "FairShare",
+        "Filter",
         "Gauge",
         "Max",
         "Min",
