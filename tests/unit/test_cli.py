@@ -35,6 +35,7 @@ COMMANDS = (
     "resume",
     "run",
     "stats",
+    "top",
     "trace",
 )
 

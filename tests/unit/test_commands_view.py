@@ -1,0 +1,292 @@
+"""What the commands show, also of hostile messages and in narrow terminals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import starmap
+from typing import Any
+
+import click
+import pytest
+
+from celery_dynprio.audit import Entry
+from celery_dynprio.cli import filters, listing, steering
+from celery_dynprio.cli.explain import as_object as explanation_object
+from celery_dynprio.cli.explain import draw as draw_explanation
+from celery_dynprio.cli.log import draw as draw_log
+from celery_dynprio.cli.policy import comparison_object, draw_policy
+from celery_dynprio.cli.policy import draw as draw_comparison
+from celery_dynprio.cli.rendering import Column, counted, moment, place_name, table
+from celery_dynprio.cli.reprioritize import _changes
+from celery_dynprio.cli.session import WrongUsage
+from celery_dynprio.cli.stats import MOST_LEARNED
+from celery_dynprio.cli.stats import as_object as stats_object
+from celery_dynprio.cli.stats import draw as draw_stats
+from celery_dynprio.errors import DynPrioError
+from celery_dynprio.fates import Answer
+from celery_dynprio.lease import Holder
+from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask
+from celery_dynprio.operations import Result
+from celery_dynprio.ordering import Shift, Turn
+from celery_dynprio.policies import Age, Weight
+from celery_dynprio.selection import Filter
+from celery_dynprio.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats
+from celery_dynprio.workers import Workers
+
+NOW = 1000.0
+HOSTILE = "shop.\x1b[2J\u202eevil\n"
+INERT = r"shop.\x1b[2J\u202eevil\n"
+
+
+def task(task_id: str = "id-1", name: str = "shop.report", **known: Any) -> PendingTask:
+    return PendingTask(task_id, name, published=NOW - 5, **known)
+
+
+def turn(place: int = 3, position: int | None = 1, queue: str = "celery", **known: Any) -> Turn:
+    return Turn(queue, task(**known), place, position, 0.5, 5.0, None if position is None else NOW + 2.5)
+
+
+def plain(text: str, **_: Any) -> str:
+    return text
+
+
+class TestTable:
+    COLUMNS = (Column("n", right=True), Column("key", least=4), Column("task", least=6, keep_end=True), Column("id"))
+    ROWS = (["1", "megacorp", "shop.billing.render", "id-1"], ["12", "me", "shop.mail", "id-12"])
+
+    def test_without_a_bound_nothing_is_cut(self) -> None:
+        assert list(table(self.COLUMNS, self.ROWS)) == [
+            " n  key       task                 id",
+            " 1  megacorp  shop.billing.render  id-1",
+            "12  me        shop.mail            id-12",
+        ]
+
+    @pytest.mark.parametrize(
+        ("width", "expected"),
+        [
+            (40, " 1  megacorp  shop.billing.render  id-1"),
+            (38, " 1  megac…  shop.billing.render  id-1"),
+            (32, " 1  meg…  …billing.render  id-1"),
+            (23, " 1  meg…  …ender  id-1"),
+            (12, " 1  meg…  ……"),
+        ],
+    )
+    def test_columns_are_cut_until_the_terminal_is_wide_enough(self, width: int, expected: str) -> None:
+        lines = list(table(self.COLUMNS, self.ROWS, width))
+        assert lines[1] == expected
+        assert max(map(len, lines)) <= width
+
+    def test_cells_are_inert(self) -> None:
+        assert list(table((Column("task"),), [[HOSTILE]]))[1] == INERT
+
+
+class TestList:
+    def test_rows(self) -> None:
+        page = Page(
+            [
+                turn(deadline=NOW - 3.25, key="ada"),
+                turn(OVERFLOW, 2, task_id="id-2"),
+                turn(HELD, None, task_id="id-3", name=HOSTILE, key="\x07"),
+            ],
+            3,
+        )
+        assert [line.split() for line in listing.draw(page, NOW, None)] == [
+            ["#", "place", "score", "waited", "deadline", "key", "start", "task", "id"],
+            ["1", "P3", "0.500", "5.0", "-3.2", "ada", "2.5", "shop.report", "id-1"],
+            ["2", "parked", "0.500", "5.0", "-", "-", "2.5", "shop.report", "id-2"],
+            ["held", "0.500", "5.0", "-", r"\x07", "-", INERT, "id-3"],
+            ["3", "tasks"],
+        ]
+
+    def test_the_queue_is_shown_if_there_are_several(self) -> None:
+        lines = list(listing.draw(Page([turn(), turn(queue="mails")], 1234), NOW, None))
+        assert [line.split()[7] for line in lines[:3]] == ["queue", "celery", "mails"]
+        assert lines[-1] == "2 of 1,234 shown"
+
+    def test_nothing_waits(self) -> None:
+        assert list(listing.draw(Page([], 0), NOW, None)) == ["no pending task matches"]
+
+    def test_json_has_these_keys(self) -> None:
+        found = json.loads(json.dumps(listing.as_object(Page([turn(OVERFLOW, deadline=NOW + 1)], 7), NOW)))
+        assert (found["shown"], found["matching"], found["at"]) == (1, 7, NOW)
+        assert found["tasks"] == [
+            {
+                "id": "id-1",
+                "task": "shop.report",
+                "queue": "celery",
+                "position": 1,
+                "place": "parked",
+                "level": None,
+                "pinned": None,
+                "score": 0.5,
+                "waited": 5.0,
+                "weight": 1.0,
+                "deadline_in": 1.0,
+                "key": None,
+                "dependents": 0,
+                "expected_in": 2.5,
+            }
+        ]
+
+
+def explanation(found: Turn, contributions: Sequence[Contribution] = (), **known: Any) -> Explanation:
+    rest: dict[str, Any] = {
+        "ahead_by_place": {},
+        "ahead": [],
+        "moves": [],
+        "operations": [],
+        "trace_id": "0" * 32,
+        "in_front": None,
+    }
+    return Explanation(found, contributions, **{**rest, **known})
+
+
+class TestExplain:
+    def test_all_that_there_is(self) -> None:
+        found = explanation(
+            turn(OVERFLOW, 13, key="ada", deadline=NOW + 30),
+            [Contribution("Weight", 0.1, 3, 0.075), Contribution("Age", 0.5, 1, 0.125)],
+            ahead_by_place={0: 2, OVERFLOW: 10},
+            ahead=[Ahead(task("id-9"), 0, 0.9, "Weight +0.600")],
+            moves=[Moved(NOW, 3, OVERFLOW, 0.25, "overflow")],
+            operations=[Entry(NOW, "bump", "ada@ops", "they called")],
+            in_front=NOW + 1,
+        )
+        lines = list(draw_explanation(found, NOW, None))
+        head = dict(line.split(maxsplit=1) for line in lines[:9])
+        assert head["place"] == "parked, number 13"
+        assert (head["deadline"], head["start"], head["in"]) == ("in 30.0 s", "in 2.5 s", "front  in 1.0 s")
+        rows = [line.split() for line in lines]
+        assert ["Weight", "0.100", "3", "0.075"] in rows
+        assert ["score", "0.500"] in rows
+        assert "12 tasks are ahead (P0 2, parked 10); the nearest of them:" in lines
+        assert ["P0", "0.900", "Weight", "+0.600", "shop.report", "id-9"] in rows
+        assert [*moment(NOW).split(), "P3", "parked", "0.250", "overflow"] in rows
+        assert [*moment(NOW).split(), "ada@ops", "bump", "done", "they", "called"] in rows
+        again = json.loads(json.dumps(explanation_object(found, NOW)))
+        assert again["ahead_by_place"] == {"P0": 2, "parked": 10}
+        assert (again["in_front_in"], again["moves"][0]["target"]) == (1.0, "parked")
+
+    def test_held_pinned_first_and_unknown(self) -> None:
+        held = list(draw_explanation(explanation(turn(HELD, None, pinned=2)), NOW, None))
+        assert "place     held, pinned to P2" in held
+        assert "start     once it is released" in held
+        assert "No policy moves it: it is pinned to P2." in held
+        first = Turn("celery", task(), 0, 1, 0.5, 5.0)
+        lines = list(draw_explanation(explanation(first), NOW, None))
+        assert any(line.startswith("start     cannot be told") for line in lines)
+        assert lines[-3:] == ["The policy failed to score it.", "", "Nothing is ahead of it."]
+
+
+class TestPolicy:
+    def test_terms(self) -> None:
+        rows = [line.split() for line in draw_policy(3 * Weight() + 1 * Age(saturation=60), None)]
+        assert rows == [["weight", "share", "factor"], ["3", "75%", "Weight()"], ["1", "25%", "Age(saturation=60)"]]
+
+    def test_who_overtakes_whom(self) -> None:
+        shifts = [
+            Shift(task("c", "shop.c"), 3, 1, 0.1, 0.9),
+            Shift(task("d", "shop.d"), 4, 4, 0.0, 0.0),
+            *starmap(Shift, [(task("a", "shop.a"), 1, 2, 0.5, 0.5), (task("b", "shop.a"), 2, 3, 0.4, 0.4)]),
+        ]
+        lines = list(draw_comparison(Comparison("celery", shifts), 1, None))
+        assert lines[0] == "celery: of 4 tasks, 1 would move up, 2 down, 1 would stay"
+        assert [line.split()[-1] for line in lines if line.startswith("   ")] == ["c", "b"]
+        assert lines[-1].split() == ["shop.a", "2", "1.0", "places", "1"]
+        found = comparison_object(Comparison("celery", shifts), None)
+        assert [each["id"] for each in found["fall"]] == ["b", "a"]
+        assert found["overtaken"] == [{"task": "shop.a", "tasks": 2, "mean_places": 1.0, "most_places": 1}]
+
+
+def test_stats() -> None:
+    leader = Holder("host:1:ab", "dedicated", 7)
+    queue = QueueStats("celery", [0, 1200], [None, 3.25], 5, 2, {"not JSON": 3}, 41, leader)
+    idle = QueueStats("mails", [0], [None], 0, 0, {}, 1, None)
+    workers = Workers({"one@x": 4}, {"one@x": frozenset({"mails", "celery"})})
+    found = Stats(NOW, True, [queue, idle], workers, {f"t{n:02}": float(n) for n in range(12)}, {"": 1.0, "ada": 3.0})  # noqa: FBT003
+    lines = list(draw_stats(found, None))
+    rows = [line.split() for line in lines]
+    assert lines[0].startswith("Paused: ")
+    assert "celery: 1,200 messages in the front, 41 moves made, led by host:1:ab (dedicated)" in lines
+    assert "mails: 0 messages in the front, 1 move made, nobody leads" in lines
+    assert "left alone: not JSON 3" in lines
+    assert "1 worker with 4 slots" in lines
+    for row in (
+        ["P1", "1,200", "3.2"],
+        ["parked", "5", "-"],
+        ["held", "2", "-"],
+        ["one@x", "4", "celery,", "mails"],
+        ["t11", "11.000"],
+        ["ada", "3.0", "75%"],
+        ["(no", "key)", "1.0", "25%"],
+    ):
+        assert row in rows
+    assert ["t01", "1.000"] not in rows
+    told = json.loads(json.dumps(stats_object(found)))
+    assert told["queues"][0]["levels"][1] == {"level": 1, "messages": 1200, "oldest": 3.25}
+    assert told["queues"][0]["leader"]["owner"] == "host:1:ab"
+    assert len(told["runtimes"]) == MOST_LEARNED
+
+
+def test_log() -> None:
+    entries = [Entry(NOW, "pause", "ada@ops"), Entry(NOW, "hold", "ada@ops", "why", "celery", "id-1", "shop.report")]
+    rows = [line.split() for line in draw_log(entries, None)]
+    assert rows[1] == [*moment(NOW).split(), "ada@ops", "pause", "done", "-", "-", "-"]
+    assert rows[2][-4:] == ["celery", "shop.report", "id-1", "why"]
+    assert list(draw_log([], None)) == ["nothing is known of any operator"]
+
+
+class TestSteering:
+    def test_one_line_a_task_and_a_summary(self) -> None:
+        results = [
+            Result("id-1", Answer.DONE, HOSTILE, "celery", "is held already"),
+            Result("id\x1b", Answer.NOT_FOUND),
+            Result("id-3", Answer.RUNNING),
+        ]
+        assert list(steering.draw(results, plain)) == [
+            f"id-1 {INERT}: done (is held already)",
+            r"id\x1b: not found",
+            "id-3: already running",
+            "3 tasks: 1 done, 1 not found, 1 already running",
+        ]
+        assert len(list(steering.draw(results[:1], plain))) == 1
+        assert list(steering.draw([], plain)) == ["no pending task matches"]
+        found = steering.as_object("hold", results)
+        assert (found["operation"], found["done"], found["results"][1]["answer"]) == ("hold", 1, "not found")
+
+    def test_changes(self) -> None:
+        given = {"weight": 3.0, "deadline": "1.5", "key": None, "level": "auto"}
+        assert _changes(given) == {"weight": 3.0, "deadline": 1.5, "level": None}
+        taken_away = {"deadline": "none", "key": "none", "level": "7"}
+        assert _changes(taken_away) == {
+            "deadline": None,
+            "key": None,
+            "level": 7,
+        }
+        with pytest.raises(WrongUsage, match="--level 'top': use the number of a level or auto"):
+            _changes({"level": "top"})
+
+    def test_filters(self) -> None:
+        options: dict[str, Any] = {
+            f"filter_{name}": None for name in ("task", "key", "level", "trace", "older", "queue")
+        }
+        options |= {"filter_held": False, "filter_level": 0, "limit": 3}
+        given = filters.taken(options)
+        assert given == {"level": 0}
+        assert options == {"limit": 3}
+        assert filters.made(given) == Filter(level=0)
+        with pytest.raises(WrongUsage, match="level = 10"):
+            filters.made({"level": 10})
+
+
+def test_words() -> None:
+    assert [place_name(place) for place in (0, 9, OVERFLOW, HELD)] == ["P0", "P9", "parked", "held"]
+    assert [counted(1, "task"), counted(1234, "task")] == ["1 task", "1,234 tasks"]
+    assert moment(1e300) == "1e+300"
+
+
+def test_wrong_usage_is_an_error_of_clicks() -> None:
+    assert issubclass(WrongUsage, click.ClickException)
+    assert WrongUsage("no").exit_code == 2
+    assert not issubclass(WrongUsage, DynPrioError)
