@@ -244,7 +244,12 @@ class Top:
             detail = f" ({result.detail})" if result.detail else ""
             return f"{op} {task.name} {task.id}: {result.answer.value}{detail}"
 
-        self._pending = lambda: self._do(steer)
+        def do_it() -> None:
+            if op in {"hold", "cancel"}:  # it goes from here: the next one is selected
+                self._change(lambda asked: asked.step(1))
+            self._do(steer)
+
+        self._pending = do_it
         if ask:
             self._set(question=f"{op} {task.name} {task.id}?")
         else:

@@ -34,22 +34,24 @@ STYLES: Final = {
 KEYS: Final = "q quit  ? help  b bump  h hold  r release  c cancel  e explain  / filter  s sort"
 
 HELP: Final = """\
-b  bump: the selected task runs next             up, down, page up, page down, home: select
-h  hold it                                       s  sort by turn, score, wait, deadline or key
-r  release it                                    /  filter by task name; an empty one shows all
-c  cancel it (asks)                              H  held tasks only, or all
-e  explain it                                    Tab  the next managed queue
-p  pause all moves, or resume (asks)             space  freeze the screen, or go on
-q  quit                                          ?  this help, or leave it"""
+b  bump: the selected task runs next     up, down, page up, page down: select
+h  hold it                               home, end: the first, the last
+r  release it                            s  sort: turn, score, wait, deadline, key
+c  cancel it (asks)                      /  filter by task name, Enter ends it
+e  explain it                            H  held tasks only, or all
+p  pause all moves, or resume (asks)     Tab  the next managed queue
+q  quit                                  space  freeze the screen, or go on
+?  this help                             Esc  leave what is open, or the filter"""
 
 #: A deadline that has passed, and a wait of so many seconds, are alarms.
 LONG_WAIT: Final = 3600.0
 
 _BAR: Final = 12
 
-#: As of a list, but here the task is worth more than its id, which no one has to type.
+#: As of a list, but here task and key are worth more than the id, which no one has to type.
+_LEAST: Final = {"task": 24, "key": 12}
 _COLUMNS: Final = tuple(
-    replace(column, least=24) if column.title == "task" else column for column in titles(several=False)
+    replace(column, least=_LEAST.get(column.title, column.least)) for column in titles(several=False)
 )
 
 

@@ -86,7 +86,7 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     assert lines[23].startswith("q quit  ? help")
 
     top.press("?")
-    top.wait_for("this help, or leave it")
+    top.wait_for("?  this help")
     top.press("?")
     top.wait_for("shop.checkout")
 
