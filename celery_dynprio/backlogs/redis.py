@@ -162,13 +162,14 @@ class RedisBacklog:
     def _look_in_front(self, ids: Sequence[str], now: float) -> dict[str, Found]:
         """Only messages that have one of the ids in them are parsed."""
         counts = self.count()
+        wanted = frozenset(ids)  # a filter may mean ten thousand
         found: dict[str, Found] = {}
         before = 0
         for level in range(len(self._steps)):
             depth = counts[level]
             for index, raw in self._with_any(level, ids):
                 entry = self._parse(raw, now)
-                if isinstance(entry, PendingTask) and entry.id in ids:
+                if isinstance(entry, PendingTask) and entry.id in wanted:
                     # Of two with one id the one that is taken first counts, as in read.
                     self._front[entry.id] = raw, _where(index, depth)
                     found[entry.id] = Found(entry, level, max(before + depth - 1 - index, 0))
