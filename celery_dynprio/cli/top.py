@@ -1,4 +1,7 @@
-"""``dynprio top``: what waits, live, and keys to steer it."""
+"""``dynprio top``: what waits, live, and keys to steer it.
+
+Drawn by prompt_toolkit, which Celery itself needs, through click-repl.
+"""
 
 from __future__ import annotations
 

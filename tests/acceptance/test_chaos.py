@@ -212,10 +212,17 @@ def test_the_server_restarts_in_the_middle(
     workers: list[WorkerNode] = [start_worker(running.project, name, pool="prefork") for name in ("one", "two")]
     for start in reprioritizers(start_celery, running.project):
         start()
+
+    def ran(count: int) -> bool:
+        # kombu 5.7 may stumble over its own closed connection, which ends the worker: a supervisor starts it again.
+        for ended in (worker for worker in workers if worker.exit_code is not None):
+            ended.start()
+        return len(running.ran()) >= count
+
     for part in (500, 1000):
-        wait_until(lambda part=part: len(running.ran()) > part, 60, f"{part} tasks ran")  # type: ignore[misc]
+        wait_until(lambda part=part: ran(part), 60, f"{part} tasks ran")  # type: ignore[misc]
         _restart_between_commands(server, running)
-    wait_until(running.finished, 120, "every task ran")
+    wait_until(lambda: ran(running.sent), 120, "every task ran")
     repeats = sum(running.ran().values()) - running.sent
     assert repeats <= 2 * 2 * len(workers)  # unacknowledged in a worker when its connection broke, as with plain Celery
 
