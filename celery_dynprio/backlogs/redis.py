@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.backlogs.parked import ParkedIndex
+from celery_dynprio.backlogs.search import CHUNK, CHUNK_BYTES, Search, chunks, where_at
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
 
@@ -32,10 +32,6 @@ REACH: Final = 6_000
 BATCH_MOVES: Final = 100
 BATCH_BYTES: Final = 512_000
 
-#: One read asks for at most so many messages, and for fewer where they are large.
-CHUNK: Final = 200
-CHUNK_BYTES: Final = 500_000
-
 #: Seconds of broker time: a move costs the first, and the second for each message that LREM passes on its way.
 MOVE_SECONDS: Final = 20e-6
 PASS_SECONDS: Final = 150e-9
@@ -44,15 +40,6 @@ _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED)
 _FIRST_LEVEL_KEY: Final = 7  # index in move.lua's KEYS
 _NOWHERE: Final = (b"", 1)  # an empty message is in no list: the script answers "gone"
 _KEY_INDEX: Final = {OVERFLOW: 4, HELD: 5, CANCELLED: 6}
-
-#: Messages that the first look into a list takes in; later ones take in as many as make up CHUNK_BYTES.
-FIRST_LOOK: Final = 50
-
-#: So many tasks at most are looked for by the server.
-FEW: Final = 8
-
-#: How often all places are looked through for a task while others move tasks meanwhile.
-MOST_LOOKS: Final = 10
 
 
 class _Step(NamedTuple):
@@ -99,7 +86,7 @@ class RedisBacklog:
             *self._lists,
         ]
         self._move = client.script("move")
-        self._find = client.script("find")
+        self._search = Search(client, self._lists, self._parked_keys, self._moves_key, self._parse)
         self._parsed: dict[bytes, PendingTask | str] = {}
         #: Of the last read, by task id: the message, and where in its list it is, as move.lua counts.
         self._front: dict[str, tuple[bytes, int]] = {}
@@ -139,58 +126,9 @@ class RedisBacklog:
 
     def find(self, ids: Collection[str], now: float) -> dict[str, Found]:
         """Look for these tasks; again, as long as some are missing and others move tasks meanwhile."""
-        found: dict[str, Found] = {}
-        for _ in range(MOST_LOOKS):
-            before = self._redis.get(self._moves_key)
-            missing = [task_id for task_id in ids if task_id not in found]
-            found |= self._look(missing, now)
-            if len(found) == len(set(ids)) or before == self._redis.get(self._moves_key):
-                break
-        return found
-
-    def _look(self, ids: Sequence[str], now: float) -> dict[str, Found]:
-        found: dict[str, Found] = {}
-        for place in (HELD, OVERFLOW):
-            for chunk in _chunks(ids, CHUNK):
-                for task_id, raw in zip(chunk, self._redis.hmget(self._parked_keys[place], chunk), strict=True):
-                    entry = None if raw is None else self._parse(raw, now)
-                    if isinstance(entry, PendingTask) and entry.id == task_id:
-                        found.setdefault(task_id, Found(entry, place, 0))
-        missing = [task_id for task_id in ids if task_id not in found]
-        return found | (self._look_in_front(missing, now) if missing else {})
-
-    def _look_in_front(self, ids: Sequence[str], now: float) -> dict[str, Found]:
-        """Only messages that have one of the ids in them are parsed."""
-        counts = self.count()
-        wanted = frozenset(ids)  # a filter may mean ten thousand
-        found: dict[str, Found] = {}
-        before = 0
-        for level in range(len(self._steps)):
-            depth = counts[level]
-            for index, raw in self._with_any(level, ids):
-                entry = self._parse(raw, now)
-                if isinstance(entry, PendingTask) and entry.id in wanted:
-                    # Of two with one id the one that is taken first counts, as in read.
-                    self._front[entry.id] = raw, _where(index, depth)
-                    found[entry.id] = Found(entry, level, max(before + depth - 1 - index, 0))
-            ids = [task_id for task_id in ids if task_id not in found]
-            if not ids:
-                break
-            before += depth
-        return found
-
-    def _with_any(self, level: int, ids: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """The messages of a level, with their index from the head, that may be of one of these tasks."""
-        start, size = 0, FIRST_LOOK
-        # JSON escapes what is not ASCII, so such an id is looked for by its start. Many ids are quicker found here.
-        texts = [json.dumps(task_id)[1:-1].partition("\\")[0] for task_id in ids] if len(ids) <= FEW else [""]
-        while size:
-            looked, length, *found = self._find(keys=[self._lists[level]], args=[start, start + size - 1, *texts])
-            yield from zip(found[::2], found[1::2], strict=True)
-            if looked < size:
-                return
-            start += looked
-            size = max(1, min(CHUNK_BYTES // (length // looked + 1), 4 * size))
+        sighted = self._search.find(ids, now)
+        self._front |= {task_id: (each.raw, each.where) for task_id, each in sighted.items() if each.found.place >= 0}
+        return {task_id: each.found for task_id, each in sighted.items()}
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
         """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
@@ -288,7 +226,7 @@ class RedisBacklog:
         start, size = depth - wanted, CHUNK if wanted else 0
         while size and (raws := self._redis.lrange(self._lists[level], start, start + size - 1)):
             for position, raw in enumerate(raws, start):
-                yield _where(position, depth), raw
+                yield where_at(position, depth), raw
             if len(raws) < size:
                 return
             start += len(raws)
@@ -300,7 +238,7 @@ class RedisBacklog:
         found = {move.task.id: self._front[move.task.id] for move in moves if move.task.id in self._front}
         for place, key in self._parked_keys.items():
             ids = [move.task.id for move in moves if move.source == place]
-            for chunk in _chunks(ids, CHUNK):
+            for chunk in chunks(ids, CHUNK):
                 values = self._redis.hmget(key, chunk)
                 found |= {task_id: (raw, 1) for task_id, raw in zip(chunk, values, strict=True) if raw is not None}
         return found
@@ -361,11 +299,6 @@ class RedisBacklog:
         return self.apply(list(moves.values()), fence).count(Outcome.MOVED)
 
 
-def _where(index: int, depth: int) -> int:
-    """Where to look for the message at this index, from the head (0), of a list so deep: as move.lua counts."""
-    return index + 1 if 2 * index < depth else min(index - depth, -1)
-
-
 def _noted(audit: str, queue: str, move: Move) -> str:
     """What the audit keeps of one move."""
     what = {"queue": queue, "id": move.task.id, "task": move.task.name, "from": move.source, "to": move.target}
@@ -374,9 +307,3 @@ def _noted(audit: str, queue: str, move: Move) -> str:
 
 def _key_index(place: Place) -> int:
     return _FIRST_LEVEL_KEY + place if place >= 0 else _KEY_INDEX[place]
-
-
-def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings
 
     from celery_dynprio.app import DynPrio
-    from celery_dynprio.cli.top_screen import Asked, Known
+    from celery_dynprio.cli.top_reader import Reader
+    from celery_dynprio.cli.top_screen import Asked
     from celery_dynprio.operations import Operations, Result
-    from celery_dynprio.workers import Workers
 
-#: Tasks that are read at a time: more than the tallest terminal has lines.
-MOST: Final = 200
-
-#: Seconds between two questions to the workers, and between two looks at the longest waits, which read the whole front.
-RARELY: Final = 5.0
+#: Further than any list is long.
+FAR: Final = 1_000_000
 
 #: Seconds after which the broker is tried again.
 RETRY: Final = 1.0
@@ -138,7 +135,7 @@ class Top:
         from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415 - see the package
 
         bindings = KeyBindings()
-        for name, by in (("up", -1), ("down", 1), ("pageup", -10), ("pagedown", 10), ("home", -MOST), ("end", MOST)):
+        for name, by in (("up", -1), ("down", 1), ("pageup", -10), ("pagedown", 10), ("home", -FAR), ("end", FAR)):
             bindings.add(name)(lambda _event, by=by: self._change(lambda asked: asked.step(by)))
         bindings.add("c-c")(lambda event: event.app.exit())
         bindings.add("tab")(lambda _event: self._next_queue())
@@ -293,6 +290,7 @@ class Top:
 
     def _read(self) -> None:
         """Read, again and again; a broker that is away is said to be, and tried again."""
+        from celery_dynprio.cli.top_reader import Reader  # noqa: PLC0415 - see the package
         from celery_dynprio.errors import DynPrioError  # noqa: PLC0415 - see the package
 
         while not self._stop.is_set():
@@ -315,41 +313,3 @@ class Top:
             if asked.queue == self._asked.queue:
                 self._set(known=known, error="")
         self._look.wait(self._interval)
-
-
-class Reader:
-    """Reads what the screen shows over one connection, as cheaply as it can."""
-
-    def __init__(self, operations: Operations, clock: Callable[[], float] = time.monotonic) -> None:
-        self._operations = operations
-        self._clock = clock
-        self._workers: Workers | None = None
-        self._oldest: dict[str, Sequence[float | None]] = {}
-        self._next = 0.0
-        #: When the moves of each queue were counted last, and how many.
-        self._counted: dict[str, tuple[float, int]] = {}
-
-    def read(self, asked: Asked) -> Known:
-        """Read it now."""
-        from celery_dynprio.cli.top_screen import Known  # noqa: PLC0415 - see the package
-        from celery_dynprio.selection import Filter  # noqa: PLC0415
-        from celery_dynprio.workers import Workers  # noqa: PLC0415
-
-        now = self._clock()
-        rarely = now >= self._next
-        stats = self._operations.stats(None if rarely else self._workers or Workers(), oldest=rarely)
-        if rarely:
-            self._next = now + RARELY
-            self._workers = stats.workers
-            self._oldest = {queue.queue: queue.oldest for queue in stats.queues}
-        stats = replace(stats, queues=[replace(queue, oldest=self._oldest[queue.queue]) for queue in stats.queues])
-        text = asked.text if not asked.text or set("*?[") & set(asked.text) else f"*{asked.text}*"
-        wanted = Filter(task=text or None, queue=asked.queue, held=True if asked.held else None)
-        page = self._operations.pending(wanted, MOST, stats.workers)
-        moves = next(queue.moves for queue in stats.queues if queue.queue == asked.queue)
-        return Known(stats, page, self._rate(asked.queue, now, moves))
-
-    def _rate(self, queue: str, now: float, moves: int) -> float | None:
-        before = self._counted.get(queue)
-        self._counted[queue] = now, moves
-        return None if before is None or now <= before[0] else max(moves - before[1], 0) / (now - before[0])

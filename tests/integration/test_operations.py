@@ -27,6 +27,7 @@ from celery_dynprio import (
 )
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.backlogs.search import Search
 from celery_dynprio.errors import ArgumentError, BrokerUnavailableError, DynPrioError, NotPendingError
 from celery_dynprio.fates import Answer
 from celery_dynprio.learned import RedisUsage, Run
@@ -363,20 +364,19 @@ class TestSteer:
 
     def test_the_look_is_repeated_while_others_move(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         task_id = shop.report.delay().id
-        look = RedisBacklog._look_in_front
+        look = Search.in_front
         moved = iter([True])
 
-        def moved_past(self: RedisBacklog, ids: Any, now: float) -> Any:
+        def moved_past(self: Search, ids: Any, now: float) -> Any:
             found = look(self, ids, now)
             if next(moved, False):
                 other = RedisBacklog(shop.client, "celery")
-                ((task, source, _),) = look(other, ids, now).values()
-                other._look_in_front(ids, now)
+                ((task, source, _),) = other.find(ids, now).values()
                 other.apply([Move(task, source, 0, 0.5, "score")])
                 return {}  # as if it had been moved to where this look had already been
             return found
 
-        monkeypatch.setattr(RedisBacklog, "_look_in_front", moved_past)
+        monkeypatch.setattr(Search, "in_front", moved_past)
         assert RedisBacklog(shop.client, "celery").find([task_id], 0.0)[task_id].place == 0
 
     def test_operators_are_told_what_became_of_a_task(self, shop: Shop) -> None:

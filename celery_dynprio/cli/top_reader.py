@@ -1,0 +1,53 @@
+"""Reads for ``dynprio top`` what its screen shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from celery_dynprio.cli.top_screen import Asked, Known
+from celery_dynprio.operations import Operations
+from celery_dynprio.selection import Filter
+from celery_dynprio.workers import Workers
+
+#: Tasks that are read at a time: more than the tallest terminal has lines.
+MOST: Final = 200
+
+#: Seconds between two questions to the workers, and between two looks at the longest waits, which read the whole front.
+RARELY: Final = 5.0
+
+
+class Reader:
+    """Reads what the screen shows over one connection, as cheaply as it can."""
+
+    def __init__(self, operations: Operations, clock: Callable[[], float] = time.monotonic) -> None:
+        self._operations = operations
+        self._clock = clock
+        self._workers: Workers | None = None
+        self._oldest: dict[str, Sequence[float | None]] = {}
+        self._next = 0.0
+        #: When the moves of each queue were counted last, and how many.
+        self._counted: dict[str, tuple[float, int]] = {}
+
+    def read(self, asked: Asked) -> Known:
+        """Read it now."""
+        now = self._clock()
+        rarely = now >= self._next
+        stats = self._operations.stats(None if rarely else self._workers or Workers(), oldest=rarely)
+        if rarely:
+            self._next = now + RARELY
+            self._workers = stats.workers
+            self._oldest = {queue.queue: queue.oldest for queue in stats.queues}
+        stats = replace(stats, queues=[replace(queue, oldest=self._oldest[queue.queue]) for queue in stats.queues])
+        text = asked.text if not asked.text or set("*?[") & set(asked.text) else f"*{asked.text}*"
+        wanted = Filter(task=text or None, queue=asked.queue, held=True if asked.held else None)
+        page = self._operations.pending(wanted, MOST, stats.workers)
+        moves = next(queue.moves for queue in stats.queues if queue.queue == asked.queue)
+        return Known(stats, page, self._rate(asked.queue, now, moves))
+
+    def _rate(self, queue: str, now: float, moves: int) -> float | None:
+        before = self._counted.get(queue)
+        self._counted[queue] = now, moves
+        return None if before is None or now <= before[0] else max(moves - before[1], 0) / (now - before[0])
