@@ -116,6 +116,12 @@ class Propagation:
 
     def _write(self, headers: dict[str, Any], properties: Any) -> None:
         span, active = tracing.current(), tracing.opentelemetry_span()
+        if span is None and active is None and TRACEPARENT not in headers:  # most of what is published outside of tasks
+            headers[TRACEPARENT] = tracing.new_root()
+            for name in (TRACESTATE, LINEAGE):
+                if name in headers:
+                    del headers[name]
+            return
         if active is not None and span is not None and active.span_id == span.span_id:
             active = None  # the span itself
         # Where OpenTelemetry has a trace its instrumentation will go on with that, so do we.

@@ -202,8 +202,38 @@ def child(parent: Span | None) -> Span:
 
 def new_ids() -> tuple[str, str]:
     """A trace id and a span id; from the system, so that no task's ``random.seed()`` makes two alike."""
-    digits = os.urandom(24).hex()
+    digits = _digits()
     return digits[:32], digits[32:]
+
+
+def new_root() -> str:
+    """The ``traceparent`` of a new trace."""
+    digits = _digits()
+    return f"00-{digits[:32]}-{digits[32:]}-01"
+
+
+class _Digits:
+    """Random hexadecimal digits for ids, asked of the system for many at a time: each question is a system call."""
+
+    AT_A_TIME: Final = 64
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+        self._process = 0
+
+    def __call__(self) -> str:
+        process = os.getpid()
+        if process != self._process:  # a forked process has those of its parent
+            self._left, self._process = [], process
+        try:
+            return self._left.pop()
+        except IndexError:
+            digits = os.urandom(24 * self.AT_A_TIME).hex()
+            self._left += [digits[start : start + 48] for start in range(48, len(digits), 48)]
+            return digits[:48]
+
+
+_digits: Final = _Digits()
 
 
 def opentelemetry_span() -> Span | None:

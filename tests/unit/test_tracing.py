@@ -108,6 +108,16 @@ def test_blocks_nest_and_end_also_by_an_exception() -> None:
         assert tracing.current() is outer
 
 
+def test_a_forked_process_has_ids_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = tracing._Digits()
+    first = digits()
+    inherited = {first, *digits._left}
+    assert len(inherited) == tracing._Digits.AT_A_TIME
+    monkeypatch.setattr(tracing.os, "getpid", lambda: -1)
+    assert digits() not in inherited
+    assert not inherited & set(digits._left)
+
+
 def test_ids_differ_whatever_a_task_seeds() -> None:
     ids = set()
     for _ in range(2):
