@@ -119,8 +119,7 @@ class Propagation:
         if span is None and active is None and TRACEPARENT not in headers:  # most of what is published outside of tasks
             headers[TRACEPARENT] = tracing.new_root()
             for name in (TRACESTATE, LINEAGE):
-                if name in headers:
-                    del headers[name]
+                headers.pop(name, None)
             return
         if active is not None and span is not None and active.span_id == span.span_id:
             active = None  # the span itself

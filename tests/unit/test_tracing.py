@@ -113,7 +113,7 @@ def test_a_forked_process_has_ids_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     first = digits()
     inherited = {first, *digits._left}
     assert len(inherited) == tracing._Digits.AT_A_TIME
-    monkeypatch.setattr(tracing.os, "getpid", lambda: -1)
+    monkeypatch.setattr("os.getpid", lambda: -1)
     assert digits() not in inherited
     assert not inherited & set(digits._left)
 
