@@ -71,7 +71,8 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     module.report.apply_async(("eve",), queue="mails")
 
     top = open_top(project)
-    lines = top.wait_for(checkouts[0][:8])
+    top.wait_for(checkouts[0][:8])
+    lines = top.wait_for("q quit  ? help")  # the last line that is drawn
     assert len(lines) == 24
     assert lines[0].startswith("dynprio top  celery  ")
     assert lines[1].startswith("front 43  parked 0  held 0  0 workers, 0 slots  moves/s ")
@@ -147,9 +148,9 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
 
     top.resize(200, 50)
     top.wait_for(reports[1])
+    wait_until(lambda: top.lines()[-1].startswith("q quit"), 10, "the last line is drawn")
     lines = top.lines()
     assert len(lines) == 50
-    assert lines[49].startswith("q quit")
     assert sum("shop.report" in line for line in lines) > 20
     top.press(" ")
     top.wait_for("frozen")
