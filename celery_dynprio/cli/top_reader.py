@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from celery_dynprio.cli.top_screen import Asked, Known
+from celery_dynprio.cli.top_state import Asked, Known, queue_of
 from celery_dynprio.operations import Operations
 from celery_dynprio.selection import Filter
 from celery_dynprio.workers import Workers
@@ -20,10 +20,13 @@ RARELY: Final = 5.0
 
 
 class Reader:
-    """Reads what the screen shows over one connection, as cheaply as it can."""
+    """Reads what the screen shows over one connection, as cheaply as it can; ``patience`` is that of the policy."""
 
-    def __init__(self, operations: Operations, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, operations: Operations, patience: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._operations = operations
+        self._patience = patience
         self._clock = clock
         self._workers: Workers | None = None
         self._oldest: dict[str, Sequence[float | None]] = {}
@@ -44,8 +47,8 @@ class Reader:
         text = asked.text if not asked.text or set("*?[") & set(asked.text) else f"*{asked.text}*"
         wanted = Filter(task=text or None, queue=asked.queue, held=True if asked.held else None)
         page = self._operations.pending(wanted, MOST, stats.workers)
-        moves = next(queue.moves for queue in stats.queues if queue.queue == asked.queue)
-        return Known(stats, page, self._rate(asked.queue, now, moves))
+        known = Known(stats, page, patience=self._patience)
+        return replace(known, rate=self._rate(asked.queue, now, queue_of(asked, known).moves))
 
     def _rate(self, queue: str, now: float, moves: int) -> float | None:
         before = self._counted.get(queue)

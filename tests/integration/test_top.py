@@ -1,0 +1,66 @@
+"""What ``dynprio top`` reads, of a real broker and worker."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from celery_dynprio.cli.top_reader import RARELY, Reader
+from celery_dynprio.cli.top_state import Asked
+from tests.conftest import MakeProject, StartWorker
+from tests.servers import Database
+
+BODY: Final = """
+from celery_dynprio import DynPrio, dynprio_task
+
+app.conf.update(dynprio_embedded=False)
+dynprio = DynPrio(app)
+
+@dynprio_task(app=app, name="shop.report")
+def report(): pass
+
+@dynprio_task(app=app, name="shop.mail")
+def mail(): pass
+"""
+
+
+def test_workers_and_longest_waits_are_asked_for_rarely(
+    make_project: MakeProject, valkey: Database, start_worker: StartWorker
+) -> None:
+    project = make_project(valkey.url, BODY)
+    module = project.load()
+    worker = start_worker(project, pool="solo")
+    now = 0.0
+    with module.dynprio.operations() as operations:
+        reader = Reader(operations, 300.0, lambda: now)
+        first = reader.read(Asked("celery"))
+        assert (list(first.stats.workers.slots.values()), first.patience, first.rate) == ([1], 300.0, None)
+        worker.container.kill()
+        module.report.delay()
+        now = RARELY - 0.1
+        soon = reader.read(Asked("celery"))
+        assert soon.stats.workers == first.stats.workers
+        assert (sum(soon.stats.queues[0].depths), soon.rate) == (1, 0.0)
+        assert set(soon.stats.queues[0].oldest) == {None}
+        now = RARELY
+        later = reader.read(Asked("celery"))
+        assert not later.stats.workers.slots
+        assert any(later.stats.queues[0].oldest)
+
+
+def test_a_filter_is_part_of_a_name_or_a_pattern(make_project: MakeProject, valkey: Database) -> None:
+    module = make_project(valkey.url, BODY).load()
+    module.report.delay()
+    module.mail.delay()
+    held = module.mail.delay().id
+    with module.dynprio.operations() as operations:
+        operations.hold([held])
+        reader = Reader(operations)
+
+        def found(**asked: object) -> list[str]:
+            return sorted(turn.task.name for turn in reader.read(Asked("celery", **asked)).page.turns)  # type: ignore[arg-type]
+
+        assert found() == ["shop.mail", "shop.mail", "shop.report"]
+        assert found(text="rep") == ["shop.report"]
+        assert found(text="rep*") == []
+        assert found(text="*.m??l") == ["shop.mail", "shop.mail"]
+        assert found(held=True) == ["shop.mail"]
