@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from celery_dynprio.cli.explain import draw as draw_explanation
 from celery_dynprio.cli.top_background import SHOWN, Background
 from celery_dynprio.cli.top_screen import HELP, room_for
-from celery_dynprio.cli.top_state import State
+from celery_dynprio.cli.top_state import Asked, State
 
 if TYPE_CHECKING:
     from celery_dynprio.operations import Operations, Result
@@ -136,8 +136,8 @@ class Keys:
             return f"{op} {task.name} {task.id}: {result.answer.value}{detail}"
 
         def start() -> None:
-            if op in {"hold", "cancel"}:  # it goes from here: the next one is selected
-                self._state.change(lambda asked: asked.step(1))
+            if op in {"hold", "cancel"}:
+                self._state.change(Asked.leave)
             self._background.do(steer)
 
         if op == "cancel":

@@ -36,14 +36,14 @@ _YES_NO: Final = " (y/n)"
 KEYS: Final = "q quit  ? help  b bump  h hold  r release  c cancel  e explain  / filter  s sort"
 
 HELP: Final = """\
-b  bump: the selected task runs next     up, down, page up, page down: select
-h  hold it                               home, end: the first, the last
-r  release it                            s  sort: turn, score, wait, deadline, key
-c  cancel it (asks)                      /  filter by task name, Enter ends it
-e  explain it                            H  held tasks only, or all
-p  pause all moves, or resume (asks)     Tab  the next managed queue
-q  quit                                  space  freeze the screen, or go on
-?  this help                             Esc  leave what is open, or the filter"""
+b  bump: the selected task runs next   up, down, page up, page down: select
+h  hold it                             home, end: the first, the last
+r  release it                          s  sort: turn, score, wait, deadline, key
+c  cancel it (asks)                    /  filter by task name, Enter ends it
+e  explain it                          H  held tasks only, or all
+p  pause all moves, or resume (asks)   Tab  the next managed queue
+q  quit                                space  freeze the screen, or go on
+?  this help                           Esc  leave what is open, or the filter"""
 
 #: A longer wait, in seconds, is an alarm under a policy that does not tell its patience.
 LONG_WAIT: Final = 3600.0

@@ -93,6 +93,11 @@ class Asked:
         index = min(max(turns.index(chosen) + by, 0), len(turns) - 1)
         return replace(self, selected=turns[index].task.id)
 
+    def leave(self) -> Asked:
+        """Select the one after, or before the last one: for one that is about to go."""
+        after = self.step(1)
+        return after if after.chosen() != self.chosen() else self.step(-1)
+
     def scroll(self, by: int, room: int) -> Asked:
         """Move what is open, of which ``room`` lines are in sight, so many lines on."""
         return replace(self, above=min(max(self.above + by, 0), max(len(self.pane) - room, 0)))

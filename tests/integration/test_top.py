@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+import pytest
+
+from celery_dynprio.cli import top_reader
 from celery_dynprio.cli.top_reader import RARELY, Reader
 from celery_dynprio.cli.top_state import Asked
 from tests.conftest import MakeProject, StartWorker
@@ -23,9 +26,7 @@ def mail(): pass
 """
 
 
-def test_workers_and_longest_waits_are_asked_for_rarely(
-    make_project: MakeProject, valkey: Database, start_worker: StartWorker
-) -> None:
+def test_workers_are_asked_rarely(make_project: MakeProject, valkey: Database, start_worker: StartWorker) -> None:
     project = make_project(valkey.url, BODY)
     module = project.load()
     worker = start_worker(project, pool="solo")
@@ -40,11 +41,34 @@ def test_workers_and_longest_waits_are_asked_for_rarely(
         soon = reader.read(Asked("celery"))
         assert soon.stats.workers == first.stats.workers
         assert (sum(soon.stats.queues[0].depths), soon.rate) == (1, 0.0)
-        assert set(soon.stats.queues[0].oldest) == {None}
+        assert any(soon.stats.queues[0].oldest)
         now = RARELY
         later = reader.read(Asked("celery"))
         assert not later.stats.workers.slots
-        assert any(later.stats.queues[0].oldest)
+
+
+def test_longest_waits_of_a_deep_front_are_read_rarely(
+    make_project: MakeProject, valkey: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_reader, "SHALLOW", 1)
+    module = make_project(valkey.url, BODY).load()
+    now = 0.0
+
+    def waiting(reader: Reader) -> list[tuple[int, bool]]:
+        (queue,) = reader.read(Asked("celery")).stats.queues
+        return [
+            (depth, wait is not None) for depth, wait in zip(queue.depths, queue.oldest, strict=True) if depth or wait
+        ]
+
+    with module.dynprio.operations() as operations:
+        reader = Reader(operations, clock=lambda: now)
+        ids = [module.report.apply_async(priority=priority).id for priority in (3, 3, 4)]
+        assert waiting(reader) == [(2, True), (1, True)]
+        operations.cancel(ids[2:])
+        module.report.apply_async(priority=5)
+        assert waiting(reader) == [(2, True), (1, False)]
+        now = RARELY
+        assert waiting(reader) == [(2, True), (1, True)]
 
 
 def test_a_filter_is_part_of_a_name_or_a_pattern(make_project: MakeProject, valkey: Database) -> None:

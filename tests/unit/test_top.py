@@ -117,6 +117,10 @@ class TestScreen:
 
 
 class TestPane:
+    def test_help_fits_80_by_24(self) -> None:
+        look = asked(*MANY).open(HELP.splitlines())
+        assert texts(look)[9:22] == [*HELP.splitlines(), *[""] * 5]
+
     LINES: Final = [f"line {number}" for number in range(30)]
 
     def test_scrolls_to_its_end_and_no_further(self) -> None:
@@ -184,6 +188,15 @@ class TestAsked:
         look = asked(*self.TURNS)
         assert [look.step(by).selected for by in (-9, 0, 1, 9)] == ["id-1", "id-1", "id-2", "id-3"]
         assert Asked("celery").step(1).chosen() is None
+
+    def test_beside_one_that_goes(self) -> None:
+        look = asked(*self.TURNS)
+        assert [replace(look, selected=f"id-{number}").leave().selected for number in (1, 2, 3)] == [
+            "id-2",
+            "id-3",
+            "id-2",
+        ]
+        assert asked(turn(1)).leave().selected == "id-1"
 
     def test_of_a_selected_task_that_is_gone_the_first_is_left(self) -> None:
         chosen = asked(*self.TURNS, selected="gone").chosen()
