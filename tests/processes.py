@@ -145,8 +145,12 @@ class Process(CeleryTestContainer):
         assert self.status == "running", f"{self._name} ended with {self.exit_code}:\n{self.fresh_logs()}"
         return True
 
-    def wait(self, deadline: float = 30.0) -> int:
-        """Wait until it ends by itself; its exit code."""
+    def wait(self, deadline: float = 60.0) -> int:
+        """Wait until it ends by itself; its exit code.
+
+        A pool process that a worker tells to stop in the moment in which it hands over its last result may wait for
+        30 s until that counts as received (``billiard.pool.Worker._ensure_messages_consumed``), with Celery alone too.
+        """
         wait_until(lambda: self.status == "exited", deadline, f"{self._name} ends; it wrote:\n{self.logs()[-3000:]}")
         return self.popen.returncode
 

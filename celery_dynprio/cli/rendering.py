@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,16 +44,42 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     Columns are cut from the left to the right, each to its least width, until the lines fit.
     """
     cells = [[column.title for column in columns], *([clean(cell, MAX_ID) for cell in row] for row in rows)]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    widths = [max(wide(row[index]) for row in cells) for index in range(len(columns))]
     if width is not None:
         widths = _fitted(columns, widths, width)
     for row in cells:
         shown = [
-            f"{_cut(cell, size, keep_end=column.keep_end):{'>' if column.right else '<'}{size}}"
+            pad(cut(cell, size, keep_end=column.keep_end), size, right=column.right)
             for cell, size, column in zip(row, widths, columns, strict=True)
         ]
         line = GAP.join(shown).rstrip()
-        yield line if width is None else _cut(line, width)
+        yield line if width is None else cut(line, width)
+
+
+def wide(text: str) -> int:
+    """How many cells of a terminal a printable text fills: East Asian wide characters two, combining accents none."""
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def cut(text: str, size: int, *, keep_end: bool = False) -> str:
+    """A text that fills at most so many cells; "…" is where it was cut."""
+    if wide(text) <= size:
+        return text
+    kept, left = "", size - 1
+    for character in reversed(text) if keep_end else text:
+        left -= _cells(character)
+        if left < 0:
+            break
+        kept = character + kept if keep_end else kept + character
+    if size < 1:
+        return ""
+    return f"…{kept}" if keep_end else f"{kept}…"
+
+
+def pad(text: str, size: int, *, right: bool = False) -> str:
+    """A text that fills at least so many cells."""
+    space = " " * (size - wide(text))
+    return space + text if right else text + space
 
 
 def terminal_width() -> int | None:
@@ -111,7 +138,7 @@ def _fitted(columns: Sequence[Column], widths: Sequence[int], width: int) -> lis
     return fitted
 
 
-def _cut(text: str, size: int, *, keep_end: bool = False) -> str:
-    if len(text) <= size:
-        return text
-    return f"…{text[len(text) - size + 1 :]}" if keep_end else f"{text[: size - 1]}…"
+def _cells(character: str) -> int:
+    if unicodedata.category(character) in {"Mn", "Me"}:  # drawn over the one before
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1

@@ -7,27 +7,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from celery_dynprio.cli.top_screen import Asked, Known
+from celery_dynprio.cli.top_state import Asked, Known, queue_of
 from celery_dynprio.operations import Operations
 from celery_dynprio.selection import Filter
+from celery_dynprio.views import QueueStats
 from celery_dynprio.workers import Workers
 
 #: Tasks that are read at a time: more than the tallest terminal has lines.
 MOST: Final = 200
 
-#: Seconds between two questions to the workers, and between two looks at the longest waits, which read the whole front.
+#: Seconds between two questions to the workers, and between two looks at the longest waits of a deep front.
 RARELY: Final = 5.0
+
+#: Up to so many tasks the whole front, which the longest waits take, is read each time: it costs milliseconds.
+SHALLOW: Final = 1_000
 
 
 class Reader:
-    """Reads what the screen shows over one connection, as cheaply as it can."""
+    """Reads what the screen shows over one connection, as cheaply as it can; ``patience`` is that of the policy."""
 
-    def __init__(self, operations: Operations, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, operations: Operations, patience: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._operations = operations
+        self._patience = patience
         self._clock = clock
         self._workers: Workers | None = None
         self._oldest: dict[str, Sequence[float | None]] = {}
         self._next = 0.0
+        self._front = 0
         #: When the moves of each queue were counted last, and how many.
         self._counted: dict[str, tuple[float, int]] = {}
 
@@ -35,17 +43,25 @@ class Reader:
         """Read it now."""
         now = self._clock()
         rarely = now >= self._next
-        stats = self._operations.stats(None if rarely else self._workers or Workers(), oldest=rarely)
+        whole = rarely or self._front <= SHALLOW
+        stats = self._operations.stats(None if rarely else self._workers or Workers(), oldest=whole)
         if rarely:
             self._next = now + RARELY
             self._workers = stats.workers
+        if whole:
             self._oldest = {queue.queue: queue.oldest for queue in stats.queues}
-        stats = replace(stats, queues=[replace(queue, oldest=self._oldest[queue.queue]) for queue in stats.queues])
+        self._front = sum(sum(queue.depths) for queue in stats.queues)
+        stats = replace(stats, queues=[replace(queue, oldest=self._waits(queue)) for queue in stats.queues])
         text = asked.text if not asked.text or set("*?[") & set(asked.text) else f"*{asked.text}*"
         wanted = Filter(task=text or None, queue=asked.queue, held=True if asked.held else None)
         page = self._operations.pending(wanted, MOST, stats.workers)
-        moves = next(queue.moves for queue in stats.queues if queue.queue == asked.queue)
-        return Known(stats, page, self._rate(asked.queue, now, moves))
+        known = Known(stats, page, patience=self._patience)
+        return replace(known, rate=self._rate(asked.queue, now, queue_of(asked, known).moves))
+
+    def _waits(self, queue: QueueStats) -> Sequence[float | None]:
+        """The longest waits that were read last; none where nothing is left by now."""
+        known = self._oldest[queue.queue]
+        return [wait if depth else None for depth, wait in zip(queue.depths, known, strict=True)]
 
     def _rate(self, queue: str, now: float, moves: int) -> float | None:
         before = self._counted.get(queue)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Final, TypeAlias
 
 from celery_dynprio.cli.listing import row_of, titles
-from celery_dynprio.cli.rendering import counted, place_name, seconds, table
+from celery_dynprio.cli.rendering import counted, cut, pad, place_name, seconds, table
+from celery_dynprio.cli.top_state import Asked, queue_of
 from celery_dynprio.message import clean
-from celery_dynprio.ordering import Turn
-from celery_dynprio.views import Page, QueueStats, Stats
+from celery_dynprio.models import HELD
+from celery_dynprio.views import QueueStats
 
 #: A piece of a line and how it looks: a class of :data:`STYLES`, or "".
 Piece: TypeAlias = tuple[str, str]
@@ -31,22 +31,27 @@ STYLES: Final = {
     "asked": "bold ansiyellow",
 }
 
+_YES_NO: Final = " (y/n)"
+
 KEYS: Final = "q quit  ? help  b bump  h hold  r release  c cancel  e explain  / filter  s sort"
 
 HELP: Final = """\
-b  bump: the selected task runs next     up, down, page up, page down: select
-h  hold it                               home, end: the first, the last
-r  release it                            s  sort: turn, score, wait, deadline, key
-c  cancel it (asks)                      /  filter by task name, Enter ends it
-e  explain it                            H  held tasks only, or all
-p  pause all moves, or resume (asks)     Tab  the next managed queue
-q  quit                                  space  freeze the screen, or go on
-?  this help                             Esc  leave what is open, or the filter"""
+b  bump: the selected task runs next   up, down, page up, page down: select
+h  hold it                             home, end: the first, the last
+r  release it                          s  sort: turn, score, wait, deadline, key
+c  cancel it (asks)                    /  filter by task name, Enter ends it
+e  explain it                          H  held tasks only, or all
+p  pause all moves, or resume (asks)   Tab  the next managed queue
+q  quit                                space  freeze the screen, or go on
+?  this help                           Esc  leave what is open, or the filter"""
 
-#: A deadline that has passed, and a wait of so many seconds, are alarms.
+#: A longer wait, in seconds, is an alarm under a policy that does not tell its patience.
 LONG_WAIT: Final = 3600.0
 
 _BAR: Final = 12
+
+#: Lines below the tasks.
+_BOTTOM: Final = 2
 
 #: As of a list, but here task and key are worth more than the id, which no one has to type.
 _LEAST: Final = {"task": 24, "key": 12}
@@ -55,97 +60,33 @@ _COLUMNS: Final = tuple(
 )
 
 
-class Sort(Enum):
-    """By what the tasks are sorted."""
-
-    TURN = "turn"
-    SCORE = "score"
-    WAIT = "wait"
-    DEADLINE = "deadline"
-    KEY = "key"
-
-
-_SORTS: Final[dict[Sort, Callable[[Turn], tuple[object, ...]]]] = {
-    Sort.SCORE: lambda turn: (-turn.score,),
-    Sort.WAIT: lambda turn: (-turn.waited,),
-    Sort.DEADLINE: lambda turn: (turn.task.deadline is None, turn.task.deadline or 0.0),
-    Sort.KEY: lambda turn: (turn.task.key is None, turn.task.key or ""),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What was read of the broker last."""
-
-    stats: Stats
-    page: Page
-    #: Moves a second, None until two reads tell.
-    rate: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the operator looks at."""
-
-    queue: str
-    known: Known | None = None
-    #: What went wrong with the last read; "" if it went well.
-    error: str = ""
-    sort: Sort = Sort.TURN
-    #: Part of a task's name, or a pattern.
-    text: str = ""
-    held: bool = False
-    frozen: bool = False
-    #: The id of the selected task; "" for the first one.
-    selected: str = ""
-    #: A question that waits for y or n; a text that is being typed; what the last operation said.
-    question: str = ""
-    typing: str | None = None
-    said: str = ""
-    #: Lines shown in place of the tasks, from the first one that is in sight on: an explanation, or the help.
-    pane: Sequence[str] = ()
-
-    def turns(self) -> list[Turn]:
-        """The tasks in the order in which they are shown."""
-        turns = [] if self.known is None else list(self.known.page.turns)
-        return turns if self.sort is Sort.TURN else sorted(turns, key=_SORTS[self.sort])
-
-    def chosen(self) -> Turn | None:
-        """The selected task; None if there is none at all."""
-        turns = self.turns()
-        return next((turn for turn in turns if turn.task.id == self.selected), turns[0] if turns else None)
-
-    def step(self, by: int) -> Asked:
-        """Select another one, so many further on."""
-        turns, chosen = self.turns(), self.chosen()
-        if chosen is None:
-            return self
-        index = min(max(turns.index(chosen) + by, 0), len(turns) - 1)
-        return replace(self, selected=turns[index].task.id)
-
-
 def draw(asked: Asked, width: int, height: int, now: float) -> list[Line]:
-    """Exactly ``height`` lines, none wider than ``width`` characters; ``now`` is Unix seconds."""
-    top = list(_head(asked, width, now))
-    bottom: list[Line] = [_foot(asked, width), [("dim", _fit(KEYS, width))]]
-    room = max(height - len(top) - len(bottom), 0)
-    middle: list[Line] = [[("", _fit(clean(line), width))] for line in asked.pane] or list(
-        _tasks(asked, width, room, now)
-    )
-    lines = [*top, *islice(middle, room)]
-    lines += [[("", "")]] * (height - len(bottom) - len(lines))
-    return [*lines, *bottom][-height:] if height < len(top) + len(bottom) else [*lines, *bottom]
+    """Exactly ``height`` lines, none wider than ``width`` cells; ``now`` is Unix seconds."""
+    room = room_for(asked, height)
+    middle = _pane(asked, width, room) if asked.pane else _tasks(asked, width, room, now)
+    lines = [*_head(asked, width, now), *islice(middle, room)]
+    lines += [[("", "")]] * (height - _BOTTOM - len(lines))
+    return [*lines, _foot(asked, width, now), [("dim", cut(KEYS, width))]][-height:]
+
+
+def room_for(asked: Asked, height: int) -> int:
+    """How many of the lines are left for tasks, their titles included, or for what is shown in their place."""
+    levels = 0 if asked.known is None else len(queue_of(asked, asked.known).depths)
+    head = 2 if asked.known is None else 4 + (levels + 1) // 2
+    return max(height - head - _BOTTOM, 0)
 
 
 def alarms(asked: Asked, now: float) -> list[str]:
     """What somebody should look after."""
     if asked.error:
-        return [f"the broker does not answer: {asked.error}"]
+        return [clean(asked.error)]
     known = asked.known
     if known is None:
         return []
     queue = queue_of(asked, known)
     found = []
+    if asked.warned:
+        found.append(clean(asked.warned))
     if known.stats.paused:
         found.append("paused: p resumes")
     if queue.leader is None:
@@ -156,23 +97,21 @@ def alarms(asked: Asked, now: float) -> list[str]:
     if late:
         found.append(f"{counted(late, 'task')} past the deadline")
     longest = max((wait for wait in queue.oldest if wait is not None), default=0.0)
-    if longest > LONG_WAIT:
-        found.append(f"the oldest waits for {longest / 3600:.1f} h")
+    if known.patience is not None and longest > known.patience:
+        found.append(f"starving: the oldest waits for {_duration(longest)}")
+    elif longest > LONG_WAIT:
+        found.append(f"the oldest waits for {_duration(longest)}")
     return found
-
-
-def queue_of(asked: Asked, known: Known) -> QueueStats:
-    """The figures of the queue that is looked at."""
-    return next(queue for queue in known.stats.queues if queue.queue == asked.queue)
 
 
 def _head(asked: Asked, width: int, now: float) -> Iterator[Line]:
     clock = time.strftime("%H:%M:%S", time.localtime(now))
     frozen = "  frozen" if asked.frozen else ""
-    yield [("title", _fit(f"dynprio top  {clean(asked.queue)}  {clock}{frozen}", width))]
+    yield [("title", cut(f"dynprio top  {clean(asked.queue)}  {clock}{frozen}", width))]
     known = asked.known
     if known is None:
-        yield [("", _fit(asked.error or "reading ...", width))]
+        told = clean(asked.error)
+        yield [("alarm", cut(f"! {told}", width))] if told else [("", cut("reading ...", width))]
         return
     queue = queue_of(asked, known)
     leader = "nobody" if queue.leader is None else f"{clean(queue.leader.owner)} ({clean(queue.leader.kind)})"
@@ -182,17 +121,17 @@ def _head(asked: Asked, width: int, now: float) -> Iterator[Line]:
     yield [
         (
             "",
-            _fit(
+            cut(
                 f"front {sum(queue.depths):,}  parked {queue.overflow:,}  held {queue.held:,}  "
                 f"{counted(len(names), 'worker')}, {counted(slots, 'slot')}  moves/s {rate}",
                 width,
             ),
         )
     ]
-    yield [("", _fit(f"led by {leader}", width))]
+    yield [("", cut(f"led by {leader}", width))]
     yield from _levels(queue, width)
     told = "; ".join(alarms(asked, now))
-    yield [("alarm", _fit(f"! {told}", width) if told else "")]
+    yield [("alarm", cut(f"! {told}", width) if told else "")]
 
 
 def _levels(queue: QueueStats, width: int) -> Iterator[Line]:
@@ -202,17 +141,24 @@ def _levels(queue: QueueStats, width: int) -> Iterator[Line]:
     column = width // 2
     for level in range(half):
         line: Line = []
-        for each in (level, level + half):
-            if each < len(queue.depths):
-                depth = queue.depths[each]
-                bar = "█" * max(depth * _BAR // most, min(depth, 1))
-                figures = f" {depth:>9,} {seconds(queue.oldest[each]):>9} s"
-                line += [
-                    ("", _fit(f"P{each} ", column)),
+        for each in range(level, len(queue.depths), half):
+            depth = queue.depths[each]
+            bar = "█" * max(depth * _BAR // most, min(depth, 1))
+            line += _clipped(
+                [
+                    ("", f"P{each} "),
                     ("bar", f"{bar:<{_BAR}}"),
-                    ("", figures.ljust(column - _BAR - 3)[: column - _BAR - 3]),
-                ]
+                    ("", f" {depth:>9,} {seconds(queue.oldest[each]):>9} s".ljust(column)),
+                ],
+                column,
+            )
         yield line
+
+
+def _pane(asked: Asked, width: int, room: int) -> Iterator[Line]:
+    first = asked.scroll(0, room).above  # after the terminal grew, no line is left out below
+    for line in asked.pane[first:]:
+        yield [("", cut(clean(line), width))]
 
 
 def _tasks(asked: Asked, width: int, room: int, now: float) -> Iterator[Line]:
@@ -224,28 +170,39 @@ def _tasks(asked: Asked, width: int, room: int, now: float) -> Iterator[Line]:
     first = max(turns.index(chosen) - rows + 1, 0)
     shown = turns[first : first + rows]
     lines = table(_COLUMNS, [row_of(turn, now, several=False) for turn in shown], width)
-    yield [("titles", _fit(next(lines), width).ljust(width))]
+    yield [("titles", pad(next(lines), width))]
     for turn, line in zip(shown, lines, strict=True):
         selected = turn is chosen
-        yield [("selected" if selected else "", _fit(line, width).ljust(width if selected else 0))]
+        yield [("selected" if selected else "", pad(line, width if selected else 0))]
 
 
-def _foot(asked: Asked, width: int) -> Line:
+def _foot(asked: Asked, width: int, now: float) -> Line:
     if asked.typing is not None:
-        return [("asked", _fit(f"/{asked.typing}_", width))]
+        return [("asked", cut(f"/{asked.typing}_", width, keep_end=True))]
     if asked.question:
-        return [("asked", _fit(f"{asked.question} (y/n)", width))]
-    if asked.said:
-        return [("said", _fit(asked.said, width))]
+        return [("asked", f"{cut(clean(asked.question), width - len(_YES_NO))}{_YES_NO}"[:width])]
+    if asked.said and now < asked.said_until:
+        return [("said", cut(clean(asked.said), width))]
+    if asked.pane:
+        return [("dim", cut("Esc goes back; up, down, page up, page down: scroll", width))]
     parts = [f"sorted by {asked.sort.value}"]
     if asked.text:
         parts.append(f"tasks like {clean(asked.text)}")
     if asked.held:
-        parts.append(f"only {place_name(-2)}")
+        parts.append(f"only {place_name(HELD)}")
     if asked.known is not None:
         parts.append(f"{len(asked.known.page.turns):,} of {asked.known.page.matching:,} read")
-    return [("dim", _fit(", ".join(parts), width))]
+    return [("dim", cut(", ".join(parts), width))]
 
 
-def _fit(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"[:width]
+def _clipped(line: Line, width: int) -> Line:
+    """Pieces without wide characters, up to a width."""
+    clipped: Line = []
+    for style, text in line:
+        clipped.append((style, text[: max(width, 0)]))
+        width -= len(text)
+    return clipped
+
+
+def _duration(value: float) -> str:
+    return f"{value:.0f} s" if value < LONG_WAIT else f"{value / 3600:.1f} h"

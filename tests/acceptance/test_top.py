@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -32,6 +33,16 @@ def checkout(tenant): return tenant
 @dynprio_task(app=app, name="shop.late", weight=9, deadline=0.001, key="tenant")
 def late(tenant): return tenant
 """
+
+#: The same with a policy that never gives a score.
+BROKEN: Final = f"""
+from celery_dynprio import Age
+
+class Broken(Age):
+    def bind(self, context): raise RuntimeError("broken")
+
+app.conf.dynprio_policy = 1 * Broken()
+{BODY}"""
 
 
 @pytest.fixture
@@ -83,7 +94,8 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     assert lines[9].split() == ["#", "place", "score", "waited", "deadline", "key", "start", "task", "id"]
     assert lines[10].split()[0] == "1"
     assert "shop.checkout" in lines[10]
-    assert "sorted by turn, 43 of 43 read" in lines[22]
+    assert checkouts[0][:8] in top.text()
+    assert lines[22] == "sorted by turn, 43 of 43 read"
     assert lines[23].startswith("q quit  ? help")
 
     top.press("?")
@@ -157,6 +169,68 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     top.press("q")
     assert top.process.wait(20) == 0
     wait_until(lambda: b"\x1b[?1049l" in top.output, 10, "the screen from before is back")
+
+
+def test_what_does_not_fit_can_be_seen(
+    make_project: MakeProject, valkey: Database, open_top: Callable[..., Terminal]
+) -> None:
+    project = make_project(valkey.url, BODY)
+    module = project.load()
+    ids = [module.report.delay("漢字" * 6).id for _ in range(30)]
+    top = open_top(project)
+    lines = top.wait_for("30 of 30 read")
+    assert lines[10].endswith("…")
+    assert any(task_id[:6] in lines[10] for task_id in ids)
+    top.press("\x1b[F")
+    top.press("e")
+    lines = top.wait_for("Esc goes back")
+    assert lines[9].split() == ["task", "shop.report"]
+    assert "the nearest of them" not in top.text()
+    top.press("\x1b[6~")
+    top.wait_for("the nearest of them")
+    top.press("\x1b")
+    top.wait_for("30 of 30 read")
+
+
+def test_a_policy_that_fails_is_an_alarm_and_spoils_no_line(
+    make_project: MakeProject, valkey: Database, open_top: Callable[..., Terminal]
+) -> None:
+    project = make_project(valkey.url, BROKEN)
+    project.load().report.delay("ada")
+    top = open_top(project, rows=50, columns=200)
+    lines = top.wait_for("the policy failed")
+    assert "the policy failed" in lines[8]
+    assert [line[:2] for line in lines[3:8]] == ["P0", "P1", "P2", "P3", "P4"]
+    assert lines[49].startswith("q quit")
+    top.press("q")
+    assert top.process.wait(20) == 0
+    wait_until(lambda: b"the policy failed" in top.output.rpartition(b"\x1b[?1049l")[2], 10, "it is told again")
+
+
+def test_a_signal_ends_it_as_a_key_does(
+    make_project: MakeProject, valkey: Database, open_top: Callable[..., Terminal]
+) -> None:
+    top = open_top(make_project(valkey.url, BODY))
+    top.wait_for("nothing waits here")
+    top.process.terminate()
+    assert top.process.wait(20) == 128 + signal.SIGTERM
+    wait_until(lambda: b"\x1b[?1049l" in top.output, 10, "the screen from before is back")
+
+
+def test_a_broker_that_hangs_holds_up_no_key(
+    make_project: MakeProject, start_server: StartServer, open_top: Callable[..., Terminal]
+) -> None:
+    server = start_server("valkey")
+    project = make_project(server.url(), BODY)
+    project.load().report.delay("ada")
+    top = open_top(project)
+    top.wait_for("1 of 1 read")
+    server.signal(signal.SIGSTOP)
+    top.press("b")
+    top.press("?")
+    top.wait_for("?  this help", 2)  # before the broker's timeout, which is 5 seconds
+    top.press("q")
+    assert top.process.wait(4) == 0
 
 
 def test_a_broker_that_goes_away_is_said_to_be_and_comes_back(

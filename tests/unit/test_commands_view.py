@@ -77,6 +77,12 @@ class TestTable:
         assert lines[1] == expected
         assert max(map(len, lines)) <= width
 
+    def test_what_a_terminal_shows_twice_as_wide_counts_twice(self) -> None:
+        columns = (Column("key", least=4), Column("id"))
+        rows = [["漢字漢字", "id-1"], ["e\u0301t\u00e9", "id-2"], ["megacorp", "id-3"]]
+        assert list(table(columns, rows))[1:] == ["漢字漢字  id-1", "e\u0301t\u00e9       id-2", "megacorp  id-3"]
+        assert list(table(columns, rows, 12))[1:] == ["漢字…   id-1", "e\u0301t\u00e9     id-2", "megac…  id-3"]
+
     def test_cells_are_inert(self) -> None:
         assert list(table((Column("task"),), [[HOSTILE]]))[1] == INERT
 
