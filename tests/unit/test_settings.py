@@ -101,6 +101,8 @@ WRONG: list[tuple[str, Any]] = [
     *((name, value) for name in ("window", "trace_max_spans", "trace_total_spans") for value in (0, 1.0, True, "9")),
     *((name, value) for name in ("embedded", "inherit", "learn", "trace") for value in (1, "no", None)),
     *(("log_format", value) for value in ("xml", "", True)),
+    *(("metrics_port", value) for value in (0, -1, 65_536, "9808", 9808.0, True)),
+    *(("metrics_host", value) for value in (None, "", 1)),
     *(("policy", value) for value in (None, 3, "no.such:policy", "celery_dynprio.settings:PREFIX", Weight)),
 ]
 
