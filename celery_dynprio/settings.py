@@ -67,6 +67,8 @@ class Settings:
     #: and then workers count nothing for them.
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    #: Whether reprioritizers send a Celery event for each move.
+    events: bool = False
 
     def __post_init__(self) -> None:
         for name, read in _READERS.items():
@@ -188,4 +190,5 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "log_format": _log_format,
     "metrics_port": _port,
     "metrics_host": _host,
+    "events": _switch,
 }
