@@ -33,7 +33,7 @@ lint: $(VENV)/.dev ## ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.dev ## throughput against plain Celery, what tracing costs, and ticks from 1k to 1M pending
+bench: $(VENV)/.dev ## throughput against plain Celery, what tracing and monitoring cost, and ticks from 1k to 1M pending
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove virtual environments, caches and builds
