@@ -33,7 +33,7 @@ lint: $(VENV)/.dev ## ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.dev ## throughput, what tracing costs, ticks from 1k to 1M pending, what operators wait for
+bench: $(VENV)/.dev ## throughput, what tracing and monitoring cost, ticks from 1k to 1M pending, what operators wait for
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove virtual environments, caches and builds

@@ -12,6 +12,7 @@ from bench import operators, throughput, ticks
 BENCHMARKS = {
     "throughput": throughput.run,
     "tracing": throughput.run_tracing,
+    "monitoring": throughput.run_monitoring,
     "ticks": ticks.run,
     "operators": operators.run,
 }

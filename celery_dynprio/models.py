@@ -161,3 +161,5 @@ class Report:
     #: Moves that were wanted but over the budget, and messages parked in bulk before planning.
     deferred: int = 0
     spilled: int = 0
+    #: What was read, before the moves; None if nothing was.
+    snapshot: Snapshot | None = None

@@ -37,6 +37,9 @@ COMPLAINT_INTERVAL: Final = 60.0
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 10.0
 
+#: What a tick raises when the broker is away.
+NO_BROKER: Final = (*BROKER_ERRORS, BrokerUnavailableError)
+
 
 class Learned(Protocol):
     """Where learned runtimes and use come from."""
@@ -81,7 +84,7 @@ class Reprioritizer:
     """Keeps the pending tasks of one queue in order; everything it works with is handed in.
 
     ``clock`` gives Unix seconds; ``budget`` is seconds of broker time that the moves of one tick may take; ``paused``
-    tells whether an operator stopped all moves.
+    tells whether an operator stopped all moves. With ``watched`` what waits is read, and reported, while they are.
     """
 
     backlog: Backlog
@@ -93,6 +96,7 @@ class Reprioritizer:
     budget: float = 0.2
     window: int = 10_000
     dry_run: bool = False
+    watched: bool = False
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
@@ -114,6 +118,8 @@ class Reprioritizer:
                 report = self._work(report, fence)
             except LeaseLostError:
                 report = replace(report, role=Role.STANDBY)
+        elif role is Role.PAUSED and self.watched:
+            report = _with(report, self.backlog.read(started))
         return replace(report, seconds=time.monotonic() - timer)
 
     def close(self) -> None:
@@ -154,19 +160,8 @@ class Reprioritizer:
         self._bands = plan.bands
         self._forget(snapshot)
         outcomes = [] if self.dry_run else self._apply(plan.moves)
-        return replace(
-            report,
-            read=sum(map(len, snapshot.levels)),
-            front=sum(snapshot.depths),
-            overflow=snapshot.overflow_depth,
-            held=snapshot.held_depth,
-            cancelled=snapshot.cancelled_depth,
-            foreign=snapshot.foreign,
-            moves=plan.moves,
-            outcomes=outcomes,
-            deferred=plan.deferred,
-            spilled=spilled,
-        )
+        report = _with(report, snapshot)
+        return replace(report, moves=plan.moves, outcomes=outcomes, deferred=plan.deferred, spilled=spilled)
 
     def _apply(self, moves: Sequence[Move]) -> Sequence[Outcome]:
         self._fence = self.lease.acquire()  # a slow policy or a long backlog may have used up the time to live
@@ -187,6 +182,20 @@ class Reprioritizer:
         return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)
 
 
+def _with(report: Report, snapshot: Snapshot) -> Report:
+    """The report, and what was read."""
+    return replace(
+        report,
+        read=sum(map(len, snapshot.levels)),
+        front=sum(snapshot.depths),
+        overflow=snapshot.overflow_depth,
+        held=snapshot.held_depth,
+        cancelled=snapshot.cancelled_depth,
+        foreign=snapshot.foreign,
+        snapshot=snapshot,
+    )
+
+
 def assemble(
     client: RedisClient,
     settings: Settings,
@@ -196,10 +205,12 @@ def assemble(
     kind: Kind = "dedicated",
     queues: Sequence[str] | None = None,
     dry_run: bool = False,
+    watched: bool = False,
 ) -> list[Reprioritizer]:
     """Make the reprioritizers of ``queues`` (all managed queues if None) on this broker.
 
-    ``owner`` names this process in the lease; see :class:`~celery_dynprio.lease.RedisLease` for ``kind``.
+    ``owner`` names this process in the lease; see :class:`~celery_dynprio.lease.RedisLease` for ``kind``, and
+    :class:`Reprioritizer` for the rest.
     """
     levels = len(client.priority_steps)
     return [
@@ -213,6 +224,7 @@ def assemble(
             budget=settings.budget,
             window=settings.window,
             dry_run=dry_run,
+            watched=watched,
         )
         for queue in (settings.queues if queues is None else queues)
     ]
@@ -241,25 +253,36 @@ def log_report(report: Report) -> None:
     logger.log(logging.DEBUG if report.role is Role.STANDBY else logging.INFO, "%s", describe(report))
 
 
+def log_failure(queue: str, problem: Exception) -> None:
+    """Log why a tick failed; a broker that is away needs no traceback."""
+    if isinstance(problem, NO_BROKER):
+        logger.warning("%s: the broker does not answer, trying again: %s", queue, problem)
+    else:
+        logger.error("%s: a tick failed, trying again", queue, exc_info=problem)
+
+
 def serve(
     reprioritizers: Sequence[Reprioritizer],
     interval: float,
     stop: threading.Event,
     observe: Callable[[Report], None] = log_report,
     finished: Callable[[Sequence[Report]], bool] = lambda _: False,
+    *,
+    failed: Callable[[str, Exception], None] = log_failure,
 ) -> None:
     """Tick every ``interval`` seconds until ``stop`` is set or ``finished`` says so of the last reports; then let go.
 
-    Nothing that happens in a tick ends the loop: it is logged, and tried again after a growing pause.
+    ``observe`` is told each report. Nothing that happens in a tick ends the loop: ``failed`` is told the queue and the
+    problem, and it is tried again after a growing pause.
     """
     failures = 0
     try:
         while not stop.is_set():
             began = time.monotonic()
-            reports, failed = _round(reprioritizers, stop, observe)
+            reports, trouble = _round(reprioritizers, stop, observe, failed)
             if finished(reports):
                 break
-            failures = failures + 1 if failed else 0
+            failures = failures + 1 if trouble else 0
             pause = min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF) if failures else interval
             stop.wait(max(pause - (time.monotonic() - began), 0.0))
     finally:
@@ -268,9 +291,12 @@ def serve(
 
 
 def _round(
-    reprioritizers: Sequence[Reprioritizer], stop: threading.Event, observe: Callable[[Report], None]
+    reprioritizers: Sequence[Reprioritizer],
+    stop: threading.Event,
+    observe: Callable[[Report], None],
+    failed: Callable[[str, Exception], None],
 ) -> tuple[list[Report], bool]:
-    reports, failed = [], False
+    reports, trouble = [], False
     for reprioritizer in reprioritizers:
         if stop.is_set():
             break
@@ -278,13 +304,10 @@ def _round(
             report = reprioritizer.tick()
             observe(report)
             reports.append(report)
-        except (*BROKER_ERRORS, BrokerUnavailableError) as exc:
-            failed = True
-            logger.warning("%s: the broker does not answer, trying again: %s", reprioritizer.backlog.queue, exc)
-        except Exception:  # one queue's trouble must not stop the others
-            failed = True
-            logger.exception("%s: a tick failed, trying again", reprioritizer.backlog.queue)
-    return reports, failed
+        except Exception as exc:  # noqa: BLE001 - one queue's trouble must not stop the others
+            trouble = True
+            failed(reprioritizer.backlog.queue, exc)
+    return reports, trouble
 
 
 def _close(reprioritizer: Reprioritizer) -> None:

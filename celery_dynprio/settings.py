@@ -22,6 +22,8 @@ PREFIX: Final = "dynprio_"
 #: The decorator's name looks like a setting in a module that is its own configuration.
 NO_SETTINGS: Final = frozenset({"dynprio_task"})
 
+MAX_PORT: Final = 65_535
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -61,6 +63,12 @@ class Settings:
     trace_total_spans: int = 100_000
     #: "text" or "json": how workers format their logs, with trace, task and level; None leaves Celery's own formats.
     log_format: str | None = None
+    #: The TCP port at which reprioritizers answer Prometheus, and the address that they listen on; None for no metrics,
+    #: and then workers count nothing for them.
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    #: Whether reprioritizers send a Celery event for each move.
+    events: bool = False
 
     def __post_init__(self) -> None:
         for name, read in _READERS.items():
@@ -147,6 +155,18 @@ def _log_format(setting: str, value: Any) -> str | None:
     raise SettingError(setting, value, 'use "text", "json" or None')
 
 
+def _port(setting: str, value: Any) -> int | None:
+    if value is None or (type(value) is int and 0 < value <= MAX_PORT):
+        return value
+    raise SettingError(setting, value, f"use a port, a whole number from 1 to {MAX_PORT}, or None")
+
+
+def _host(setting: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise SettingError(setting, value, 'use an address, such as "127.0.0.1", or "0.0.0.0" for all of this machine')
+    return value
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in {int, float} and math.isfinite(value)
 
@@ -168,4 +188,7 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "trace_max_spans": _count,
     "trace_total_spans": _count,
     "log_format": _log_format,
+    "metrics_port": _port,
+    "metrics_host": _host,
+    "events": _switch,
 }

@@ -1,4 +1,4 @@
-"""Measures in the workers what runs for how long, and for whom.
+"""Measures in the workers what runs for how long, for whom, and, if there are metrics, after which wait.
 
 Each process hands its runs to a sender, which sends the sums about once a second.
 """
@@ -6,20 +6,38 @@ Each process hands its runs to a sender, which sends the sums about once a secon
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.histograms import RedisHistograms
 from celery_dynprio.learned import RedisUsage, Run
-from celery_dynprio.sender import Senders
+from celery_dynprio.propagation import SPAN
+from celery_dynprio.sender import Senders, Store
+from celery_dynprio.tracing import Span
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_dynprio.settings import Settings
+
+
+class _Stores:
+    """Several stores that take the same entries."""
+
+    def __init__(self, stores: Sequence[Store[Run]]) -> None:
+        self._stores = stores
+
+    def add(self, entries: Sequence[Run], /) -> None:
+        for store in self._stores:
+            store.add(entries)
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
 
 
 class Recorder:
@@ -49,13 +67,20 @@ class Recorder:
         if self._known is None:
             self._known = self._settings()
         fields = vars(request).get(message.HEADER)
-        ours = isinstance(fields, dict)
-        if self._known.learn and (ours or _queue(request) in self._known.queues):
-            key = message.from_header(request.id, task.name, fields, 0.0, 0).key if ours else None
-            self.senders.put(Run(task.name, key or "", seconds))
+        ours, counts = isinstance(fields, dict), self._known.metrics_port is not None
+        if (self._known.learn or counts) and (ours or _queue(request) in self._known.queues):
+            pending = message.from_header(request.id, task.name, fields if ours else {}, 0.0, 0)
+            more = _more(request, pending.deadline) if counts else ()
+            self.senders.put(Run(task.name, pending.key or "", seconds, *more))
 
-    def _open(self) -> RedisUsage:
-        return RedisUsage(RedisClient.from_app(self._app), self._settings().half_life)
+    def _open(self) -> Store[Run]:
+        settings, client = self._settings(), RedisClient.from_app(self._app)
+        stores: list[Store[Run]] = []
+        if settings.learn:
+            stores.append(RedisUsage(client, settings.half_life))
+        if settings.metrics_port is not None:
+            stores.append(RedisHistograms(client))
+        return _Stores(stores)
 
 
 def connect(app: Celery, settings: Callable[[], Settings]) -> None:
@@ -83,6 +108,16 @@ def disconnect(app: Celery) -> None:
 
 def _uid(app: Celery) -> str:
     return f"dynprio-usage-{id(app)}"
+
+
+def _more(request: Any, deadline: float | None) -> tuple[int | None, float | None, bool | None]:
+    """What a histogram tells besides the run time: level, wait, whether it started by ``deadline`` (Unix seconds)."""
+    span = vars(request).get(SPAN)
+    if not isinstance(span, Span):
+        return None, None, None
+    in_time = None if deadline is None or span.started is None else span.started <= deadline
+    # Who asked for an eta, or is tried again later, has not waited for a worker.
+    return span.level, span.wait if request.eta is None else None, in_time
 
 
 def _queue(request: Any) -> object:

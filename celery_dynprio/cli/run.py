@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -20,6 +21,7 @@ from celery_dynprio.cli.session import one_line_errors, settings_of
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
     from celery_dynprio.models import Report
+    from celery_dynprio.monitoring.observers import Observers
     from celery_dynprio.operations import Operations
     from celery_dynprio.settings import Settings
 
@@ -64,6 +66,19 @@ LONGEST_BACKOFF: Final = 10.0
     help="Stop after one tick; exit with 1 if it failed.",
 )
 @click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    cls=CeleryOption,
+    help_group="Monitoring Options",
+    help="Answer Prometheus at this port.  [default: the setting dynprio_metrics_port]",
+)
+@click.option(
+    "--metrics-host",
+    cls=CeleryOption,
+    help_group="Monitoring Options",
+    help="The address to listen on.  [default: the setting dynprio_metrics_host]",
+)
+@click.option(
     "-l",
     "--loglevel",
     type=LOG_LEVEL,
@@ -89,6 +104,8 @@ def run(
     queues: list[str] | None,
     dry_run: bool,
     once: bool,
+    metrics_port: int | None,
+    metrics_host: str | None,
     loglevel: int,
     logfile: str | None,
     embedded: str | None,
@@ -104,15 +121,23 @@ def run(
     $ celery -A proj dynprio run
     $ celery -A proj dynprio run --queues orders,mails --interval 0.5
     $ celery -A proj dynprio run --dry-run --once
+    $ celery -A proj dynprio run --metrics-port 9808
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     app = ctx.obj.app
-    settings = _narrowed(settings_of(app), interval, queues)
+    configured = _narrowed(settings_of(app), interval, queues)
+    settings = replace(
+        configured,
+        metrics_port=None if once else metrics_port or configured.metrics_port,
+        metrics_host=metrics_host or configured.metrics_host,
+    )
     owner = embedded or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
     stop = threading.Event()
     _stop_on_signals(stop)
     if embedded:
         _stop_without_parent(stop, _parent(embedded))
     app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=False if ctx.obj.no_color else None)
+    if settings.metrics_port and not configured.metrics_port:
+        logger.warning("no metrics of tasks: workers count waits and runs if the setting dynprio_metrics_port is set")
     with one_line_errors():
         done = _reprioritize(app, settings, owner, stop, dry_run=dry_run, once=once, embedded=embedded is not None)
     if not done:
@@ -135,43 +160,76 @@ def _reprioritize(
         # An embedded one that leads nowhere leaves the waiting to its worker's timer.
         return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
 
-    client = _reached(app, stop, patient=not once)
-    if client is None:
-        return True
-    try:
-        learned = RedisUsage(client, settings.half_life)
-        kind = "embedded" if embedded else "dedicated"
-        reprioritizers = assemble(client, settings, learned, owner, kind=kind, dry_run=dry_run)  # type: ignore[arg-type]
-        logger.info(
-            "dynprio ready: %s on %s, every %g s, as %s%s",
-            ", ".join(settings.queues),
-            app.connection_for_write().as_uri(),
-            settings.interval,
-            owner,
-            ", dry run" if dry_run else "",
-        )
-        operations = Operations(app, client, settings)
-        serve(reprioritizers, settings.interval, stop, _observer(operations), finished)
-    finally:
-        client.close()
+    with closing(_observers(app, settings, lenient=embedded)) as observers:
+        client = _reached(app, settings, stop, observers, patient=not once)
+        if client is None:
+            return True
+        try:
+            reprioritizers = assemble(
+                client,
+                settings,
+                RedisUsage(client, settings.half_life),
+                owner,
+                kind="embedded" if embedded else "dedicated",
+                dry_run=dry_run,
+                watched=settings.metrics_port is not None,
+            )
+            logger.info(
+                "dynprio ready: %s on %s, every %g s, as %s%s",
+                ", ".join(settings.queues),
+                app.connection_for_write().as_uri(),
+                settings.interval,
+                owner,
+                ", dry run" if dry_run else "",
+            )
+            observe, failed = _told(observers, Operations(app, client, settings))
+            serve(reprioritizers, settings.interval, stop, observe, finished, failed=failed)
+        finally:
+            client.close()
     logger.info("dynprio stopped")
     return not once or reported == len(reprioritizers)
 
 
-def _observer(operations: Operations) -> Callable[[Report], None]:
-    """What looks at each report: the log, and what tells the end of tasks if the operator who cancelled them died."""
+def _observers(app: Any, settings: Settings, *, lenient: bool) -> Observers:
+    from celery_dynprio.errors import SettingError  # noqa: PLC0415 - see the package
+    from celery_dynprio.monitoring.observers import start  # noqa: PLC0415
+
+    try:
+        return start(app, settings)
+    except SettingError as exc:
+        if not lenient:
+            raise
+        # Its worker would start it again and again, and nothing would be moved.
+        logger.error("%s; going on without metrics", exc)  # noqa: TRY400 - one line
+        return start(app, replace(settings, metrics_port=None))
+
+
+def _told(
+    observers: Observers, operations: Operations
+) -> tuple[Callable[[Report], None], Callable[[str, Exception], None]]:
+    """Who is told of each report and of each failed tick.
+
+    The log, the observers, and what tells the end of tasks if the operator who cancelled them died.
+    """
     from celery_dynprio.models import Role  # noqa: PLC0415 - see the package
-    from celery_dynprio.reprioritizer import log_report  # noqa: PLC0415
+    from celery_dynprio.reprioritizer import log_failure, log_report  # noqa: PLC0415
 
     def observe(report: Report) -> None:
         log_report(report)
+        observers.observe(report)
         if report.cancelled and report.role is Role.LEADER and (told := operations.finish()):
             logger.info("told the end of %d cancelled, whose operator did not", told)
 
-    return observe
+    def failed(queue: str, problem: Exception) -> None:
+        log_failure(queue, problem)
+        observers.failed(queue, problem)
+
+    return observe, failed
 
 
-def _reached(app: Any, stop: threading.Event, *, patient: bool) -> RedisClient | None:
+def _reached(
+    app: Any, settings: Settings, stop: threading.Event, observers: Observers, *, patient: bool
+) -> RedisClient | None:
     """Connect to the broker; the patient wait for one that is away, as workers do, until they are stopped."""
     from celery_dynprio.backlogs.redis_client import RedisClient  # noqa: PLC0415 - see the package
     from celery_dynprio.errors import BrokerUnavailableError  # noqa: PLC0415
@@ -184,6 +242,8 @@ def _reached(app: Any, stop: threading.Event, *, patient: bool) -> RedisClient |
             if not patient:
                 raise
             logger.warning("%s; trying again in %g s", exc, backoff)
+            for queue in settings.queues:
+                observers.failed(queue, exc)
         stop.wait(backoff)
         backoff = min(2 * backoff, LONGEST_BACKOFF)
     return None

@@ -81,6 +81,16 @@ def test_who_may_not_move_moves_nothing(options: dict[str, Any], role: Role) -> 
     assert len(report.moves) == (2 if role is Role.DRY_RUN else 0)
 
 
+def test_what_was_read_is_reported_and_while_paused_only_to_who_watches() -> None:
+    queue = backlog((5, 1.0), (5, 9.0))
+    for options in ({"dry_run": True}, {"paused": lambda: True, "watched": True}):
+        report = reprioritizer(queue, **options).tick()
+        assert report.snapshot is not None
+        assert (report.read, report.front, report.snapshot.depths[5]) == (2, 2, 2)
+    assert reprioritizer(queue, paused=lambda: True).tick().snapshot is None
+    assert reprioritizer(queue, lease=MemoryLease(None), watched=True).tick().snapshot is None
+
+
 def test_a_deep_front_is_parked_in_bulk_and_comes_back_best_first() -> None:
     queue = backlog(*((5, float(n % 10)) for n in range(200)))
     ticking = reprioritizer(queue, window=50)
@@ -140,6 +150,23 @@ def test_trouble_in_one_queue_does_not_stop_another(caplog: pytest.LogCaptureFix
     )
     assert [report.queue for report in seen] == ["celery"]
     assert "orders: the broker does not answer, trying again: away at 1000.0" in caplog.text
+
+
+def test_failures_are_told_and_the_loop_goes_on() -> None:
+    class Away(MemoryBacklog):
+        def read(self, now: float) -> Any:
+            raise ConnectionError(f"at {now}")
+
+    stop, told = threading.Event(), []
+
+    def failed(queue: str, problem: Exception) -> None:
+        told.append((queue, type(problem)))
+        stop.set()
+
+    away = Away("celery")
+    away.fence = "1"
+    serve([reprioritizer(away)], 0.01, stop, failed=failed)
+    assert told == [("celery", ConnectionError)]
 
 
 def test_a_lease_that_is_lost_in_the_middle_makes_a_standby() -> None:

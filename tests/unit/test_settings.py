@@ -78,7 +78,7 @@ def test_a_module_that_is_its_own_config_may_import_the_decorator() -> None:
     ("name", "message"),
     [
         ("dynprio_windw", "dynprio_windw = 1: no such setting; did you mean dynprio_window?"),
-        ("dynprio_zzz", "dynprio_zzz = 1: no such setting; use one of budget, embedded, half_life"),
+        ("dynprio_zzz", "dynprio_zzz = 1: no such setting; use one of budget, embedded, events, half_life"),
     ],
 )
 def test_an_unknown_setting_is_named(name: str, message: str) -> None:
@@ -99,8 +99,10 @@ WRONG: list[tuple[str, Any]] = [
     *(("interval", value) for value in (math.inf, math.nan)),
     *(("hysteresis", value) for value in (-0.1, 1.1, math.nan, "0")),
     *((name, value) for name in ("window", "trace_max_spans", "trace_total_spans") for value in (0, 1.0, True, "9")),
-    *((name, value) for name in ("embedded", "inherit", "learn", "trace") for value in (1, "no", None)),
+    *((name, value) for name in ("embedded", "inherit", "learn", "trace", "events") for value in (1, "no", None)),
     *(("log_format", value) for value in ("xml", "", True)),
+    *(("metrics_port", value) for value in (0, -1, 65_536, "9808", 9808.0, True)),
+    *(("metrics_host", value) for value in (None, "", 1)),
     *(("policy", value) for value in (None, 3, "no.such:policy", "celery_dynprio.settings:PREFIX", Weight)),
 ]
 

@@ -1,0 +1,146 @@
+"""A Celery event for each move that was made, for ``celery events`` and other monitors.
+
+Its type has a group of its own. Of the group ``task``, every monitor that is built on Celery's ``State`` would take the
+event's name for the task's new state, which neither RECEIVED nor STARTED replaces later, and its sender for one more
+worker (``celery.events.state``, Task.event and State._create_dispatcher, the same in 5.5 to 5.7). What is of a group
+that it does not know, ``State`` leaves alone; :func:`follow` teaches it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from celery_dynprio.backlogs.redis_client import SOCKET_TIMEOUT
+from celery_dynprio.models import Move, Outcome, Place, Report
+from celery_dynprio.sender import Sender, Store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: The type of the event, and its group.
+GROUP: Final = "dynprio"
+TYPE: Final = f"{GROUP}-task-reprioritized"
+
+#: Events that one process sends in a second; more are counted and dropped.
+MAX_RATE: Final = 100
+
+
+class MoveEvents:
+    """Sends the events from a thread of its own: a broker that is away costs events, and no tick its time.
+
+    ``clock`` gives seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        open_store: Callable[[], Store[Mapping[str, Any]]] | None = None,
+        rate: int = MAX_RATE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sender: Sender[Mapping[str, Any]] = Sender("events", open_store or (lambda: _Dispatch(app)))
+        self._rate = rate
+        self._clock = clock
+        self._second = clock()
+        self._room = rate
+        self._over = 0
+
+    def dropped(self) -> int:
+        """How many events were not sent: over the rate, or while the broker was away."""
+        return self._over + self._sender.dropped
+
+    def observe(self, report: Report) -> None:
+        """Send one event for each move that was made."""
+        now = time.time()
+        for move, outcome in zip(report.moves, report.outcomes, strict=False):
+            if outcome is Outcome.MOVED:
+                if self._may_send():
+                    self._sender.put(fields_of(report.queue, move, now))
+                else:
+                    self._over += 1
+
+    def failed(self, queue: str, problem: Exception) -> None:
+        """Nothing was moved."""
+
+    def close(self) -> None:
+        """Send what waits, for a few seconds at most."""
+        self._sender.stop()
+
+    def _may_send(self) -> bool:
+        now = self._clock()
+        if now - self._second >= 1.0:
+            self._second, self._room = now, self._rate
+        self._room -= 1
+        return self._room >= 0
+
+
+def fields_of(queue: str, move: Move, now: float) -> dict[str, Any]:
+    """What the event tells of a move that was made ``now`` (Unix seconds)."""
+    return {
+        "uuid": move.task.id,
+        "name": move.task.name,
+        "queue": queue,
+        "from": _place(move.source),
+        "to": _place(move.target),
+        "score": round(move.score, 3),
+        "reason": move.reason,
+        "timestamp": now,
+    }
+
+
+def follow(state: Any) -> None:
+    """Let a ``celery.events.state.State`` list each task that is moved, as PENDING, though nobody told it of the task.
+
+    What it knows of tasks stays as it is, above all their state. The last move is in the task's ``reprioritized``.
+    """
+
+    def moved(_: str, event: dict[str, Any]) -> None:
+        if event["uuid"] not in state.tasks:
+            state.task_event("sent", event)  # State's own way to learn of a task that no worker has
+        task = state.tasks[event["uuid"]]
+        task.reprioritized = {name: event.get(name) for name in ("queue", "from", "to", "score", "reason")}
+
+    state.handlers[GROUP] = moved
+
+
+class _Dispatch:
+    """Sends events over a connection of its own, which is opened anew after any trouble."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection: Any = None
+        self._dispatcher: Any = None
+
+    def add(self, entries: Sequence[Mapping[str, Any]], /) -> None:
+        try:
+            if self._dispatcher is None:
+                self._open()
+            for fields in entries:
+                self._dispatcher.send(TYPE, **fields)
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.release()
+        self._connection = self._dispatcher = None
+
+    def _open(self) -> None:
+        timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
+        options = {**timeouts, **(self._app.conf.broker_transport_options or {})}
+        self._connection = self._app.connection_for_write(transport_options=options)
+        self._connection.connect()  # once: a channel that is made without one tries for ever
+        self._dispatcher = self._app.events.Dispatcher(
+            self._connection,
+            channel=self._connection.channel(),
+            hostname=f"dynprio@{socket.gethostname()}",
+            buffer_while_offline=False,
+        )
+
+
+def _place(place: Place) -> str:
+    return f"P{place}" if place >= 0 else "parked"

@@ -1,0 +1,143 @@
+"""Figures as Prometheus wants them: names, units, labels and help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Final, TypeAlias
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from celery_dynprio.histograms import BOUNDS, OTHER, Distribution, Series, SeriesKey
+from celery_dynprio.message import clean
+from celery_dynprio.models import PendingTask, Report, Snapshot
+
+PREFIX: Final = "dynprio_"
+
+#: Fairness keys that are told of one by one, those with the most use; the others are summed up.
+MOST_KEYS: Final = 20
+
+#: The label of a task without a fairness key, and of one whose level is not known.
+NO_KEY: Final = "(no key)"
+NO_LEVEL: Final = "unknown"
+
+#: Values of labels, in the order of their names.
+Labels: TypeAlias = tuple[str, ...]
+
+_BUCKETS: Final = [*map(floatToGoString, BOUNDS), "+Inf"]
+
+
+def gauge(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, float]) -> Metric:
+    """Something that goes up and down."""
+    made = GaugeMetricFamily(PREFIX + name, text, labels=labels)
+    for label, value in values.items():
+        made.add_metric(label, float(value))
+    return made
+
+
+def counter(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, float]) -> Metric:
+    """Something that only grows; ``_total`` is added to its name."""
+    made = CounterMetricFamily(PREFIX + name, text, labels=labels)
+    for label, value in values.items():
+        made.add_metric(label, float(value))
+    return made
+
+
+def histogram(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, Distribution]) -> Metric:
+    """Durations in seconds."""
+    made = HistogramMetricFamily(PREFIX + name, text, labels=labels)
+    for label, value in values.items():
+        made.add_metric(label, list(zip(_BUCKETS, accumulate(value.counts), strict=True)), value.total)
+    return made
+
+
+def waiting(reports: Iterable[Report]) -> Iterator[Metric]:
+    """What waits in each queue, and for how long, as it was when a tick read it."""
+    read = [(report.queue, report, report.snapshot) for report in reports if report.snapshot is not None]
+    places = [(queue, report, shot, level) for queue, report, shot in read for level in range(len(shot.levels))]
+    yield gauge(
+        "pending",
+        "Messages that workers can take now.",
+        ("queue", "level"),
+        {(queue, str(level)): shot.depths[level] for queue, _, shot, level in places},
+    )
+    yield gauge(
+        "parked",
+        "Messages that are kept behind a deep front.",
+        ("queue",),
+        {(queue,): shot.overflow_depth for queue, _, shot in read},
+    )
+    yield gauge(
+        "held", "Messages that an operator holds.", ("queue",), {(queue,): shot.held_depth for queue, _, shot in read}
+    )
+    yield gauge(
+        "left_alone",
+        "Messages that are not understood.",
+        ("queue", "reason"),
+        {(queue, reason): count for queue, _, shot in read for reason, count in shot.foreign.items()},
+    )
+    yield gauge(
+        "oldest_wait_seconds",
+        "The longest wait of a task that is not held.",
+        ("queue",),
+        {(queue,): _longest(report, _all(shot)) for queue, report, shot in read},
+    )
+    yield gauge(
+        "level_oldest_wait_seconds",
+        "The longest wait of a task by the level where it is now.",
+        ("queue", "level"),
+        {(queue, str(level)): _longest(report, shot.levels[level]) for queue, report, shot, level in places},
+    )
+    yield gauge(
+        "moves_deferred",
+        "Moves that the last tick wanted and had no budget for.",
+        ("queue",),
+        {(queue,): report.deferred for queue, report, _ in read},
+    )
+
+
+def tasks(series: Mapping[SeriesKey, Series]) -> Iterator[Metric]:
+    """How long tasks waited and ran, and whether they started in time, as workers counted it."""
+    yield histogram(
+        "task_wait_seconds",
+        "From publishing to start; not of tasks with an eta.",
+        ("task", "level"),
+        {_labels(key): each.waits for key, each in series.items() if any(each.waits.counts)},
+    )
+    yield histogram(
+        "task_run_seconds",
+        "From start to end.",
+        ("task", "level"),
+        {_labels(key): each.runs for key, each in series.items()},
+    )
+    starts: dict[Labels, float] = {}
+    for key, each in series.items():
+        for outcome, count in zip(("in_time", "late"), each.deadlines, strict=True):
+            if any(each.deadlines):
+                starts[key.task, outcome] = starts.get((key.task, outcome), 0.0) + count
+    yield counter("deadlines", "Tasks with a deadline that started by it, or late.", ("task", "outcome"), starts)
+
+
+def use(seconds: Mapping[str, float]) -> Metric:
+    """Use of worker time by fairness key."""
+    ranked = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
+    told: dict[Labels, float] = {}
+    for place, (key, value) in enumerate(ranked):
+        label = (clean(key) or NO_KEY) if place < MOST_KEYS else OTHER
+        told[(label,)] = told.get((label,), 0.0) + value
+    return gauge("use_seconds", "Decayed use of worker time by fairness key.", ("key",), told)
+
+
+def _labels(key: SeriesKey) -> Labels:
+    return key.task, NO_LEVEL if key.level is None else str(key.level)
+
+
+def _all(snapshot: Snapshot) -> list[PendingTask]:
+    # A copy of the overflow, in one step: the next tick changes it.
+    return [task for tasks in (*snapshot.levels, list(snapshot.overflow.values())) for task in tasks]
+
+
+def _longest(report: Report, waiting: Sequence[PendingTask]) -> float:
+    oldest = min((task.published for task in waiting), default=report.started)
+    return max(report.started - oldest, 0.0)

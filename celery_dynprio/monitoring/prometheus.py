@@ -1,0 +1,242 @@
+"""What reprioritizers tell Prometheus.
+
+Each process tells of its own ticks and moves. What waits in a queue is told by the process that leads it, paused or
+not, and by no other; what workers counted and learned, by the one that leads the first managed queue. So a sum over all
+processes counts everything once; and a leader whose ticks fail tells nothing old for longer than its lease lasts.
+
+All of it is made when Prometheus asks, in a thread of its own: the ticks do no more than to put their reports aside.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.errors import DynPrioError
+from celery_dynprio.histograms import Distribution, RedisHistograms, Series, SeriesKey
+from celery_dynprio.learned import RedisUsage
+from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role
+from celery_dynprio.monitoring import metrics
+from celery_dynprio.monitoring.server import Server
+from celery_dynprio.reprioritizer import NO_BROKER
+from celery_dynprio.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: Seconds that the broker has to answer, while Prometheus waits.
+TIMEOUT: Final = 2.0
+
+#: The roles of a process that has the lease.
+LEADING: Final = frozenset({Role.LEADER, Role.PAUSED})
+
+
+class Shared(NamedTuple):
+    """What all processes share in the broker."""
+
+    series: Mapping[SeriesKey, Series]
+    #: Decayed use in seconds by fairness key.
+    use: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What this process knows of one queue."""
+
+    report: Report | None = None
+    #: Seconds of the ticks in which it read the queue.
+    ticks: Distribution = field(default_factory=Distribution)
+    #: By direction and reason.
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    missed: int = 0
+    #: By cause.
+    errors: Counter[str] = field(default_factory=lambda: Counter(broker=0, other=0))
+
+
+class Exporter(Collector):
+    """The metrics of one process; an observer of its reprioritizers.
+
+    ``shared`` reads what all processes share, and may raise what a broker raises that is away; the process that leads
+    the queue ``first`` asks for it. ``dropped`` tells how many events were dropped, None if none are sent. ``clock``
+    gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        first: str,
+        shared: Callable[[], Shared],
+        dropped: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._first = first
+        self._shared = shared
+        self._dropped = dropped
+        self._clock = clock
+        self._queues = {queue: _Queue() for queue in settings.queues}
+        self._errors = 0
+
+    def observe(self, report: Report) -> None:
+        """Take in what a tick did."""
+        queue = self._queues[report.queue]
+        queue.report = report
+        if report.snapshot is not None:
+            queue.ticks.add(report.seconds)
+        for move, outcome in zip(report.moves, report.outcomes, strict=False):
+            if outcome is Outcome.MOVED:
+                queue.moves[direction(move), move.reason] += 1
+            else:
+                queue.missed += 1
+        if report.spilled:
+            queue.moves["park", "overflow"] += report.spilled
+
+    def failed(self, queue: str, problem: Exception) -> None:
+        """Take in that a tick of this queue failed."""
+        self._queues[queue].errors["broker" if isinstance(problem, NO_BROKER) else "other"] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as of now."""
+        now = self._clock()
+        known = {name: queue.report for name, queue in self._queues.items() if queue.report is not None}
+        leads = {name: report for name, report in known.items() if self._leads(report, now)}
+        yield from self._process(known, leads, now)
+        yield from self._ticks()
+        yield from metrics.waiting(leads.values())
+        shared = self._read() if self._first in leads else None
+        if shared is not None:
+            yield from metrics.tasks(shared.series)
+            yield metrics.use(shared.use)
+        yield metrics.counter("scrape_errors", "Scrapes at which the broker did not answer.", (), {(): self._errors})
+        if self._dropped is not None:
+            yield metrics.counter("events_dropped", "Celery events that were not sent.", (), {(): self._dropped()})
+
+    def _leads(self, report: Report, now: float) -> bool:
+        """Whether this process has the lease, which is over some time after the last tick that went well."""
+        lasts = max(self._settings.lease_ttl, 2 * self._settings.interval)
+        return report.role in LEADING and now - report.started - report.seconds <= lasts
+
+    def _process(self, known: Mapping[str, Report], leads: Mapping[str, Report], now: float) -> Iterator[Metric]:
+        yield metrics.gauge(
+            "leader",
+            "1 if this process leads the queue, paused or not.",
+            ("queue",),
+            {(name,): name in leads for name in self._queues},
+        )
+        yield metrics.gauge(
+            "role",
+            "1 for the role of this process in its last tick.",
+            ("queue", "role"),
+            {(name, role.value): report.role is role for name, report in known.items() for role in Role},
+        )
+        yield metrics.gauge(
+            "last_tick_timestamp_seconds",
+            "When the last tick that went well began.",
+            ("queue",),
+            {(name,): report.started for name, report in known.items()},
+        )
+        yield metrics.gauge(
+            "tick_lag_seconds",
+            "For how long the next tick is overdue.",
+            ("queue",),
+            {(name,): max(now - report.started - self._settings.interval, 0.0) for name, report in known.items()},
+        )
+
+    def _ticks(self) -> Iterator[Metric]:
+        queues = self._queues
+        yield metrics.histogram(
+            "tick_seconds",
+            "How long ticks took.",
+            ("queue",),
+            {(name,): queue.ticks for name, queue in queues.items()},
+        )
+        yield metrics.counter(
+            "tick_errors",
+            "Ticks that failed, because the broker was away or for another cause.",
+            ("queue", "cause"),
+            {(name, cause): count for name, queue in queues.items() for cause, count in list(queue.errors.items())},
+        )
+        yield metrics.counter(
+            "moves",
+            "Moves that this process made.",
+            ("queue", "direction", "reason"),
+            {(name, *what): count for name, queue in queues.items() for what, count in list(queue.moves.items())},
+        )
+        yield metrics.counter(
+            "moves_missed",
+            "Moves of tasks that were no longer where they had been.",
+            ("queue",),
+            {(name,): queue.missed for name, queue in queues.items()},
+        )
+
+    def _read(self) -> Shared | None:
+        try:
+            return self._shared()
+        except (*NO_BROKER, DynPrioError):
+            self._errors += 1
+            return None
+
+
+class Served(Exporter):
+    """The metrics of one process, to be had at a port."""
+
+    def __init__(self, app: Celery, settings: Settings, port: int, dropped: Callable[[], int] | None = None) -> None:
+        self._broker = _Broker(app, settings.half_life)
+        # Of all managed queues, not of those that --queues leaves this process.
+        super().__init__(settings, Settings.from_app(app).queues[0], self._broker.read, dropped)
+        registry = CollectorRegistry()
+        registry.register(self)
+        self._server = Server(registry, port, settings.metrics_host)
+        self._server.start()
+
+    def close(self) -> None:
+        """Give back the port and the connection."""
+        self._server.stop()
+        self._broker.close()
+
+
+class _Broker:
+    """Reads what is shared over a connection of its own, which is opened anew after any trouble."""
+
+    def __init__(self, app: Celery, half_life: float) -> None:
+        self._app = app
+        self._half_life = half_life
+        self._open: tuple[RedisUsage, RedisHistograms] | None = None
+        self._one = threading.Lock()
+
+    def read(self) -> Shared:
+        with self._one:  # of two scrapes the second waits
+            try:
+                if self._open is None:
+                    timeouts = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+                    options = {**(self._app.conf.broker_transport_options or {}), **timeouts}
+                    client = RedisClient(self._app.connection_for_write(transport_options=options))
+                    self._open = RedisUsage(client, self._half_life), RedisHistograms(client)
+                usage, histograms = self._open
+                return Shared(histograms.read(), usage.read(time.time())[1])
+            except Exception:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[0].close()  # both have the same connection
+            self._open = None
+
+
+def direction(move: Move) -> str:
+    """Where a move led: up, down, park or refill."""
+    if move.target == OVERFLOW:
+        return "park"
+    if move.source == OVERFLOW:
+        return "refill"
+    return "up" if move.target < move.source else "down"
