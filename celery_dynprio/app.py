@@ -34,6 +34,9 @@ CONSUMER_STEPS: Final = (
     "celery_dynprio.received:TraceReceived",
 )
 
+#: What ``celery events`` and others that start from the app know of its tasks; by name, as Celery wants it.
+STATE: Final = "celery_dynprio.monitoring.events:FollowingState"
+
 #: The attribute of a Celery app that tells its DynPrio.
 _INSTALLED: Final = "_dynprio"
 
@@ -76,6 +79,8 @@ class DynPrio:
         self._connect(app)
         self._take_over_routes(app)
         app.steps["consumer"].update(CONSUMER_STEPS)
+        if app.events.state_cls == type(app.events).state_cls:  # no other add-on has its own
+            app.events.state_cls = STATE
         if app.configured:
             self._set_steps(app)
 
@@ -90,6 +95,8 @@ class DynPrio:
         self._disconnect(app)
         self._give_back_routes(app)
         app.steps["consumer"].difference_update(CONSUMER_STEPS)
+        if app.events.state_cls == STATE:
+            del app.events.state_cls
         self._restore_steps(app)
         delattr(app, _INSTALLED)
         self._app = self._settings = self._planned = self._replaced = None

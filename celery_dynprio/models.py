@@ -163,3 +163,5 @@ class Report:
     spilled: int = 0
     #: What was read, before the moves; None if nothing was.
     snapshot: Snapshot | None = None
+    #: The trace ids of tasks that were to be moved, as far as they were asked for, by task id.
+    traces: Mapping[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
+from celery_dynprio.propagation import span_of_headers
 from celery_dynprio.scores import Scores
 from celery_dynprio.settings import Settings
 from celery_dynprio.switch import Switch
@@ -36,6 +37,9 @@ COMPLAINT_INTERVAL: Final = 60.0
 #: Seconds to wait after a failed tick: the first, doubled each time, and the longest.
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 10.0
+
+#: So many moves of a queue may be told as events in a second.
+MAX_EVENTS: Final = 100
 
 #: What a tick raises when the broker is away.
 NO_BROKER: Final = (*BROKER_ERRORS, BrokerUnavailableError)
@@ -85,6 +89,7 @@ class Reprioritizer:
 
     ``clock`` gives Unix seconds; ``budget`` is seconds of broker time that the moves of one tick may take; ``paused``
     tells whether an operator stopped all moves. With ``watched`` what waits is read, and reported, while they are.
+    Of the first ``traced`` moves of a tick the traces are reported that the tasks belong to.
     """
 
     backlog: Backlog
@@ -97,6 +102,7 @@ class Reprioritizer:
     window: int = 10_000
     dry_run: bool = False
     watched: bool = False
+    traced: int = 0
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
@@ -159,9 +165,14 @@ class Reprioritizer:
         )
         self._bands = plan.bands
         self._forget(snapshot)
+        traces = self._traces(plan.moves[: self.traced])
         outcomes = [] if self.dry_run else self._apply(plan.moves)
         report = _with(report, snapshot)
-        return replace(report, moves=plan.moves, outcomes=outcomes, deferred=plan.deferred, spilled=spilled)
+        return replace(report, moves=plan.moves, outcomes=outcomes, deferred=plan.deferred, spilled=spilled, traces=traces)
+
+    def _traces(self, moves: Sequence[Move]) -> Mapping[str, str]:
+        headers = self.backlog.headers(moves) if moves else {}
+        return {task_id: span_of_headers(found).trace_id for task_id, found in headers.items()}
 
     def _apply(self, moves: Sequence[Move]) -> Sequence[Outcome]:
         self._fence = self.lease.acquire()  # a slow policy or a long backlog may have used up the time to live
@@ -205,12 +216,11 @@ def assemble(
     kind: Kind = "dedicated",
     queues: Sequence[str] | None = None,
     dry_run: bool = False,
-    watched: bool = False,
 ) -> list[Reprioritizer]:
     """Make the reprioritizers of ``queues`` (all managed queues if None) on this broker.
 
-    ``owner`` names this process in the lease; see :class:`~celery_dynprio.lease.RedisLease` for ``kind``, and
-    :class:`Reprioritizer` for the rest.
+    ``owner`` names this process in the lease; see :class:`~celery_dynprio.lease.RedisLease` for ``kind``. They report
+    what the settings want to be monitored.
     """
     levels = len(client.priority_steps)
     return [
@@ -224,7 +234,8 @@ def assemble(
             budget=settings.budget,
             window=settings.window,
             dry_run=dry_run,
-            watched=watched,
+            watched=settings.metrics_port is not None,
+            traced=MAX_EVENTS if settings.events else 0,
         )
         for queue in (settings.queues if queues is None else queues)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from celery_dynprio.models import Move, Outcome, PendingTask, Place, Snapshot
 
@@ -47,6 +47,9 @@ class Backlog(Protocol):
 
         Whatever moves meanwhile is found all the same; a task that is left out was delivered, cancelled or never here.
         """
+
+    def headers(self, moves: Sequence[Move]) -> Mapping[str, Mapping[str, Any]]:
+        """The headers of the messages that these moves are of, by task id; what is gone is left out."""
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
         """Make the moves in this order and tell, for each, what happened.

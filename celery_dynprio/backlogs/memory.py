@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
@@ -64,6 +65,10 @@ class MemoryBacklog:
             if task.id in ids:
                 found.setdefault(task.id, Found(task, level, ahead))
         return found
+
+    def headers(self, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:  # noqa: ARG002 - there are no messages here
+        """Nothing: a task here is no message."""
+        return {}
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:  # noqa: ARG002 - nothing outlives this process
         """Make the moves in this order."""

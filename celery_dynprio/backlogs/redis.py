@@ -130,6 +130,10 @@ class RedisBacklog:
         self._front |= {task_id: (each.raw, each.where) for task_id, each in sighted.items() if each.found.place >= 0}
         return {task_id: each.found for task_id, each in sighted.items()}
 
+    def headers(self, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:
+        """The headers of the messages that these moves are of; one round trip for each parked place."""
+        return {task_id: message.headers_of(raw) for task_id, (raw, _) in self._sources(moves).items()}
+
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
         """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
         sources = self._sources(moves)

@@ -172,7 +172,6 @@ def _reprioritize(
                 owner,
                 kind="embedded" if embedded else "dedicated",
                 dry_run=dry_run,
-                watched=settings.metrics_port is not None,
             )
             logger.info(
                 "dynprio ready: %s on %s, every %g s, as %s%s",

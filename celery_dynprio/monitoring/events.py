@@ -3,7 +3,8 @@
 Its type has a group of its own. Of the group ``task``, every monitor that is built on Celery's ``State`` would take the
 event's name for the task's new state, which neither RECEIVED nor STARTED replaces later, and its sender for one more
 worker (``celery.events.state``, Task.event and State._create_dispatcher, the same in 5.5 to 5.7). What is of a group
-that it does not know, ``State`` leaves alone; :func:`follow` teaches it.
+that it does not know, ``State`` leaves alone; :func:`follow` teaches it, as the app of a
+:class:`~celery_dynprio.app.DynPrio` does with its own.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from celery.events.state import State
+
 from celery_dynprio.backlogs.redis_client import SOCKET_TIMEOUT
 from celery_dynprio.models import Move, Outcome, Place, Report
+from celery_dynprio.reprioritizer import MAX_EVENTS
 from celery_dynprio.sender import Sender, Store
 
 if TYPE_CHECKING:
@@ -23,9 +27,6 @@ if TYPE_CHECKING:
 #: The type of the event, and its group.
 GROUP: Final = "dynprio"
 TYPE: Final = f"{GROUP}-task-reprioritized"
-
-#: Events that one process sends in a second; more are counted and dropped.
-MAX_RATE: Final = 100
 
 
 class MoveEvents:
@@ -38,7 +39,7 @@ class MoveEvents:
         self,
         app: Celery,
         open_store: Callable[[], Store[Mapping[str, Any]]] | None = None,
-        rate: int = MAX_RATE,
+        rate: int = MAX_EVENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sender: Sender[Mapping[str, Any]] = Sender("events", open_store or (lambda: _Dispatch(app)))
@@ -58,7 +59,7 @@ class MoveEvents:
         for move, outcome in zip(report.moves, report.outcomes, strict=False):
             if outcome is Outcome.MOVED:
                 if self._may_send():
-                    self._sender.put(fields_of(report.queue, move, now))
+                    self._sender.put(fields_of(report, move, now))
                 else:
                     self._over += 1
 
@@ -77,16 +78,17 @@ class MoveEvents:
         return self._room >= 0
 
 
-def fields_of(queue: str, move: Move, now: float) -> dict[str, Any]:
+def fields_of(report: Report, move: Move, now: float) -> dict[str, Any]:
     """What the event tells of a move that was made ``now`` (Unix seconds)."""
     return {
         "uuid": move.task.id,
         "name": move.task.name,
-        "queue": queue,
+        "queue": report.queue,
         "from": _place(move.source),
         "to": _place(move.target),
         "score": round(move.score, 3),
         "reason": move.reason,
+        "trace_id": report.traces.get(move.task.id, ""),
         "timestamp": now,
     }
 
@@ -104,6 +106,14 @@ def follow(state: Any) -> None:
         task.reprioritized = {name: event.get(name) for name in ("queue", "from", "to", "score", "reason")}
 
     state.handlers[GROUP] = moved
+
+
+class FollowingState(State):  # type: ignore[misc] # Celery has no types
+    """Celery's State, which :func:`follow` has taught."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        follow(self)
 
 
 class _Dispatch:

@@ -228,6 +228,7 @@ def test_moves_are_sent_as_events(valkey: Database, project: Project, start_cele
     assert {(event["queue"], event["from"], event["reason"]) for event in seen} == {("celery", "P9", "score")}
     assert {event["name"] for event in seen} == {project.load().work.name}
     assert len({event["uuid"] for event in seen}) == 5
+    assert len({event["trace_id"] for event in seen} - {""}) == 5
     assert all(event["hostname"].startswith("dynprio@") for event in seen)
 
 

@@ -229,6 +229,7 @@ def test_wrong_settings_stop_whatever_imports_the_apps_modules(setting: str) -> 
 def traces(app: Celery) -> dict[str, Any]:
     """All that installing could leave behind; routing first, so that Celery's own caches are there."""
     is_managed(app)
+    _ = app.events
     watched = (
         signals.before_task_publish,
         signals.import_modules,

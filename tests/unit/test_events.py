@@ -9,6 +9,7 @@ import pytest
 from celery.events.state import State
 from celery.states import PENDING, RECEIVED, RETRY, STARTED, SUCCESS
 
+from celery_dynprio import DynPrio
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role
 from celery_dynprio.monitoring.events import TYPE, MoveEvents, follow
 from celery_dynprio.testing import NOW, pending_task
@@ -55,6 +56,7 @@ def test_each_move_that_was_made_is_told() -> None:
         "to": "P0",
         "score": 0.123,
         "reason": "score",
+        "trace_id": "",
     }
     assert dropped == 0
 
@@ -119,6 +121,25 @@ def test_of_the_group_of_tasks_it_would() -> None:
         known.event(event(kind, number))
     assert known.tasks["1"].state == "REPRIORITIZED"
     assert "dynprio@host" in known.workers
+
+
+def test_the_state_of_an_app_follows_while_we_are_installed() -> None:
+    app = make_app("memory://")
+    dynprio = DynPrio(app)
+    known = app.events.State()
+    known.event(event(TYPE, 0, **MOVED))
+    assert known.tasks["1"].reprioritized == MOVED
+    dynprio.uninstall()
+    assert app.events.state_cls == "celery.events.state:State"
+
+
+def test_a_state_of_the_users_own_stays() -> None:
+    app = make_app("memory://")
+    app.events.state_cls = own = "tests.unit.test_events:State"
+    dynprio = DynPrio(app)
+    assert app.events.state_cls == own
+    dynprio.uninstall()
+    assert app.events.state_cls == own
 
 
 def test_who_follows_lists_a_task_that_nobody_told_of() -> None:
