@@ -12,6 +12,7 @@ from __future__ import annotations
 from celery_dynprio.app import DynPrio
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.objectives import Objective
 from celery_dynprio.policies import (
     Age,
     Deadline,
@@ -44,6 +45,7 @@ __all__ = [
     "Gauge",
     "Max",
     "Min",
+    "Objective",
     "PendingTask",
     "Policy",
     "ShortestFirst",

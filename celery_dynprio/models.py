@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from celery_dynprio.objectives import Standing
+
 #: Where a pending task is: a level from 0 (first) upward, or one of the two parked places below.
 Place: TypeAlias = int
 
@@ -165,3 +167,8 @@ class Report:
     snapshot: Snapshot | None = None
     #: The trace ids of tasks that were to be moved, as far as they were asked for, by task id.
     traces: Mapping[str, str] = field(default_factory=dict)
+    #: How the objectives stand, and those that were breached or recovered in this tick.
+    standings: Sequence[Standing] = ()
+    turned: Sequence[Standing] = ()
+    #: Parked messages that are not brought back because they yield to an objective.
+    held_back: int = 0

@@ -70,11 +70,13 @@ class Planner:
         patience: float | None,
         cost: Callable[[Place, Place], float],
         budget: float,
+        yields: Callable[[PendingTask], bool] | None = None,
     ) -> Plan:
         """Choose moves for at most ``budget`` seconds of broker time as told by ``cost``; one, if any is wanted.
 
         ``score`` must give numbers in [0, 1]. ``bands`` are those of the last plan, None at first. A task that waits
-        for more than ``patience`` seconds starves (None: none does). Equal arguments give equal plans.
+        for more than ``patience`` seconds starves (None: none does). Tasks of the front that ``yields`` is true of are
+        parked; the overflow is to be given without them. Equal arguments give equal plans.
         """
         front = [
             _Waiting(task, level, score(task))
@@ -83,6 +85,10 @@ class Planner:
             if task.pinned is None
         ]
         bands = self._bands(snapshot, front, score, bands)
+        yielding = [waiting for waiting in front if yields(waiting.task)] if yields else []
+        if yielding:
+            gone = {waiting.task.id for waiting in yielding}
+            front = [waiting for waiting in front if waiting.task.id not in gone]
         parked = list(self._parked(snapshot, score, bands))
         since = -math.inf if patience is None else now - patience
         kept, lifted = self._starving(front, parked, since=since, urgent=snapshot.depths[0], bands=bands)
@@ -93,6 +99,7 @@ class Planner:
             free = [waiting for waiting in free if waiting.task.id not in gone]
         units = [
             *([[_move(lifted, 0, "starving")]] if lifted else []),
+            *([_move(waiting, OVERFLOW, "objective")] for waiting in yielding),
             *([_move(waiting, OVERFLOW, "overflow")] for waiting in leaving),
             *self._pinned(snapshot, entering, bands),
             *self._settled([*free, *(waiting for waiting in entering if waiting.task.pinned is None)], bands),

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
+from celery_dynprio.guard import Guard
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
@@ -89,6 +91,7 @@ class Reprioritizer:
 
     ``clock`` gives Unix seconds; ``budget`` is seconds of broker time that the moves of one tick may take; ``paused``
     tells whether an operator stopped all moves. With ``watched`` what waits is read, and reported, while they are.
+    ``guard`` watches the app's objectives.
     Of the first ``traced`` moves of a tick the traces are reported that the tasks belong to.
     """
 
@@ -103,6 +106,7 @@ class Reprioritizer:
     dry_run: bool = False
     watched: bool = False
     traced: int = 0
+    guard: Guard | None = None
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
@@ -153,7 +157,12 @@ class Reprioritizer:
         snapshot = self.backlog.read(now)
         runtimes, use = self.learned.read(now)
         score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
-        candidates = self._scores.candidates(snapshot.overflow, score, self.window)
+        watched = self.guard.look(snapshot, now, acts=not self.dry_run) if self.guard else None
+        yields, overflow = None, snapshot.overflow
+        if watched and watched.yielding and self.backlog.capabilities.parks:
+            yields = watched.yielding.yields
+            overflow = {task_id: task for task_id, task in overflow.items() if not yields(task)}
+        candidates = self._scores.candidates(overflow, score, self.window)
         plan = self.planner.plan(
             replace(snapshot, overflow=candidates),
             score,
@@ -162,13 +171,23 @@ class Reprioritizer:
             patience=self._scores.patience(),
             cost=self.backlog.cost,
             budget=self.budget,
+            yields=yields,
         )
         self._bands = plan.bands
         self._forget(snapshot)
         traces = self._traces(plan.moves[: self.traced])
         outcomes = [] if self.dry_run else self._apply(plan.moves)
-        report = _with(report, snapshot)
-        return replace(report, moves=plan.moves, outcomes=outcomes, deferred=plan.deferred, spilled=spilled, traces=traces)
+        if watched:
+            held_back = len(snapshot.overflow) - len(overflow)
+            report = replace(report, standings=watched.standings, turned=watched.turned, held_back=held_back)
+        return replace(
+            _with(report, snapshot),
+            moves=plan.moves,
+            outcomes=outcomes,
+            deferred=plan.deferred,
+            spilled=spilled,
+            traces=traces,
+        )
 
     def _traces(self, moves: Sequence[Move]) -> Mapping[str, str]:
         headers = self.backlog.headers(moves) if moves else {}
@@ -223,6 +242,7 @@ def assemble(
     what the settings want to be monitored.
     """
     levels = len(client.priority_steps)
+    attainment = RedisAttainment(client, settings.objectives)
     return [
         Reprioritizer(
             backlog=RedisBacklog(client, queue, settings.window),
@@ -236,6 +256,7 @@ def assemble(
             dry_run=dry_run,
             watched=settings.metrics_port is not None,
             traced=MAX_EVENTS if settings.events else 0,
+            guard=Guard(queue, settings.objectives, attainment) if settings.objectives else None,
         )
         for queue in (settings.queues if queues is None else queues)
     ]
@@ -252,6 +273,8 @@ def describe(report: Report) -> str:
         line = f"{report.queue}: dry run, read {report.read} of {report.front}, would move {len(report.moves)}"
     if report.overflow or report.held:
         line += f", overflow {report.overflow}, held {report.held}"
+    if report.held_back:
+        line += f", held back {report.held_back}"
     if report.deferred:
         line += f", deferred {report.deferred}"
     if report.foreign:

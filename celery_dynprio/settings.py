@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kombu.utils.imports import symbol_by_name
 
 from celery_dynprio.errors import SettingError
+from celery_dynprio.objectives import Objective
 from celery_dynprio.policies import Factor, Policy, default_policy
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     #: Whether reprioritizers send a Celery event for each move.
     events: bool = False
+    #: Which share of which tasks is to start in time, and what yields when it does not.
+    objectives: tuple[Objective, ...] = ()
 
     def __post_init__(self) -> None:
         for name, read in _READERS.items():
@@ -161,6 +164,17 @@ def _port(setting: str, value: Any) -> int | None:
     raise SettingError(setting, value, f"use a port, a whole number from 1 to {MAX_PORT}, or None")
 
 
+def _objectives(setting: str, value: Any) -> tuple[Objective, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, Objective) for each in value):
+        raise SettingError(
+            setting, value, 'use a list such as [Objective("checkouts", match="shop.checkout", within=5)]'
+        )
+    names = [each.name for each in value]
+    if len(set(names)) < len(names):
+        raise SettingError(setting, value, "give each objective a name of its own")
+    return tuple(value)
+
+
 def _host(setting: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise SettingError(setting, value, 'use an address, such as "127.0.0.1", or "0.0.0.0" for all of this machine')
@@ -191,4 +205,5 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "metrics_port": _port,
     "metrics_host": _host,
     "events": _switch,
+    "objectives": _objectives,
 }

@@ -10,14 +10,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from celery_dynprio import message
+from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.audit import Audit, Entry
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import ArgumentError, NotPendingError
 from celery_dynprio.fates import Fates
+from celery_dynprio.guard import Yielding
 from celery_dynprio.learned import RedisUsage
 from celery_dynprio.lease import Holder, RedisLease
 from celery_dynprio.models import HELD, OVERFLOW, Context, Contribution, Moved, PendingTask, Place, Snapshot
+from celery_dynprio.objectives import Standing
 from celery_dynprio.ordering import Shift, Turn, order, shifts, starts
 from celery_dynprio.policies.base import Policy, Scorer
 from celery_dynprio.propagation import span_of_headers
@@ -79,6 +82,8 @@ class Explanation:
     #: Unix seconds at which it comes within the workers' reach if nothing changes: now for what is there already, None
     #: if that cannot be told (see :class:`~celery_dynprio.ordering.Turn`).
     in_front: float | None
+    #: The objective that it is held back for; "" if it is not.
+    held_back_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,8 @@ class Stats:
     #: Learned mean runtime in seconds by task name, and decayed use in seconds by fairness key.
     runtimes: Mapping[str, float] = field(default_factory=dict)
     use: Mapping[str, float] = field(default_factory=dict)
+    #: How the objectives stand.
+    objectives: Sequence[Standing] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +195,12 @@ class Views:
         runtimes, use = self._usage.read(now)
         queues = [self._queue_stats(queue, now, oldest=oldest) for queue in self._settings.queues]
         workers = ask(self._app) if workers is None else workers
-        return Stats(now, self.paused(), queues, workers, runtimes, use)
+        return Stats(now, self.paused(), queues, workers, runtimes, use, self.objectives())
+
+    def objectives(self) -> Sequence[Standing]:
+        """How the objectives stand."""
+        wanted = self._settings.objectives
+        return RedisAttainment(self._client, wanted, self._clock).read() if wanted else ()
 
     def compare(self, other: Policy) -> list[Comparison]:
         """Score all that is pending by the policy in force and by another, and tell whose turn would change."""
@@ -281,7 +293,14 @@ class Views:
             self.log(task_id=task.id),
             span_of_headers(headers).trace_id,
             in_front,
+            self._held_back_for(turn, context),
         )
+
+    def _held_back_for(self, turn: Turn, context: Context) -> str:
+        if turn.place != OVERFLOW:
+            return ""
+        objective = Yielding(self.objectives(), context.now).to(turn.task)
+        return "" if objective is None else objective.name
 
     def _contributions(self, task: PendingTask, context: Context) -> Sequence[Contribution]:
         if task.pinned is not None:

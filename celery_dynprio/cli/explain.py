@@ -93,6 +93,7 @@ def as_object(found: Explanation, now: float) -> dict[str, Any]:
         "at": now,
         **turn_object(found.turn, now),
         "in_front_in": until(found.in_front, now),
+        "held_back_for": found.held_back_for or None,
         "trace_id": found.trace_id,
         "factors": [asdict(each) for each in found.contributions],
         "ahead_by_place": {place_name(place): count for place, count in found.ahead_by_place.items()},
@@ -122,6 +123,8 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     pinned = "" if task.pinned is None else f", pinned to P{task.pinned}"
     position = "" if turn.position is None else f", number {turn.position:,}"
     yield "place", f"{place_name(turn.place)}{position}{pinned}"
+    if found.held_back_for:
+        yield "held back", f"for the objective {found.held_back_for}, which is breached"
     yield "waited", said_seconds(turn.waited)
     yield "deadline", "none" if task.deadline is None else _in(task.deadline - now)
     yield "key", "none" if task.key is None else task.key

@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.rendering import Column, counted, place_name, print_json, seconds, summed, table, terminal_width
+from celery_dynprio.cli.rendering import (
+    Column,
+    counted,
+    place_name,
+    print_json,
+    said_seconds,
+    seconds,
+    summed,
+    table,
+    terminal_width,
+)
 from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.message import clean
+from celery_dynprio.objectives import Standing, globs
 
 if TYPE_CHECKING:
     from celery_dynprio.views import QueueStats, Stats
@@ -25,6 +36,17 @@ _RUNTIMES: Final = (Column("task", least=12, keep_end=True), Column("mean runtim
 _USE: Final = (Column("key", least=12), Column("use", right=True), Column("share", right=True))
 
 
+_OBJECTIVES: Final = (
+    Column("objective", least=12),
+    Column("in time", right=True),
+    Column("target", right=True),
+    Column("within", right=True),
+    Column("started", right=True),
+    Column("overdue", right=True),
+    Column("state"),
+)
+
+
 @click.command(cls=CeleryCommand)
 @json_option
 @click.pass_context
@@ -32,7 +54,8 @@ def stats(ctx: click.Context, *, as_json: bool) -> None:
     """Show figures of queues, workers and what was learned.
 
     Shown are how many tasks wait in each level and the longest wait there (seconds), who leads, the slots of the
-    workers, the runtimes by task name and the decayed use by key (seconds, the largest first).
+    workers, how the objectives stand, the runtimes by task name and the decayed use by key (in seconds, the largest
+    first).
 
     For example:
 
@@ -64,6 +87,9 @@ def draw(found: Stats, width: int | None) -> Iterator[str]:
             [name, str(count), ", ".join(sorted(found.workers.queues.get(name, ())))] for name, count in slots.items()
         ]
         yield from table(_WORKERS, rows, width)
+    if found.objectives:
+        yield ""
+        yield from table(_OBJECTIVES, [_objective(each, found.at) for each in found.objectives], width)
     runtimes, use = _most(found.runtimes), _most(found.use)
     if runtimes:
         yield ""
@@ -85,6 +111,7 @@ def as_object(found: Stats) -> dict[str, Any]:
             name: {"slots": count, "queues": sorted(found.workers.queues.get(name, ()))}
             for name, count in found.workers.slots.items()
         },
+        "objectives": [_objective_object(each) for each in found.objectives],
         "runtimes": _most(found.runtimes),
         "use": _most(found.use),
     }
@@ -120,6 +147,39 @@ def _queue_object(queue: QueueStats) -> dict[str, Any]:
         "left_alone": dict(queue.foreign),
         "moves": queue.moves,
         "leader": None if queue.leader is None else asdict(queue.leader),
+    }
+
+
+def _objective(standing: Standing, now: float) -> list[str]:
+    objective = standing.objective
+    state = "met" if standing.since is None else f"breached for {said_seconds(now - standing.since)}"
+    if standing.since is not None and objective.on_breach is not None:
+        state += f", holding back {', '.join(globs(objective.expendable))}"
+    return [
+        objective.name,
+        "-" if standing.attained is None else f"{standing.attained:.1%}",
+        f"{objective.target:.1%}",
+        seconds(objective.within),
+        f"{standing.started:,}",
+        f"{standing.overdue:,}",
+        state,
+    ]
+
+
+def _objective_object(standing: Standing) -> dict[str, Any]:
+    objective = standing.objective
+    return {
+        "name": objective.name,
+        "within": objective.within,
+        "target": objective.target,
+        "window": objective.window,
+        "attained": standing.attained,
+        "started": standing.started,
+        "in_time": standing.in_time,
+        "overdue": standing.overdue,
+        "breached_since": standing.since,
+        "on_breach": objective.on_breach,
+        "expendable": list(globs(objective.expendable)),
     }
 
 

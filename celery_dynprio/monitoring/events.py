@@ -1,4 +1,4 @@
-"""A Celery event for each move that was made, for ``celery events`` and other monitors.
+"""A Celery event for each move that was made, and each turn of an objective, for ``celery events`` and other monitors.
 
 Its type has a group of its own. Of the group ``task``, every monitor that is built on Celery's ``State`` would take the
 event's name for the task's new state, which neither RECEIVED nor STARTED replaces later, and its sender for one more
@@ -18,6 +18,7 @@ from celery.events.state import State
 
 from celery_dynprio.backlogs.redis_client import SOCKET_TIMEOUT
 from celery_dynprio.models import Move, Outcome, Place, Report
+from celery_dynprio.objectives import Standing
 from celery_dynprio.reprioritizer import MAX_EVENTS
 from celery_dynprio.sender import Sender, Store
 
@@ -28,10 +29,15 @@ if TYPE_CHECKING:
 GROUP: Final = "dynprio"
 TYPE: Final = f"{GROUP}-task-reprioritized"
 
+#: The types of the events of objectives.
+BREACHED: Final = f"{GROUP}-objective-breached"
+RECOVERED: Final = f"{GROUP}-objective-recovered"
 
-class MoveEvents:
+
+class EventSender:
     """Sends the events from a thread of its own: a broker that is away costs events, and no tick its time.
 
+    Without ``moves`` only those of objectives; ``rate`` is how many moves it tells of in a second, at most.
     ``clock`` gives seconds that never go back.
     """
 
@@ -39,10 +45,13 @@ class MoveEvents:
         self,
         app: Celery,
         open_store: Callable[[], Store[Mapping[str, Any]]] | None = None,
+        *,
+        moves: bool = True,
         rate: int = MAX_EVENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sender: Sender[Mapping[str, Any]] = Sender("events", open_store or (lambda: _Dispatch(app)))
+        self._moves = moves
         self._rate = rate
         self._clock = clock
         self._second = clock()
@@ -54,8 +63,12 @@ class MoveEvents:
         return self._over + self._sender.dropped
 
     def observe(self, report: Report) -> None:
-        """Send one event for each move that was made."""
+        """Send one event for each move that was made, and for each objective that was breached or recovered."""
         now = time.time()
+        for standing in report.turned:
+            self._sender.put(fields_of_objective(standing, now))
+        if not self._moves:
+            return
         for move, outcome in zip(report.moves, report.outcomes, strict=False):
             if outcome is Outcome.MOVED:
                 if self._may_send():
@@ -81,6 +94,7 @@ class MoveEvents:
 def fields_of(report: Report, move: Move, now: float) -> dict[str, Any]:
     """What the event tells of a move that was made ``now`` (Unix seconds)."""
     return {
+        "type": TYPE,
         "uuid": move.task.id,
         "name": move.task.name,
         "queue": report.queue,
@@ -93,13 +107,30 @@ def fields_of(report: Report, move: Move, now: float) -> dict[str, Any]:
     }
 
 
+def fields_of_objective(standing: Standing, now: float) -> dict[str, Any]:
+    """What the event tells of an objective that was breached or recovered ``now`` (Unix seconds)."""
+    objective = standing.objective
+    return {
+        "type": RECOVERED if standing.since is None else BREACHED,
+        "objective": objective.name,
+        "attained": standing.attained,
+        "target": objective.target,
+        "within": objective.within,
+        "started": standing.started,
+        "overdue": standing.overdue,
+        "timestamp": now,
+    }
+
+
 def follow(state: Any) -> None:
     """Let a ``celery.events.state.State`` list each task that is moved, as PENDING, though nobody told it of the task.
 
     What it knows of tasks stays as it is, above all their state. The last move is in the task's ``reprioritized``.
     """
 
-    def moved(_: str, event: dict[str, Any]) -> None:
+    def moved(subject: str, event: dict[str, Any]) -> None:
+        if f"{GROUP}-{subject}" != TYPE:
+            return
         if event["uuid"] not in state.tasks:
             state.task_event("sent", event)  # State's own way to learn of a task that no worker has
         task = state.tasks[event["uuid"]]
@@ -108,7 +139,7 @@ def follow(state: Any) -> None:
     state.handlers[GROUP] = moved
 
 
-class FollowingState(State):  # type: ignore[misc] # Celery has no types
+class FollowingState(State):
     """Celery's State, which :func:`follow` has taught."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -129,7 +160,7 @@ class _Dispatch:
             if self._dispatcher is None:
                 self._open()
             for fields in entries:
-                self._dispatcher.send(TYPE, **fields)
+                self._dispatcher.send(**fields)
         except Exception:
             self.close()
             raise

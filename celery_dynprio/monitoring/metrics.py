@@ -12,6 +12,7 @@ from prometheus_client.utils import floatToGoString
 from celery_dynprio.histograms import BOUNDS, OTHER, Distribution, Series, SeriesKey
 from celery_dynprio.message import clean
 from celery_dynprio.models import PendingTask, Report, Snapshot
+from celery_dynprio.objectives import Standing
 
 PREFIX: Final = "dynprio_"
 
@@ -90,6 +91,12 @@ def waiting(reports: Iterable[Report]) -> Iterator[Metric]:
         {(queue, str(level)): _longest(report, shot.levels[level]) for queue, report, shot, level in places},
     )
     yield gauge(
+        "held_back",
+        "Parked messages that are not brought back because they yield to an objective.",
+        ("queue",),
+        {(queue,): report.held_back for queue, report, _ in read},
+    )
+    yield gauge(
         "moves_deferred",
         "Moves that the last tick wanted and had no budget for.",
         ("queue",),
@@ -117,6 +124,34 @@ def tasks(series: Mapping[SeriesKey, Series]) -> Iterator[Metric]:
             if any(each.deadlines):
                 starts[key.task, outcome] = starts.get((key.task, outcome), 0.0) + count
     yield counter("deadlines", "Tasks with a deadline that started by it, or late.", ("task", "outcome"), starts)
+
+
+def objectives(standings: Sequence[Standing]) -> Iterator[Metric]:
+    """How the objectives stand."""
+    labels: list[Labels] = [(standing.objective.name,) for standing in standings]
+    attained = {
+        label: standing.attained
+        for label, standing in zip(labels, standings, strict=True)
+        if standing.attained is not None
+    }
+    yield gauge(
+        "objective_attainment_ratio",
+        "The share that was in time, of what started in the window and what is overdue.",
+        ("objective",),
+        attained,
+    )
+    yield gauge(
+        "objective_target_ratio",
+        "The share that is to be in time.",
+        ("objective",),
+        {label: standing.objective.target for label, standing in zip(labels, standings, strict=True)},
+    )
+    yield gauge(
+        "objective_breached",
+        "1 while the objective is breached.",
+        ("objective",),
+        {label: standing.since is not None for label, standing in zip(labels, standings, strict=True)},
+    )
 
 
 def use(seconds: Mapping[str, float]) -> Metric:

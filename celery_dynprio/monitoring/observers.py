@@ -57,10 +57,10 @@ def start(app: Celery, settings: Settings) -> Observers:
         raise SettingError("dynprio_metrics_port", port, allowed)
     observers: list[Observer] = []
     dropped = None
-    if settings.events:
-        from celery_dynprio.monitoring.events import MoveEvents  # noqa: PLC0415 - costs nothing where it is off
+    if settings.events or settings.objectives:
+        from celery_dynprio.monitoring.events import EventSender  # noqa: PLC0415 - costs nothing where it is off
 
-        events = MoveEvents(app)
+        events = EventSender(app, moves=settings.events)
         observers.append(events)
         dropped = events.dropped
     if port is not None:

@@ -112,6 +112,8 @@ class Exporter(Collector):
         yield from self._process(known, leads, now)
         yield from self._ticks()
         yield from metrics.waiting(leads.values())
+        if self._first in leads and self._settings.objectives:
+            yield from metrics.objectives(leads[self._first].standings)
         shared = self._read() if self._first in leads else None
         if shared is not None:
             yield from metrics.tasks(shared.series)

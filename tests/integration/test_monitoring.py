@@ -13,7 +13,7 @@ from celery import Celery
 
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.models import Outcome
-from celery_dynprio.monitoring.events import TYPE, MoveEvents
+from celery_dynprio.monitoring.events import TYPE, EventSender
 from celery_dynprio.switch import Switch
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
@@ -235,7 +235,7 @@ def test_moves_are_sent_as_events(valkey: Database, project: Project, start_cele
 def test_events_go_on_after_a_restart_of_the_broker(start_server: StartServer) -> None:
     broker = start_server()
     app = make_app(broker.url())
-    events = MoveEvents(app)
+    events = EventSender(app)
     seen: list[dict[str, Any]] = []
 
     def sends() -> bool:

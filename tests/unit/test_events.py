@@ -11,7 +11,7 @@ from celery.states import PENDING, RECEIVED, RETRY, STARTED, SUCCESS
 
 from celery_dynprio import DynPrio
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role
-from celery_dynprio.monitoring.events import TYPE, MoveEvents, follow
+from celery_dynprio.monitoring.events import TYPE, EventSender, follow
 from celery_dynprio.testing import NOW, pending_task
 from tests.apps import make_app
 
@@ -37,7 +37,7 @@ def moved(*outcomes: Outcome) -> Report:
 def sent(*reports: Report, **options: Any) -> tuple[list[Mapping[str, Any]], int]:
     """What is sent of these reports, and how much is dropped."""
     kept = Kept()
-    events = MoveEvents(make_app("memory://"), lambda: kept, **options)
+    events = EventSender(make_app("memory://"), lambda: kept, **options)
     for report in reports:
         events.observe(report)
     events.close()

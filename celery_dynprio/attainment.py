@@ -1,0 +1,140 @@
+"""How far objectives are attained: what workers count and reprioritizers judge, in the broker's Redis.
+
+Starts are counted in slots of a twentieth of the window, each in a small hash that goes away by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.objectives import Names, Objective, Standing, globs
+
+#: Slots of a window.
+SLOTS: Final = 20
+
+#: Seconds for which the last word of a queue's leader about what is overdue counts.
+FRESH: Final = 30.0
+
+#: Seconds for which breaches are remembered that no reprioritizer judges.
+KEPT: Final = 86_400
+
+
+class Start(NamedTuple):
+    """A task that a worker started."""
+
+    name: str
+    #: Seconds since it was published.
+    wait: float
+
+
+class RedisAttainment:
+    """Counts and breaches of some objectives. Raises what redis-py raises when the broker is away.
+
+    An objective whose promise is changed is another one. ``clock`` gives Unix seconds.
+    """
+
+    def __init__(
+        self, client: RedisClient, objectives: Sequence[Objective], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._client = client
+        self._redis = client.redis
+        self._objectives = objectives
+        self._names = Names([objective.match for objective in objectives])
+        self._ids = [_id(objective) for objective in objectives]
+        self._shared = client.app_key("objectives")
+        self._clock = clock
+
+    def add(self, starts: Iterable[Start]) -> None:
+        """Count what started a moment ago."""
+        now = self._clock()
+        counts: Counter[tuple[int, str]] = Counter()
+        for start in starts:
+            for index in self._names.matching(start.name):
+                counts[index, "started"] += 1
+                counts[index, "in_time"] += start.wait <= self._objectives[index].within
+        pipe = self._redis.pipeline(transaction=False)
+        for (index, field), count in counts.items():
+            key = self._slot(index, _slot_at(self._objectives[index], now))
+            pipe.hincrby(key, field, count)
+            pipe.expire(key, math.ceil(2 * self._objectives[index].window))
+        pipe.execute()
+
+    def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
+        """Say how many tasks of one queue are overdue, by the index of the objective."""
+        now = self._clock()
+        fields = {f"{each} {queue}": f"{overdue.get(index, 0)} {now:.3f}" for index, each in enumerate(self._ids)}
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hset(self._shared, mapping=fields)
+        pipe.expire(self._shared, KEPT)
+        pipe.execute()
+
+    def read(self) -> list[Standing]:
+        """How all of them stand; what in Redis is not as this module writes it counts as absent."""
+        now = self._clock()
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(self._shared)
+        for index, objective in enumerate(self._objectives):
+            newest = _slot_at(objective, now)
+            for slot in range(newest - SLOTS, newest + 1):
+                pipe.hmget(self._slot(index, slot), "started", "in_time")
+        shared, *slots = pipe.execute()
+        return [
+            self._standing(index, shared, slots[index * (SLOTS + 1) : (index + 1) * (SLOTS + 1)], now)
+            for index in range(len(self._objectives))
+        ]
+
+    def turn(self, standing: Standing) -> Standing | None:
+        """Note a breach or a recovery; None if another reprioritizer was first."""
+        field = _id(standing.objective)
+        if standing.since is not None:
+            return replace(standing, since=None) if self._redis.hdel(self._shared, field) else None
+        now = self._clock()
+        return replace(standing, since=now) if self._redis.hsetnx(self._shared, field, f"{now:.3f}") else None
+
+    def close(self) -> None:
+        """Close the connection that this was given."""
+        self._client.close()
+
+    def _slot(self, index: int, slot: int) -> str:
+        return self._client.app_key(f"objective:{self._ids[index]}:{slot}")
+
+    def _standing(
+        self, index: int, shared: Mapping[bytes, bytes], slots: Sequence[Sequence[Any]], now: float
+    ) -> Standing:
+        prefix = self._ids[index].encode()
+        overdue = 0
+        for field, value in shared.items():
+            if field.startswith(prefix + b" "):
+                count, _, at = value.partition(b" ")
+                overdue += _count(count) if now - _number(at) <= FRESH else 0
+        started, in_time = (sum(_count(slot[column]) for slot in slots) for column in (0, 1))
+        since = _number(shared[prefix]) if prefix in shared else None
+        return Standing(self._objectives[index], started, min(in_time, started), overdue, since)
+
+
+def _id(objective: Objective) -> str:
+    promise = (objective.name, globs(objective.match), float(objective.within), float(objective.window))
+    return hashlib.sha256(repr(promise).encode()).hexdigest()[:16]
+
+
+def _slot_at(objective: Objective, now: float) -> int:
+    return int(now * SLOTS / objective.window)
+
+
+def _count(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() else 0
+
+
+def _number(value: bytes) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0

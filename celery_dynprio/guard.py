@@ -1,0 +1,137 @@
+"""Watches the objectives for the reprioritizer of one queue, and says what is to be held back for them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
+
+from celery_dynprio.models import PendingTask, Snapshot
+from celery_dynprio.objectives import Names, Objective, Standing, globs
+
+logger = logging.getLogger(__name__)
+
+
+class Attainment(Protocol):
+    """Where starts are counted and breaches are remembered; see :class:`~celery_dynprio.attainment.RedisAttainment`."""
+
+    def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
+        """Say how many tasks of one queue are overdue, by the index of the objective."""
+
+    def read(self) -> Sequence[Standing]:
+        """How all of them stand."""
+
+    def turn(self, standing: Standing) -> Standing | None:
+        """Note a breach or a recovery; None if another was first."""
+
+
+class Yielding:
+    """Which tasks yield to the objectives among ``standings`` that are breached and degrade, as of ``now``."""
+
+    def __init__(self, standings: Sequence[Standing], now: float) -> None:
+        self._objectives = [
+            each.objective for each in standings if each.since is not None and each.objective.on_breach == "degrade"
+        ]
+        self._expendable = Names([each.expendable for each in self._objectives])
+        self._promised = Names([each.match for each in self._objectives])
+        self._now = now
+
+    def __bool__(self) -> bool:
+        return bool(self._objectives)
+
+    def yields(self, task: PendingTask) -> bool:
+        """Whether a task yields to any of them."""
+        return self.to(task) is not None
+
+    def to(self, task: PendingTask) -> Objective | None:
+        """The objective that a task yields to; None if it does not yield."""
+        if task.pinned is not None:
+            return None
+        waited = self._now - task.published
+        promised = self._promised.matching(task.name)
+        for index in self._expendable.matching(task.name):
+            objective = self._objectives[index]
+            if waited < objective.hold_at_most and index not in promised:
+                return objective
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a look at the objectives found."""
+
+    standings: Sequence[Standing]
+    #: Those that were breached or recovered at this look, and that no other process told of.
+    turned: Sequence[Standing]
+    yielding: Yielding
+
+
+class Guard:
+    """Watches some objectives for one queue."""
+
+    def __init__(self, queue: str, objectives: Sequence[Objective], attainment: Attainment) -> None:
+        self._queue = queue
+        self._objectives = objectives
+        self._attainment = attainment
+        self._names = Names([objective.match for objective in objectives])
+
+    def look(self, snapshot: Snapshot, now: float, *, acts: bool) -> Watched:
+        """Count what is overdue ``now`` (Unix seconds), and judge; without ``acts`` nothing is written or told."""
+        if acts:
+            self._attainment.tell(self._queue, self._overdue(snapshot, now))
+        standings = list(self._attainment.read())
+        turned = []
+        for index, standing in enumerate(standings if acts else ()):
+            if standing.is_breached != (standing.since is not None):
+                after = self._attainment.turn(standing)
+                if after is not None:
+                    standings[index] = after
+                    turned.append(after)
+                    _tell(after)
+        return Watched(standings, turned, Yielding(standings, now))
+
+    def _overdue(self, snapshot: Snapshot, now: float) -> Mapping[int, int]:
+        counts: Counter[int] = Counter()
+        matching, objectives = self._names.matching, self._objectives
+        for task in chain(*snapshot.levels, snapshot.overflow.values()):
+            for index in matching(task.name):
+                if now - task.published > objectives[index].within:
+                    counts[index] += 1
+        return counts
+
+
+def describe(standing: Standing) -> str:
+    """One line that says how an objective stands, and what is done about it."""
+    objective = standing.objective
+    state = "is met" if standing.since is None else "is breached"
+    attained = "nothing started" if standing.attained is None else f"{standing.attained:.1%} in time"
+    line = (
+        f"objective {objective.name!r} {state}: {attained}, target {objective.target:.1%} within {objective.within:g} s"
+        f" ({standing.started} started, {standing.overdue} overdue)"
+    )
+    if objective.on_breach is None:
+        return line
+    if standing.since is None:
+        return f"{line}; nothing is held back for it"
+    expendable = ", ".join(globs(objective.expendable))
+    return f"{line}; holding back {expendable}, each for {objective.hold_at_most:g} s at most"
+
+
+def _tell(standing: Standing) -> None:
+    """Log it, and call the user's hook, in a thread of its own: no tick waits for it."""
+    logger.log(logging.INFO if standing.since is None else logging.WARNING, "%s", describe(standing))
+    if standing.objective.hook is not None:
+        threading.Thread(target=_call, args=(standing,), name="dynprio objective hook", daemon=True).start()
+
+
+def _call(standing: Standing) -> None:
+    hook = standing.objective.hook
+    try:
+        if hook is not None:
+            hook(standing)
+    except Exception:
+        logger.exception("the hook of objective %r failed", standing.objective.name)

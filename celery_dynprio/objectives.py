@@ -1,0 +1,133 @@
+"""Objectives: which share of some tasks is to start in time, and what yields when it does not. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final, Literal
+
+from celery_dynprio.errors import ArgumentError
+
+#: The shortest window, in seconds, over which attainment is told.
+SHORTEST_WINDOW: Final = 10.0
+
+#: Names of tasks whose matches are remembered.
+MAX_NAMES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A promise: of the tasks ``match``, the share ``target`` starts within ``within`` seconds of its publication.
+
+    It is breached while less than ``target`` of what started in the last ``window`` seconds, and of what waits for
+    longer than ``within`` already, was in time. It has recovered once half of what is missing from ``target`` to 1 is
+    attained as well, so that it does not go to and fro.
+
+    With ``on_breach="degrade"`` the reprioritizers keep pending tasks ``expendable`` in the overflow, out of the
+    workers' reach, until it recovers: those that no ``priority=`` and no operator pinned, and each of them only until
+    it has waited for ``hold_at_most`` seconds. ``hook`` is called with a :class:`Standing` at each breach and recovery.
+
+    ``match`` and ``expendable`` are globs on the task's name, as in :mod:`fnmatch`, one or several. Raises
+    :class:`~celery_dynprio.errors.ArgumentError` for a value that cannot be meant.
+    """
+
+    name: str
+    match: str | Sequence[str]
+    #: Seconds above 0.
+    within: float
+    #: Above 0, at most 1.
+    target: float = 0.95
+    #: Seconds, 10 or more.
+    window: float = 300.0
+    on_breach: Literal["degrade"] | None = None
+    expendable: str | Sequence[str] = ()
+    #: Seconds above 0.
+    hold_at_most: float = 600.0
+    hook: Callable[[Standing], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise self._error("name", "use a text to call it by")
+        if not globs(self.match):
+            raise self._error("match", 'use a glob on task names, such as "shop.*", or a list of them')
+        self._check("within", "use a finite number of seconds above 0")
+        self._check("hold_at_most", "use a finite number of seconds above 0")
+        self._check("target", "use a share above 0, at most 1", most=1.0)
+        self._check("window", f"use a finite number of seconds, {SHORTEST_WINDOW:g} or more", least=SHORTEST_WINDOW)
+        if self.on_breach not in {None, "degrade"}:
+            raise self._error("on_breach", 'use "degrade" or None')
+        if (self.on_breach is None) != (not globs(self.expendable)):
+            raise self._error("expendable", 'use globs on task names with on_breach="degrade", and only with it')
+        if self.hook is not None and not callable(self.hook):
+            raise self._error("hook", "use a function that takes a Standing")
+
+    @property
+    def recovery(self) -> float:
+        """The share that must be attained to recover from a breach."""
+        return self.target + (1.0 - self.target) / 2
+
+    def _check(self, name: str, allowed: str, least: float = 0.0, most: float = math.inf) -> None:
+        value = getattr(self, name)
+        if type(value) not in {int, float} or not least <= value <= most or not 0 < value < math.inf:
+            raise self._error(name, allowed)
+
+    def _error(self, name: str, allowed: str) -> ArgumentError:
+        return ArgumentError(f"Objective {self.name!r}: {name}", getattr(self, name), allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an objective stands now."""
+
+    objective: Objective
+    #: Tasks that started within the window, and how many of them were in time.
+    started: int = 0
+    in_time: int = 0
+    #: Tasks that wait for longer than they should already.
+    overdue: int = 0
+    #: Since when it is breached (Unix seconds); None if it is not.
+    since: float | None = None
+
+    @property
+    def attained(self) -> float | None:
+        """The share that was in time, 0 to 1; None if there was nothing."""
+        known = self.started + self.overdue
+        return self.in_time / known if known else None
+
+    @property
+    def is_breached(self) -> bool:
+        """Whether it counts as breached by its figures, given whether it was before."""
+        attained = self.attained
+        if attained is None:
+            return False
+        return attained < (self.objective.target if self.since is None else self.objective.recovery)
+
+
+class Names:
+    """Remembers which of several lists of globs a task's name matches."""
+
+    def __init__(self, lists: Sequence[str | Sequence[str]]) -> None:
+        self._lists = [globs(each) for each in lists]
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def matching(self, name: str) -> tuple[int, ...]:
+        """The indexes of the lists that have a glob for this name."""
+        found = self._known.get(name)
+        if found is None:
+            if len(self._known) >= MAX_NAMES:  # names come from messages: whoever sends many costs time, not memory
+                self._known.clear()
+            found = self._known[name] = tuple(
+                index for index, each in enumerate(self._lists) if any(fnmatchcase(name, glob) for glob in each)
+            )
+        return found
+
+
+def globs(value: object) -> tuple[str, ...]:
+    """The globs that a user gave as one text or several; none if that is neither."""
+    if isinstance(value, str):
+        return (value,) if value else ()
+    if isinstance(value, Sequence) and all(isinstance(each, str) and each for each in value):
+        return tuple(value)
+    return ()
