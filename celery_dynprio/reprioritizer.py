@@ -162,6 +162,7 @@ class Reprioritizer:
         if watched and watched.yielding and self.backlog.capabilities.parks:
             yields = watched.yielding.yields
             overflow = {task_id: task for task_id, task in overflow.items() if not yields(task)}
+        held_back = len(snapshot.overflow) - len(overflow)  # before the moves, which may change the snapshot's
         candidates = self._scores.candidates(overflow, score, self.window)
         plan = self.planner.plan(
             replace(snapshot, overflow=candidates),
@@ -178,7 +179,6 @@ class Reprioritizer:
         traces = self._traces(plan.moves[: self.traced])
         outcomes = [] if self.dry_run else self._apply(plan.moves)
         if watched:
-            held_back = len(snapshot.overflow) - len(overflow)
             report = replace(report, standings=watched.standings, turned=watched.turned, held_back=held_back)
         return replace(
             _with(report, snapshot),

@@ -11,9 +11,10 @@ from tests.prometheus import ALERTS, PrometheusServer, queries
 from tests.servers import Database
 
 BODY = """
-    from celery_dynprio import DynPrio, dynprio_task
+    from celery_dynprio import DynPrio, Objective, dynprio_task
 
     app.conf.update(dynprio_embedded=False, dynprio_interval=0.2, dynprio_lease_ttl=2.0, task_ignore_result=True)
+    app.conf.dynprio_objectives = [Objective("work", "*.work", within=3600)]
     dynprio = DynPrio(app)
 
     @dynprio_task(app=app, key="customer", deadline=0.5)

@@ -204,11 +204,15 @@ def test_where_monitoring_is_off_nothing_of_it_is_imported(valkey: Database, mak
 
 
 @contextmanager
-def receiving(app: Celery, seen: list[dict[str, Any]]) -> Iterator[Callable[[], None]]:
-    """Collect our events; what is given receives what has come by then."""
+def receiving(app: Celery, seen: list[dict[str, Any]], *types: str) -> Iterator[Callable[[], None]]:
+    """Collect our events, moves by default; what is given receives what has come by then."""
     with (
         app.connection_for_read() as connection,
-        app.events.Receiver(connection, handlers={TYPE: seen.append}).consumer_context() as (own, _, _),
+        app.events.Receiver(connection, handlers=dict.fromkeys(types or (TYPE,), seen.append)).consumer_context() as (
+            own,
+            _,
+            _,
+        ),
     ):
 
         def receive() -> None:

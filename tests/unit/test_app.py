@@ -44,6 +44,7 @@ def test_the_public_names() -> None:
         "Gauge",
         "Max",
         "Min",
+        "Objective",
         "PendingTask",
         "Policy",
         "ShortestFirst",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from celery.states import PENDING, RECEIVED, RETRY, STARTED, SUCCESS
 
 from celery_dynprio import DynPrio
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role
-from celery_dynprio.monitoring.events import TYPE, EventSender, follow
+from celery_dynprio.monitoring.events import BREACHED, RECOVERED, TYPE, EventSender, follow
+from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.testing import NOW, pending_task
 from tests.apps import make_app
 
@@ -49,6 +51,7 @@ def test_each_move_that_was_made_is_told() -> None:
     (event,), dropped = sent(report)
     assert event.pop("timestamp") > NOW  # type: ignore[attr-defined]
     assert event == {
+        "type": TYPE,
         "uuid": report.moves[0].task.id,
         "name": "work",
         "queue": "orders",
@@ -59,6 +62,20 @@ def test_each_move_that_was_made_is_told() -> None:
         "trace_id": "",
     }
     assert dropped == 0
+
+
+def test_without_moves_only_objectives_are_told() -> None:
+    standing = Standing(Objective("checkouts", "checkout", 5), started=9, in_time=8, overdue=1, since=NOW)
+    report = replace(moved(Outcome.MOVED), turned=[standing, replace(standing, since=None)])
+    events, dropped = sent(report, moves=False)
+    told = {"objective": "checkouts", "attained": 0.8, "target": 0.95, "within": 5, "started": 9, "overdue": 1}
+    assert [(each["type"], each.items() >= told.items()) for each in events] == [(BREACHED, True), (RECOVERED, True)]
+    assert dropped == 0
+    known = State()
+    follow(known)
+    for number, kind in enumerate([BREACHED, RECOVERED]):
+        known.event(event(kind, number, uuid=None, **told))
+    assert not known.tasks
 
 
 def test_a_parked_place_is_named() -> None:

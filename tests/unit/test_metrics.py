@@ -14,11 +14,13 @@ from celery_dynprio.histograms import MemoryHistograms
 from celery_dynprio.learned import Run
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role, Snapshot
 from celery_dynprio.monitoring.prometheus import Exporter, Shared
+from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.settings import Settings
 from celery_dynprio.testing import NOW, pending_task
 from tests.prometheus import ALERTS, ROOT, families, promtool, queries, value
 
-SETTINGS = Settings(queues=("orders", "mails"))
+OBJECTIVE = Objective("checkouts", "shop.checkout", 5)
+SETTINGS = Settings(queues=("orders", "mails"), objectives=(OBJECTIVE,))
 
 
 def shared(runs: Iterable[Run] = (), **use: float) -> Shared:
@@ -60,8 +62,22 @@ def exporter(*reports: Report, now: float = NOW, **options: Any) -> Exporter:
 def everything() -> str:
     """All that there is to be exported."""
     runs = [Run("work", "x", 2.0, 8, 0.5, in_time=True), Run("work", "x", 2.0, None, None, in_time=False)]
-    made = exporter(report(**moves()), shared=lambda: shared(runs, x=3.0), dropped=lambda: 1)
-    return exported(made)
+    standings = [Standing(OBJECTIVE, started=9, in_time=8, overdue=1, since=NOW)]
+    watched = report(**moves(), standings=standings, held_back=5)
+    return exported(exporter(watched, shared=lambda: shared(runs, x=3.0), dropped=lambda: 1))
+
+
+def test_objectives_are_told_by_who_leads_the_first_queue() -> None:
+    text = everything()
+    assert value(text, "dynprio_objective_attainment_ratio", objective="checkouts") == 0.8
+    assert value(text, "dynprio_objective_target_ratio", objective="checkouts") == 0.95
+    assert value(text, "dynprio_objective_breached", objective="checkouts") == 1
+    assert value(text, "dynprio_held_back", queue="orders") == 5
+    met = Standing(OBJECTIVE)
+    text = exported(exporter(report(standings=[met])))
+    assert value(text, "dynprio_objective_attainment_ratio") is None
+    assert value(text, "dynprio_objective_breached", objective="checkouts") == 0
+    assert "dynprio_objective" not in exported(exporter(report("mails", standings=[met])))
 
 
 def test_who_leads_tells_what_waits() -> None:

@@ -12,6 +12,7 @@ import pytest
 from celery import Celery
 
 from celery_dynprio.errors import SettingError
+from celery_dynprio.objectives import Objective
 from celery_dynprio.policies import Weight
 from celery_dynprio.settings import Settings
 
@@ -103,6 +104,7 @@ WRONG: list[tuple[str, Any]] = [
     *(("log_format", value) for value in ("xml", "", True)),
     *(("metrics_port", value) for value in (0, -1, 65_536, "9808", 9808.0, True)),
     *(("metrics_host", value) for value in (None, "", 1)),
+    *(("objectives", value) for value in (None, Objective("a", "b", 1), ["a"], [Objective("a", "b", 1)] * 2)),
     *(("policy", value) for value in (None, 3, "no.such:policy", "celery_dynprio.settings:PREFIX", Weight)),
 ]
 

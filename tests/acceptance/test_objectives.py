@@ -1,0 +1,105 @@
+"""An objective that is breached under load, with real workers and reprioritizers: degrading makes it recover."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery_dynprio.monitoring.events import BREACHED, RECOVERED
+from tests.conftest import MakeProject, StartCelery, StartWorker
+from tests.integration.test_monitoring import receiving
+from tests.nodes import Project
+from tests.processes import wait_until
+from tests.servers import Database, Kind
+
+#: Reports take the only slot again and again; checkouts are first in the order, and still wait for it.
+BODY: Final = """
+    import time
+    from celery_dynprio import DynPrio, Objective, Weight, dynprio_task
+
+    degrade = DEGRADE
+    app.conf.update(
+        dynprio_embedded=False, dynprio_interval=0.2, dynprio_policy=1 * Weight(), task_acks_late=True,
+        worker_prefetch_multiplier=1, task_ignore_result=True,
+        dynprio_objectives=[
+            Objective("checkouts", "checkout", within=0.3, target=0.8, window=10, hook=print, **degrade)
+        ],
+    )
+    dynprio = DynPrio(app)
+
+    @dynprio_task(app=app, name="checkout", weight=10)
+    def checkout(): ...
+
+    @dynprio_task(app=app, name="report", weight=1)
+    def report():
+        time.sleep(1.0)
+"""
+
+
+def dynprio(project: Project, *arguments: str) -> Any:
+    command = [sys.executable, "-m", "celery", "-A", project.name, "dynprio", *arguments, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=project.directory, env=project.env, timeout=60
+    )
+    return json.loads(done.stdout)
+
+
+def objective(project: Project) -> dict[str, Any]:
+    (found,) = dynprio(project, "stats")["objectives"]
+    return dict(found)
+
+
+def test_degrading_makes_a_breached_objective_recover_and_nothing_else_does(
+    open_database: Callable[[Kind], Database],
+    make_project: MakeProject,
+    start_worker: StartWorker,
+    start_celery: StartCelery,
+) -> None:
+    sides = {}
+    for name, degrade in (("plain", {}), ("degrading", {"on_breach": "degrade", "expendable": "report"})):
+        project = make_project(open_database("valkey").url, BODY.replace("DEGRADE", repr(degrade)))
+        module = project.load()
+        reports = [module.report.delay().id for _ in range(60)]
+        start_worker(project, name=name)
+        sides[name] = (
+            project,
+            module,
+            reports,
+            start_celery(project, "dynprio", "run", name=f"run-{name}", ready_line="dynprio ready"),
+        )
+
+    def loaded(condition: str) -> bool:
+        """Let both go on getting checkouts until the one that degrades says so."""
+        for _, module, _, _ in sides.values():
+            module.checkout.delay()
+        return condition in sides["degrading"][3].logs()
+
+    breached, recovered = "'checkouts' is breached", "'checkouts' is met"
+    seen: list[dict[str, Any]] = []
+    with receiving(sides["degrading"][1].app, seen, BREACHED, RECOVERED) as receive:
+        wait_until(lambda: receive() or loaded(breached), 60)
+        project, module, reports, run = sides["degrading"]
+        wait_until(lambda: loaded("held back "), 60)
+        found = objective(project)
+        assert found["breached_since"] is not None
+        assert found["attained"] < 0.9
+        waiting = [each["id"] for each in dynprio(project, "list", "--task", "report")["tasks"]]
+        assert set(waiting) <= set(reports)
+        explained = dynprio(project, "explain", waiting[-1])
+        assert (explained["place"], explained["held_back_for"]) == ("parked", "checkouts")
+
+        wait_until(lambda: receive() or loaded(recovered), 60)
+        wait_until(lambda: receive() or len(seen) > 1)
+    assert "holding back report, each for 600 s at most" in run.logs()
+    assert [each["type"] for each in seen[:2]] == [BREACHED, RECOVERED]
+    assert seen[0]["attained"] < 0.8 < seen[1]["attained"]
+    assert run.logs().count("Standing(") >= 2, "the hook"
+
+    project, _, _, run = sides["plain"]
+    assert breached in run.logs()
+    assert recovered not in run.logs()
+    assert objective(project)["attained"] < 0.8
+    assert dynprio(project, "stats")["queues"][0]["parked"] == 0

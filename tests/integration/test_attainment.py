@@ -1,0 +1,147 @@
+"""Attainment of objectives in a real Redis, counted by real workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from celery_dynprio.attainment import FRESH, RedisAttainment, Start
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.objectives import Objective, Standing
+from tests.apps import make_app
+from tests.conftest import MakeProject, StartWorker
+from tests.processes import wait_until
+from tests.servers import Database
+
+CHECKOUTS = Objective("checkouts", "shop.checkout", within=5, window=100)
+ALL = Objective("all", "shop.*", within=60, window=20)
+
+BODY = """
+    from celery_dynprio import DynPrio, Objective, dynprio_task
+
+    app.conf.update(dynprio_embedded=False, dynprio_learn=False)
+    app.conf.dynprio_objectives = [Objective("soon", "*.work", within=30), Objective("never", "*.work", within=1e-9)]
+    DynPrio(app)
+
+    @dynprio_task(app=app)
+    def work(): ...
+
+    @app.task
+    def other(): ...
+"""
+
+
+class Clock:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def attainment(url: str, *objectives: Objective, clock: Clock) -> RedisAttainment:
+    return RedisAttainment(RedisClient.from_app(make_app(url)), objectives or (CHECKOUTS, ALL), clock)
+
+
+def figures(kept: RedisAttainment) -> list[tuple[int, int, int]]:
+    return [(each.started, each.in_time, each.overdue) for each in kept.read()]
+
+
+def test_starts_count_for_as_long_as_the_window_is(server: Database) -> None:
+    clock = Clock()
+    kept = attainment(server.url, clock=clock)
+    assert figures(kept) == [(0, 0, 0), (0, 0, 0)]
+    kept.add([Start("shop.checkout", 4.0), Start("shop.checkout", 6.0), Start("shop.report", 59.0), Start("x", 0.0)])
+    kept.add([Start("shop.checkout", 5.0)])
+    assert figures(attainment(server.url, clock=clock)) == [(3, 2, 0), (4, 4, 0)]
+    clock.now += 22
+    assert figures(kept) == [(3, 2, 0), (0, 0, 0)]
+    clock.now += 76
+    kept.add([Start("shop.checkout", 0.0)])
+    assert figures(kept) == [(4, 3, 0), (1, 1, 0)]
+    clock.now += 8
+    assert figures(kept)[0] == (1, 1, 0)
+    for key in server.client.scan_iter("dynprio:objective:*"):
+        assert 0 < server.client.ttl(key) <= 200
+
+
+def test_what_is_overdue_counts_while_somebody_says_so(valkey: Database) -> None:
+    clock = Clock()
+    kept = attainment(valkey.url, clock=clock)
+    kept.tell("orders", {0: 3})
+    kept.tell("mails 2", {0: 4, 1: 1})
+    assert figures(kept) == [(0, 0, 7), (0, 0, 1)]
+    clock.now += FRESH - 1
+    kept.tell("orders", {})
+    clock.now += 2
+    assert figures(kept) == [(0, 0, 0), (0, 0, 0)]
+
+
+def test_a_breach_is_noted_once_whoever_is_first(valkey: Database) -> None:
+    clock = Clock()
+    one, other = attainment(valkey.url, clock=clock), attainment(valkey.url, clock=clock)
+    (met, _) = one.read()
+    breached = one.turn(met)
+    assert breached == Standing(CHECKOUTS, since=clock.now)
+    clock.now += 7
+    assert other.turn(met) is None
+    assert other.read()[0] == breached
+    assert other.turn(breached) == met
+    assert one.turn(breached) is None
+    assert one.read()[0] == met
+
+
+def test_another_promise_is_another_objective(valkey: Database) -> None:
+    clock = Clock()
+    kept = attainment(valkey.url, CHECKOUTS, clock=clock)
+    kept.add([Start("shop.checkout", 4.0)])
+    kept.turn(kept.read()[0])
+    assert figures(attainment(valkey.url, replace(CHECKOUTS, within=3), clock=clock)) == [(0, 0, 0)]
+    (same,) = attainment(valkey.url, replace(CHECKOUTS, target=0.5), clock=clock).read()
+    assert (same.started, same.since) == (1, clock.now)
+
+
+@pytest.mark.parametrize("hostile", [b"", b"x", b"-1", b"1e400", b"nan nan", b"9 nan", b"\xff\xfe"])
+def test_hostile_values_count_as_absent(valkey: Database, hostile: bytes) -> None:
+    clock = Clock()
+    kept = attainment(valkey.url, CHECKOUTS, clock=clock)
+    kept.add([Start("shop.checkout", 4.0)])
+    kept.tell("orders", {0: 3})
+    (slot,) = valkey.client.scan_iter("dynprio:objective:*")
+    valkey.client.hset(slot, "started", hostile)
+    for field in valkey.client.hkeys("dynprio:objectives"):
+        valkey.client.hset("dynprio:objectives", field, hostile)
+    assert figures(kept) == [(0, 0, 0)]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_workers_count_what_they_start(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker, pool: str
+) -> None:
+    project = make_project(valkey.url, BODY)
+    worker = start_worker(project, pool=pool)
+    module = project.load()
+    for _ in range(5):
+        module.work.delay()
+    module.work.apply_async(countdown=0.2)  # who asks for a time waits for it, not for a worker
+    module.other.delay().get(timeout=30)
+    kept = RedisAttainment(RedisClient.from_app(make_app(valkey.url)), module.app.conf.dynprio_objectives)
+    wait_until(lambda: figures(kept) == [(5, 5, 0), (5, 0, 0)], message=str(figures(kept)))
+    worker.kill("SIGTERM")
+    assert figures(kept) == [(5, 5, 0), (5, 0, 0)]
+
+
+def test_a_stopped_worker_sends_what_it_counted(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker
+) -> None:
+    project = make_project(valkey.url, BODY)
+    worker = start_worker(project, pool="prefork")
+    module = project.load()
+    module.work.delay().get(timeout=30)
+    module.work.delay().get(timeout=30)
+    worker.kill("SIGTERM")
+    kept = RedisAttainment(RedisClient.from_app(make_app(valkey.url)), module.app.conf.dynprio_objectives)
+    assert figures(kept) == [(2, 2, 0), (2, 0, 0)]

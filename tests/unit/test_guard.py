@@ -1,0 +1,139 @@
+"""What the reprioritizer does for objectives, with an in-memory backlog and counts that are handed in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from celery_dynprio.backlogs.memory import MemoryBacklog
+from celery_dynprio.guard import Guard
+from celery_dynprio.models import OVERFLOW, Move, PendingTask
+from celery_dynprio.objectives import Objective, Standing
+from celery_dynprio.reprioritizer import Reprioritizer, describe
+from celery_dynprio.testing import MemoryLease
+from tests.unit.test_reprioritizer import NOW, reprioritizer
+
+CHECKOUTS = Objective("checkouts", "checkout", 5, 0.9, on_breach="degrade", expendable="report", hold_at_most=60)
+
+
+class Counts:
+    """Attainment in this process; ``first`` is whether no other process is quicker."""
+
+    def __init__(self, *standings: Standing, first: bool = True) -> None:
+        self.standings = list(standings)
+        self.first = first
+        self.told: list[tuple[str, Mapping[int, int]]] = []
+
+    def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
+        self.told.append((queue, overdue))
+        self.standings = [replace(each, overdue=overdue.get(n, 0)) for n, each in enumerate(self.standings)]
+
+    def read(self) -> Sequence[Standing]:
+        return list(self.standings)
+
+    def turn(self, standing: Standing) -> Standing | None:
+        turned = replace(standing, since=NOW if standing.since is None else None)
+        self.standings = [turned if each.objective is standing.objective else each for each in self.standings]
+        return turned if self.first else None
+
+
+def queue_of(*tasks: tuple[str, float]) -> MemoryBacklog:
+    """Tasks of these names that have waited for so long, all in level 0, as a flood that workers take next."""
+    made = MemoryBacklog("celery")
+    made.fence = "1"
+    for number, (name, waited) in enumerate(tasks):
+        made.publish(PendingTask(str(number), name, NOW - waited), 0)
+    return made
+
+
+def guarded(queue: MemoryBacklog, counts: Counts, **options: Any) -> Reprioritizer:
+    guard = Guard("celery", [each.objective for each in counts.standings], counts)
+    return reprioritizer(queue, guard=guard, **options)
+
+
+def places(queue: MemoryBacklog) -> dict[str, int]:
+    snapshot = queue.read(NOW)
+    front = {task.id: level for level, tasks in enumerate(snapshot.levels) for task in tasks}
+    return front | dict.fromkeys(snapshot.overflow, OVERFLOW)
+
+
+def test_a_breach_holds_back_what_is_expendable_until_it_recovers(caplog: pytest.LogCaptureFixture) -> None:
+    queue = queue_of(("report", 59), ("checkout", 6), ("report", 60), ("other", 1), ("report", 0))
+    counts = Counts(Standing(CHECKOUTS, started=10, in_time=9))
+    ticking = guarded(queue, counts)
+    with caplog.at_level(logging.INFO, "celery_dynprio.guard"):
+        report = ticking.tick()
+    assert counts.told == [("celery", {0: 1})]
+    assert {move.task.id: move.reason for move in report.moves if move.target == OVERFLOW} == dict.fromkeys(
+        "04", "objective"
+    )
+    assert [each for each in "01234" if places(queue)[each] == OVERFLOW] == ["0", "4"]
+    assert [(each.since, each.attained) for each in report.turned] == [(NOW, 9 / 11)]
+    assert "'checkouts' is breached: 81.8% in time" in caplog.messages[0]
+    report = ticking.tick()
+    assert (report.held_back, list(report.turned)) == (2, [])
+    assert "held back 2" in describe(report)
+
+    queue.consume()
+    counts.standings = [replace(counts.standings[0], started=100, in_time=96)]
+    while "1" in places(queue):
+        queue.consume()
+    with caplog.at_level(logging.INFO, "celery_dynprio.guard"):
+        report = ticking.tick()
+    assert report.turned[0].since is None
+    assert "is met: 96.0% in time" in caplog.messages[-1]
+    assert {move.task.id: move.reason for move in report.moves} == dict.fromkeys("04", "refill")
+    assert OVERFLOW not in places(queue).values()
+
+
+def test_what_is_held_back_does_not_keep_others_in_the_overflow() -> None:
+    queue = queue_of(*[("report", 1)] * 20, *[("other", 1)] * 5)
+    queue.apply([Move(task, 0, OVERFLOW, 0.5, "overflow") for task in queue.read(NOW).levels[0]])
+    ticking = guarded(queue, Counts(Standing(CHECKOUTS, 10, 0, since=NOW)), window=10)
+    ticking.tick()
+    assert sorted(int(each) for each, place in places(queue).items() if place >= 0) == [20, 21, 22, 23, 24]
+
+
+def test_a_dry_run_judges_tells_and_moves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    queue = queue_of(("checkout", 6), ("report", 1))
+    counts = Counts(Standing(CHECKOUTS, started=1))
+    report = guarded(queue, counts, dry_run=True).tick()
+    assert (counts.told, list(report.turned), caplog.messages) == ([], [], [])
+    assert [each.since for each in report.standings] == [None]
+    assert OVERFLOW not in places(queue).values()
+
+
+def test_who_comes_second_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    report = guarded(queue_of(("checkout", 6)), Counts(Standing(CHECKOUTS, started=1), first=False)).tick()
+    assert (list(report.turned), caplog.messages) == ([], [])
+
+
+def test_who_does_not_lead_looks_at_nothing() -> None:
+    counts = Counts(Standing(CHECKOUTS, started=1))
+    assert not guarded(queue_of(("checkout", 6)), counts, lease=MemoryLease(None)).tick().standings
+    assert counts.told == []
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_hook_is_called_aside_and_may_fail(caplog: pytest.LogCaptureFixture, *, failing: bool) -> None:
+    called, seen = threading.Event(), []
+
+    def hook(standing: Standing) -> None:
+        seen.append((threading.current_thread() is threading.main_thread(), standing.since))
+        called.set()
+        if failing:
+            raise ValueError("of no use")
+
+    counts = Counts(Standing(replace(CHECKOUTS, hook=hook), started=1))
+    guarded(queue_of(("checkout", 6)), counts).tick()
+    assert called.wait(10)
+    for thread in threading.enumerate():
+        if thread.name == "dynprio objective hook":
+            thread.join(10)
+    assert seen == [(False, NOW)]
+    assert any("the hook of objective 'checkouts' failed" in each for each in caplog.messages) is failing
