@@ -1,6 +1,6 @@
 """The app of the throughput benchmark, as ``BENCH_APP`` says.
 
-plain, dynprio, untraced (the add-on less its tracing), or monitored (the add-on with metrics and events).
+plain, dynprio, untraced (the add-on less its tracing), or monitored (the add-on with metrics, events and an objective).
 
 As a program it is a producer: for each line with a number on its input it publishes so many tasks, and answers with
 the seconds that this took.
@@ -21,11 +21,12 @@ app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_transport_options={"priority_steps": list(range(10))})
 
 if os.environ["BENCH_APP"] != "plain":
-    from celery_dynprio import DynPrio, dynprio_task, failures, logs, propagation, recorder
+    from celery_dynprio import DynPrio, Objective, dynprio_task, failures, logs, propagation, recorder
 
     app.conf.update(dynprio_queues=["celery"])
     if os.environ["BENCH_APP"] == "monitored":
         app.conf.update(dynprio_metrics_port=METRICS_PORT, dynprio_events=True)
+        app.conf.dynprio_objectives = [Objective("work starts soon", "*.work", within=1)]
     dynprio = DynPrio(app)
     if os.environ["BENCH_APP"] == "untraced":
         for module in (propagation, logs, failures, recorder):
