@@ -46,7 +46,7 @@ def run_tracing(*, quick: bool) -> dict[str, Any]:
 
 
 def run_monitoring(*, quick: bool) -> dict[str, Any]:
-    """What metrics, events and objectives cost, in all places together; scraped every second, where 15 to 60 are usual."""
+    """What metrics, events and objectives cost together; scraped every second, where 15 to 60 are usual."""
     with _scraped(f"http://127.0.0.1:{METRICS_PORT}/metrics") as sizes:
         figures = compare("dynprio", "monitored", quick=quick)
     return {**figures, "scrapes": len(sizes), "largest scrape, bytes": max(sizes, default=0)}
