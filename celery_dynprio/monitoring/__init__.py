@@ -1,0 +1,1 @@
+"""Observers: what is shown of pending tasks elsewhere."""
