@@ -8,8 +8,8 @@ from typing import Any
 from celery_dynprio.cli.trace import MAX_INDENT, draw
 from celery_dynprio.models import Moved
 from celery_dynprio.spans import SpanRecord, Trace
-from celery_dynprio.tracing import Ancestor
 from celery_dynprio.trace_tree import as_object
+from celery_dynprio.tracing import Ancestor
 
 
 def span(name: str, parent: str = "", state: str = "SUCCESS", **known: Any) -> SpanRecord:

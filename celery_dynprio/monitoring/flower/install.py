@@ -17,8 +17,8 @@ def install(*, read_only: bool = False, writers: Collection[str] | Callable[[str
     """Add the page; call it in ``flowerconfig.py``. Doing it twice replaces the rights only.
 
     With ``read_only`` nobody may act, with ``writers`` only these users of Flower (or those for whom it returns True);
-    without, whoever may revoke tasks in Flower. Raises :class:`~celery_dynprio.errors.DynPrioError` for a Flower that is
-    not supported.
+    without, whoever may revoke tasks in Flower. Raises :class:`~celery_dynprio.errors.DynPrioError` for a Flower
+    that is not supported.
     """
     _check_version()
     from flower import urls  # noqa: PLC0415 - an extra: told by the line before if it is missing

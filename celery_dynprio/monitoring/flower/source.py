@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from celery_dynprio.backlogs.redis_client import RedisClient
@@ -81,7 +81,7 @@ class Kept(Generic[T]):
 class Source:
     """What is known of one app's pending tasks."""
 
-    _known: WeakKeyDictionary[Any, Source] = WeakKeyDictionary()
+    _known: ClassVar[WeakKeyDictionary[Any, Source]] = WeakKeyDictionary()
 
     def __init__(self, app: Celery) -> None:
         self._app = app

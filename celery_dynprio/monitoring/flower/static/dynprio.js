@@ -44,7 +44,7 @@
         body: JSON.stringify({ op: op, ids: ids, changes: changes || {} }) });
       say(op + ": " + (found.results.map(function (each) { return each.answer + (each.detail ? ", " + each.detail : ""); }).join("; ") || "done"));
     } catch (error) { say(error.message); }
-    refresh();
+    page.querySelector("tbody").dataset.view = ""; refresh();
   }
   function button(text, row, work) {
     var made = make("button", text, { type: "button", "class": "btn btn-sm btn-outline-secondary me-1 mb-1", "aria-label": text + " " + row.name + " " + row.id, "data-do": text });
