@@ -174,6 +174,11 @@ class Views:
                 return self._explanation(backlog, turns, index, context)
         raise NotPendingError(task_id, self._fates.of([task_id])[task_id].value, self._settings.queues)
 
+    def contributions(self, tasks: Sequence[PendingTask]) -> list[Sequence[Contribution]]:
+        """What each factor says of each of these tasks now; nothing of a pinned one, which no policy moves."""
+        context = self._context(self._clock())
+        return [self._contributions(task, context) for task in tasks]
+
     def log(self, limit: int | None = None, task_id: str | None = None) -> list[Entry]:
         """What operators did, the newest first; ``task_id`` asks for one task only."""
         entries = self._audit.read()
