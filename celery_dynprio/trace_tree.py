@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery_dynprio.spans import SpanRecord, Trace
+if TYPE_CHECKING:
+    from celery_dynprio.spans import SpanRecord, Trace
 
 
 def as_object(trace: Trace) -> dict[str, Any]:

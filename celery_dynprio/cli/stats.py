@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.rendering import Column, counted, place_name, print_json, seconds, summed, table, terminal_width
+from celery_dynprio.cli.rendering import Column, counted, print_json, seconds, summed, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.message import clean
+from celery_dynprio.plain import place_name
 
 if TYPE_CHECKING:
     from celery_dynprio.views import QueueStats, Stats

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.rendering import counted, place_name, print_json
+from celery_dynprio.cli.rendering import counted, print_json
 from celery_dynprio.cli.session import connected, json_option, settings_of
+from celery_dynprio.plain import place_name
 from celery_dynprio.trace_tree import as_object, walk
 
 if TYPE_CHECKING:
