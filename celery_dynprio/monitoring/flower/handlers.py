@@ -4,166 +4,204 @@ from __future__ import annotations
 
 import asyncio
 import json
-from base64 import b64decode
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 from flower.views import BaseHandler
-from tornado.web import HTTPError, RequestHandler, StaticFileHandler, URLSpec, authenticated
+from tornado.routing import URLSpec
+from tornado.web import HTTPError, RequestHandler, StaticFileHandler, authenticated
 
-from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
-from celery_dynprio.monitoring.flower.source import Source, Wanted
-
-T = TypeVar("T")
+from celery_dynprio.errors import ArgumentError, DynPrioError
+from celery_dynprio.message import MAX_ID
+from celery_dynprio.monitoring.flower.access import Rights, is_cross_site, user_of
+from celery_dynprio.monitoring.flower.feed import FollowedEvents
+from celery_dynprio.monitoring.flower.source import Source
+from celery_dynprio.monitoring.flower.table import MOST_ROWS, Wanted
 
 #: Reads and deeds at a time, and so connections to the broker.
 THREADS: Final = 4
 
-#: Nothing but Flower's own files and ours; Flower's templates have styles in place.
-POLICY: Final = (
-    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
-)
+#: Tasks that one request may steer.
+MOST_IDS: Final = 1_000
+
+#: Nothing runs or is shown but Flower's files and ours; images in place are those of Bootstrap's styles.
+SECURITY: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'self'",
+}
+
+STATIC: Final = Path(__file__).parent / "static"
+
+_SOURCE: Final = "dynprio_source"
 
 _executor: Final = ThreadPoolExecutor(THREADS, "dynprio")
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
-    """Who may act."""
-
-    read_only: bool = False
-    writers: Collection[str] | Callable[[str], bool] | None = None
-
-    def may(self, user: str) -> bool:
-        """Whether this user may act, as far as it is ours to say."""
-        if self.read_only:
-            return False
-        if self.writers is None:
-            return True
-        return bool(self.writers(user)) if callable(self.writers) else user in self.writers
-
-
-class PageHandler(BaseHandler):
-    """What all requests have in common."""
+class Page(BaseHandler):
+    """The page itself, which asks for the rest."""
 
     def initialize(self, rights: Rights) -> None:
         """Tornado's constructor."""
         self._rights = rights
 
     def set_default_headers(self) -> None:
-        """Flower's, and that nothing but our own scripts may run; other origins may read nothing, ever."""
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Content-Security-Policy", POLICY)
+        """Ours, instead of those of Flower, which open it to other origins where its API is open."""
+        for name, value in SECURITY.items():
+            self.set_header(name, value)
         self.set_header("Cache-Control", "no-store")
-
-    def check_xsrf_cookie(self) -> None:
-        """Refuse other sites, and always ask for the token: Flower does so with OAuth only."""
-        site, origin = self.request.headers.get("Sec-Fetch-Site"), self.request.headers.get("Origin")
-        if site not in {None, "same-origin"} or (origin and urlsplit(origin).netloc != self.request.host):
-            raise HTTPError(403, "Cross-site request forbidden")
-        RequestHandler.check_xsrf_cookie(self)
-
-    @property
-    def user(self) -> str:
-        """Whom Flower knows: by OAuth, by basic auth, or nobody in particular."""
-        if isinstance(self.current_user, str):
-            return self.current_user
-        if self.application.options.basic_auth:
-            credentials = self.request.headers.get("Authorization", "").partition(" ")[2]
-            return b64decode(credentials).decode().partition(":")[0]
-        return "anonymous"
-
-    @property
-    def may_act(self) -> bool:
-        """Whether this user may act: what Flower asks for a revoke, and then our own rights."""
-        options = self.application.options
-        known = bool(options.basic_auth or options.auth or self.unauthenticated_api)
-        return known and not options.read_only and self._rights.may(self.user)
-
-    async def answer(self, work: Callable[[], T]) -> None:
-        """Answer with what the work returns as JSON, or with what went wrong in words."""
-        try:
-            found: Any = await asyncio.get_running_loop().run_in_executor(_executor, work)
-        except NotPendingError as exc:
-            self.set_status(404)
-            found = {"error": str(exc)}
-        except ArgumentError as exc:
-            self.set_status(400)
-            found = {"error": str(exc)}
-        except DynPrioError as exc:
-            self.set_status(503)
-            found = {"error": str(exc)}
-        self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(json.dumps(found))
-
-    @property
-    def source(self) -> Source:
-        """What is known of this Flower's app."""
-        return Source.of(self.application.capp)
-
-
-class Page(PageHandler):
-    """The page itself, which asks for the rest."""
 
     @authenticated
     def get(self) -> None:
         """Show it."""
-        self.render("dynprio_page.html", may_act=self.may_act, dynprio_version=version("celery-dynprio"))
+        self.render(
+            "dynprio_page.html",
+            may_act=self.may_act,
+            token=self.xsrf_token.decode(),
+        )
+
+    def check_xsrf_cookie(self) -> None:
+        """Refuse other sites, and always ask for the token: Flower does so with OAuth only."""
+        if is_cross_site(self.request):
+            raise HTTPError(403, "Cross-site request forbidden")
+        RequestHandler.check_xsrf_cookie(self)
+
+    @property
+    def may_act(self) -> bool:
+        """Whether this user may act."""
+        return self._rights.may_act(user_of(self), self.application.options)
 
 
-class Data(PageHandler):
-    """All that the page shows, once a second or two."""
+class Answer(Page):
+    """What all answers of data have in common."""
+
+    async def answer(self, work: Callable[[], Any]) -> None:
+        """Answer with what the work returns as JSON, or with what went wrong in words."""
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(_executor, work)
+        except ArgumentError as exc:
+            raise HTTPError(400, "%s", exc) from exc
+        except DynPrioError as exc:
+            raise HTTPError(503, "%s", exc) from exc
+        self.tell(found)
+
+    def tell(self, found: Any) -> None:
+        """Answer with this."""
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(json.dumps(found))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Tell in words what is wrong with a request; what is wrong with us is Flower's to tell."""
+        problem = kwargs.get("exc_info", (None, None))[1]
+        if not isinstance(problem, HTTPError) or status_code == 401:  # noqa: PLR2004 - Flower asks for the password
+            super().write_error(status_code, **kwargs)
+            return
+        said = problem.log_message or problem.reason or "refused"
+        self.tell({"error": said % problem.args if problem.args else said})
+
+    @property
+    def source(self) -> Source:
+        """What is known of this Flower's app."""
+        settings = self.application.settings
+        if _SOURCE not in settings:
+            settings[_SOURCE] = Source(self.application.capp)
+        found: Source = settings[_SOURCE]
+        return found
+
+
+class Data(Answer):
+    """All that the page shows, every other second."""
 
     @authenticated
     async def get(self) -> None:
-        """Answer with figures, one page of the table, the log and the use."""
-        plain = {name: self.get_argument(name, "", escape=False) for name in ("search", "sort")}
-        try:
-            wanted = Wanted(
-                plain["search"][:200],
-                plain["sort"],
-                descending=self.get_argument("descending", "") == "1",
-                start=max(int(self.get_argument("start", "0")), 0),
-                count=min(max(int(self.get_argument("count", "25")), 1), 200),
-            )
-        except ValueError as exc:
-            raise HTTPError(400, "start and count are whole numbers") from exc
+        """Answer with figures, one page of the table, the feed and the use."""
+        wanted = self._wanted()
+        events = self.application.events
+        moves = events.feed.entries() if isinstance(events, FollowedEvents) else []
         source = self.source
-        await self.answer(lambda: source.data(wanted))
+        await self.answer(lambda: source.data(wanted, moves))
+
+    def _wanted(self) -> Wanted:
+        # Tornado's own: Flower's escapes what it returns, and not all that is searched for is HTML.
+        texts = {name: self.get_query_argument(name, "") for name in ("search", "place", "sort")}
+        try:
+            start, count = int(self.get_query_argument("start", "0")), int(self.get_query_argument("count", "25"))
+            return Wanted(
+                **texts, descending=self.get_query_argument("descending", "") == "1", start=start, count=count
+            )
+        except ArgumentError as exc:
+            raise HTTPError(400, "%s", exc) from exc
+        except ValueError as exc:
+            raise HTTPError(400, f"start and count are whole numbers; count is {MOST_ROWS} at most") from exc
 
 
-class Reasons(PageHandler):
+class About(Answer):
     """Why a task is where it is, and what belongs to its trace."""
 
     @authenticated
     async def get(self, task_id: str) -> None:
         """Answer with what is known of a task."""
+        if len(task_id) > MAX_ID:
+            raise HTTPError(400, f"an id has {MAX_ID} characters at most")
+        known = task_id in self.application.events.state.tasks
         source = self.source
-        await self.answer(lambda: source.about(task_id))
+        await self.answer(lambda: {**source.about(task_id), "in_flower": known})
 
 
-class Deed(PageHandler):
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an operator asks for."""
+
+    op: str
+    ids: list[str]
+    changes: dict[str, Any]
+    why: str
+
+
+class Deed(Answer):
     """What an operator does."""
+
+    def prepare(self) -> None:
+        """Flower 2.1 does not tell Tornado to do this."""
+        if self.request.method == "POST":
+            self.check_xsrf_cookie()
 
     @authenticated
     async def post(self) -> None:
         """Do it, and answer with what became of it."""
         if not self.may_act:
             raise HTTPError(403, "You may look, but not act")
-        try:
-            asked = json.loads(self.request.body)
-            op, ids = str(asked["op"]), [str(each) for each in asked.get("ids", [])][:1000]
-            changes, why = dict(asked.get("changes", {})), str(asked.get("why", ""))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-            raise HTTPError(400, "not an operation") from exc
-        source, user = self.source, self.user
-        await self.answer(lambda: source.act(user, op, ids, changes, why))
+        asked = _asked(self.request.body)
+        source, by = self.source, f"{user_of(self)} (Flower)"
+        await self.answer(lambda: {"results": source.act(by, asked.op, asked.ids, asked.changes, asked.why)})
+
+
+def _asked(body: bytes) -> _Asked:
+    try:
+        found = json.loads(body)
+        asked = _Asked(found["op"], found.get("ids", []), found.get("changes", {}), found.get("why", ""))
+        for text in (asked.op, asked.why, *asked.ids):
+            text.encode()  # Redis cannot store a lone surrogate
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise HTTPError(400, "say op, ids, changes and why in a JSON object") from exc
+    if not isinstance(asked.ids, list) or not isinstance(asked.changes, dict) or len(asked.ids) > MOST_IDS:
+        raise HTTPError(400, f"ids are {MOST_IDS} at most in a list, changes an object")
+    return asked
+
+
+class Asset(StaticFileHandler):
+    """Our styles and scripts."""
+
+    def set_extra_headers(self, path: str) -> None:  # noqa: ARG002 - Tornado's signature
+        """The same as for the page; what another version of this package has is asked for anew."""
+        for name, value in SECURITY.items():
+            self.set_header(name, value)
+        self.set_header("Cache-Control", "no-cache")
 
 
 def routes(rights: Rights) -> list[URLSpec]:
@@ -172,12 +210,7 @@ def routes(rights: Rights) -> list[URLSpec]:
     return [
         URLSpec(r"/priorities", Page, given, name="dynprio"),
         URLSpec(r"/priorities/data", Data, given, name="dynprio_data"),
-        URLSpec(r"/priorities/task/(.+)", Reasons, given, name="dynprio_task"),
+        URLSpec(r"/priorities/task/(.+)", About, given, name="dynprio_task"),
         URLSpec(r"/priorities/do", Deed, given, name="dynprio_do"),
-        URLSpec(
-            r"/priorities/static/(.+)",
-            StaticFileHandler,
-            {"path": str(Path(__file__).parent / "static")},
-            name="dynprio_static",
-        ),
+        URLSpec(r"/priorities/static/(.+)", Asset, {"path": str(STATIC)}, name="dynprio_static"),
     ]

@@ -1,203 +1,192 @@
-"""What the page shows, as plain data: read from the broker in threads, and kept for a moment."""
+"""What the page shows, as plain data: read from the broker in threads, and kept for a moment for all who look."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Final
 
+from celery_dynprio.app import DynPrio
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
-from celery_dynprio.models import HELD, OVERFLOW
-from celery_dynprio.operations import Operations
-from celery_dynprio.ordering import Turn
+from celery_dynprio.monitoring.flower.kept import Kept
+from celery_dynprio.monitoring.flower.table import Wanted
+from celery_dynprio.operations import Operations, Result
+from celery_dynprio.plain import explanation_object, turn_object
 from celery_dynprio.spans import RedisSpans
 from celery_dynprio.trace_tree import as_object
+from celery_dynprio.views import QUICK, Page, QueueStats
 from celery_dynprio.workers import Workers, ask
 
 if TYPE_CHECKING:
     from celery import Celery
 
-T = TypeVar("T")
+    from celery_dynprio.ordering import Turn
 
-#: Seconds for which an answer serves all who look: figures, the whole backlog, and the workers.
+#: Seconds for which figures, the whole backlog, and the workers are kept.
 FIGURES: Final = 1.0
 BACKLOG: Final = 3.0
 WORKERS: Final = 15.0
 
-#: Entries of the feed, and keys whose use is shown.
-SHOWN: Final = 30
+#: Seconds that an answer waits for something newer than what is kept.
+PATIENCE: Final = 0.6
 
-_SORTS: Final[Mapping[str, Callable[[Turn], Any]]] = {
-    "name": lambda turn: turn.task.name,
-    "place": lambda turn: turn.place,
-    "score": lambda turn: turn.score,
-    "waited": lambda turn: turn.waited,
-    "weight": lambda turn: turn.task.weight,
-    "key": lambda turn: turn.task.key or "",
-}
+#: Seconds that it waits for figures: there is no answer without any. The broker's own timeouts are shorter.
+FIGURES_PATIENCE: Final = 30.0
+
+#: Tasks that are searched and sorted, at most: half a kilobyte of memory each.
+MOST_TASKS: Final = 200_000
+
+#: Keys whose use is shown, and entries of the feed.
+MOST_KEYS: Final = 20
+MOST_ENTRIES: Final = 60
+
+#: What an operator can do to tasks, by the names of :class:`~celery_dynprio.operations.Operations`.
+STEERING: Final = ("bump", "hold", "release", "cancel")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which part of the table is looked at."""
+class _Backlog:
+    """All that waited at one moment (Unix seconds), or the first of it."""
 
-    search: str = ""
-    sort: str = ""
-    descending: bool = False
-    start: int = 0
-    count: int = 25
-
-
-class Kept(Generic[T]):
-    """A value that is read anew once it is ``age`` seconds old, by one thread at a time."""
-
-    def __init__(self, age: float, read: Callable[[], T]) -> None:
-        self._age, self._read, self._lock = age, read, threading.Lock()
-        self._at, self._value = float("-inf"), None
-
-    def get(self) -> T:
-        """The value; while another thread reads it anew, the one before."""
-        if time.monotonic() - self._at <= self._age and self._value is not None:
-            return self._value
-        if not self._lock.acquire(blocking=self._value is None):
-            return self._value  # type: ignore[return-value] # not None, or the lock would have been waited for
-        try:
-            if self._value is None or time.monotonic() - self._at > self._age:
-                self._value = self._read()  # type: ignore[assignment] # inferred from None
-                self._at = time.monotonic()
-            return self._value  # type: ignore[return-value]
-        finally:
-            self._lock.release()
-
-    def forget(self) -> None:
-        """Read it anew the next time."""
-        self._at = float("-inf")
+    at: float
+    page: Page
 
 
 class Source:
-    """What is known of one app's pending tasks."""
+    """What is known of one app's pending tasks. The methods may be called in any thread.
 
-    _known: ClassVar[WeakKeyDictionary[Any, Source]] = WeakKeyDictionary()
+    They raise :class:`~celery_dynprio.errors.BrokerUnavailableError` while the broker is away.
+    """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._workers = Kept[Workers](WORKERS, lambda: ask(app))
-        self._figures = Kept[dict[str, Any]](FIGURES, self._read_figures)
-        self._backlog = Kept[Sequence[Turn]](BACKLOG, self._read_backlog)
+        self._workers = Kept(lambda: ask(app), WORKERS)
+        self._figures = Kept(self._read_figures, FIGURES)
+        self._backlog = Kept(self._read_backlog, BACKLOG)
 
-    @classmethod
-    def of(cls, app: Celery) -> Source:
-        """The one of this app."""
-        return cls._known.setdefault(app, cls(app))
-
-    def data(self, wanted: Wanted) -> dict[str, Any]:
-        """Figures, one page of the table, the log and the use of keys."""
-        turns, matching = self._page(wanted)
-        with self._operations() as operations:
-            factors = operations.contributions([turn.task for turn in turns])
-        rows = [_row(turn, parts) for turn, parts in zip(turns, factors, strict=True)]
-        return {**self._figures.get(), "rows": rows, "matching": matching}
+    def data(self, wanted: Wanted, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Figures, one page of the table, the use of keys, and the feed, of which ``moves`` are a part."""
+        figures = self._figures.get(FIGURES_PATIENCE)
+        if figures is None:
+            raise DynPrioError("the broker is slow: its figures are still being read")
+        feed = [{"kind": "operator", **entry} for entry in figures["log"]] + [
+            {"kind": "move", **move} for move in moves
+        ]
+        feed.sort(key=lambda entry: -entry["at"])
+        shown = {name: value for name, value in figures.items() if name != "log"}
+        return {**shown, "feed": feed[:MOST_ENTRIES], "table": self._table(wanted)}
 
     def about(self, task_id: str) -> dict[str, Any]:
         """Why a task is where it is, if it is pending, and its trace, if one is kept."""
         with self._operations() as operations:
             try:
-                told: dict[str, Any] | None = asdict(operations.explain(task_id))
-                state = "pending"
+                told, state = explanation_object(operations.explain(task_id), time.time()), "pending"
             except NotPendingError as exc:
-                told, state = None, str(exc)
+                told, state = None, exc.answer
         client = RedisClient.from_app(self._app)
         try:
             trace = RedisSpans(client).read(task_id)
         finally:
             client.close()
-        return {"state": state, "explanation": told, "trace": None if trace is None else as_object(trace)}
+        return {"id": task_id, "state": state, "explanation": told, "trace": trace and as_object(trace)}
 
-    def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> dict[str, Any]:
-        """Do it, in the name of ``by``."""
+    def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> list[dict[str, str]]:
+        """Do it, in the name of ``by``, and tell what became of each task."""
         with self._operations(by) as operations:
-            if op in {"pause", "resume"}:
-                getattr(operations, op)(why)
-                results = []
-            elif op in {"bump", "hold", "release", "cancel"}:
-                results = getattr(operations, op)(ids, why)
-            elif op == "reprioritize":
-                results = operations.reprioritize(ids, changes, why)
-            else:
-                raise ArgumentError("op", op, "use bump, hold, release, cancel, reprioritize, pause or resume")
+            results = _done(operations, op, ids, changes, why)
         self._figures.forget()
         self._backlog.forget()
-        return {"results": [{"id": each.id, "answer": each.answer.value, "detail": each.detail} for each in results]}
+        return [{"id": each.id, "answer": each.answer.value, "detail": each.detail} for each in results]
 
-    def _operations(self, by: str | None = None) -> Any:
-        # DynPrio.of is above this; the app knows it all the same.
-        dynprio = getattr(self._app, "_dynprio", None)
-        if dynprio is None:
+    def _dynprio(self) -> DynPrio:
+        found = DynPrio.of(self._app)
+        if found is None:
             raise DynPrioError("this app has no DynPrio: add DynPrio(app) to its module")
-        return dynprio.operations(by)
+        return found
 
-    def _page(self, wanted: Wanted) -> tuple[Sequence[Turn], int]:
-        end = wanted.start + wanted.count
-        if not wanted.search and wanted.sort not in _SORTS:
+    def _operations(self, by: str | None = None) -> AbstractContextManager[Operations]:
+        return self._dynprio().operations(by)
+
+    def _table(self, wanted: Wanted) -> dict[str, Any]:
+        if not wanted.selective and wanted.end <= QUICK:
             with self._operations() as operations:
-                page = operations.pending(limit=end, workers=self._workers.get())
-            return page.turns[wanted.start :], page.matching
-        needle = wanted.search.lower()
-        turns = [turn for turn in self._backlog.get() if not needle or _matches(turn, needle)]
-        if wanted.sort in _SORTS:
-            turns.sort(key=_SORTS[wanted.sort], reverse=wanted.descending)
-        return turns[wanted.start : end], len(turns)
-
-    def _read_backlog(self) -> Sequence[Turn]:
-        operations: Operations
+                now = time.time()
+                page = operations.pending(limit=wanted.end, workers=self._known_workers())
+                return self._rows(operations, page.turns[wanted.start :], page.matching, now)
+        kept = self._backlog.get(PATIENCE)
+        if kept is None:
+            return {"rows": [], "matching": 0, "reading": True}
+        turns, matching = wanted.of(kept.page.turns)
         with self._operations() as operations:
-            return operations.pending(workers=Workers()).turns
+            table = self._rows(operations, turns, matching, kept.at)
+        left_out = kept.page.matching - len(kept.page.turns)
+        return {**table, "age": max(time.time() - kept.at, 0.0), "left_out": left_out}
+
+    def _rows(self, operations: Operations, turns: Sequence[Turn], matching: int, now: float) -> dict[str, Any]:
+        factors = operations.contributions([turn.task for turn in turns])
+        rows = [
+            {**turn_object(turn, now), "factors": [asdict(each) for each in parts]}
+            for turn, parts in zip(turns, factors, strict=True)
+        ]
+        return {"rows": rows, "matching": matching, "reading": False, "age": 0.0, "left_out": 0}
+
+    def _known_workers(self) -> Workers:
+        try:
+            return self._workers.get(PATIENCE) or Workers()
+        except Exception:  # noqa: BLE001 - without them no start is expected, and the broker says what is wrong
+            return Workers()
+
+    def _read_backlog(self) -> _Backlog:
+        with self._operations() as operations:
+            now = time.time()
+            return _Backlog(now, operations.survey(MOST_TASKS, self._known_workers()))
 
     def _read_figures(self) -> dict[str, Any]:
         with self._operations() as operations:
-            stats = operations.stats(self._workers.get())
-            log = operations.log(SHOWN)
-        use = sorted(stats.use.items(), key=lambda item: -item[1])[:SHOWN]
+            stats = operations.stats(self._known_workers())
+            log = operations.log(MOST_ENTRIES)
+        use = sorted(stats.use.items(), key=lambda item: -item[1])
         return {
             "at": stats.at,
             "paused": stats.paused,
-            "queues": [
-                {
-                    "queue": each.queue,
-                    "depths": list(each.depths),
-                    "oldest": list(each.oldest),
-                    "overflow": each.overflow,
-                    "held": each.held,
-                    "moves": each.moves,
-                }
-                for each in stats.queues
-            ],
-            "use": use,
+            "events": self._dynprio().settings.events,
+            "queues": [_queue(each) for each in stats.queues],
+            "workers": len(stats.workers.slots),
+            "slots": sum(stats.workers.slots.values()),
+            "use": [{"key": key, "seconds": seconds} for key, seconds in use[:MOST_KEYS]],
+            "use_total": sum(stats.use.values()),
             "log": [asdict(entry) for entry in log],
         }
 
 
-def _matches(turn: Turn, needle: str) -> bool:
-    task = turn.task
-    return needle in task.name.lower() or needle in task.id.lower() or needle in (task.key or "").lower()
+def _done(
+    operations: Operations, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str
+) -> Sequence[Result]:
+    if op in STEERING:
+        results: Sequence[Result] = getattr(operations, op)(ids, why)
+        return results
+    if op == "reprioritize":
+        return operations.reprioritize(ids, changes, why)
+    if op == "pause":
+        operations.pause(why)
+    elif op == "resume":
+        operations.resume(why)
+    else:
+        raise ArgumentError("op", op, f"use {', '.join(STEERING)}, reprioritize, pause or resume")
+    return ()
 
 
-def _row(turn: Turn, parts: Sequence[Any]) -> dict[str, Any]:
-    task = turn.task
+def _queue(stats: QueueStats) -> dict[str, Any]:
     return {
-        "id": task.id,
-        "name": task.name,
-        "queue": turn.queue,
-        "place": {HELD: "held", OVERFLOW: "overflow"}.get(turn.place, f"P{turn.place}"),
-        "score": turn.score,
-        "waited": turn.waited,
-        "weight": task.weight,
-        "deadline": task.deadline,
-        "key": task.key,
-        "pinned": task.pinned,
-        "factors": [asdict(part) for part in parts],
+        "queue": stats.queue,
+        "depths": list(stats.depths),
+        "oldest": list(stats.oldest),
+        "overflow": stats.overflow,
+        "held": stats.held,
+        "foreign": sum(stats.foreign.values()),
+        "moves": stats.moves,
+        "led": stats.leader is not None,
     }
