@@ -39,9 +39,12 @@ FIGURES_PATIENCE: Final = 30.0
 #: Tasks that are searched and sorted, at most: half a kilobyte of memory each.
 MOST_TASKS: Final = 200_000
 
-#: Keys whose use is shown, and entries of the feed.
-MOST_KEYS: Final = 20
-MOST_ENTRIES: Final = 60
+#: Keys whose use is shown.
+MOST_KEYS: Final = 10
+
+#: Entries of the feed: a second may have a hundred moves, so what operators did has room of its own.
+MOST_MOVES: Final = 50
+MOST_DEEDS: Final = 30
 
 #: What an operator can do to tasks, by the names of :class:`~celery_dynprio.operations.Operations`.
 STEERING: Final = ("bump", "hold", "release", "cancel")
@@ -77,7 +80,7 @@ class Source:
         ]
         feed.sort(key=lambda entry: -entry["at"])
         shown = {name: value for name, value in figures.items() if name != "log"}
-        return {**shown, "feed": feed[:MOST_ENTRIES], "table": self._table(wanted)}
+        return {**shown, "feed": feed, "table": self._table(wanted)}
 
     def about(self, task_id: str) -> dict[str, Any]:
         """Why a task is where it is, if it is pending, and its trace, if one is kept."""
@@ -147,7 +150,7 @@ class Source:
     def _read_figures(self) -> dict[str, Any]:
         with self._operations() as operations:
             stats = operations.stats(self._known_workers())
-            log = operations.log(MOST_ENTRIES)
+            log = operations.log(MOST_DEEDS)
         use = sorted(stats.use.items(), key=lambda item: -item[1])
         return {
             "at": stats.at,

@@ -48,7 +48,7 @@ function show(found) {
   showLevels(byId("dp-levels"), found.queues);
   showUse(byId("dp-use"), found.use, found.use_total);
   byId("dp-no-use").hidden = found.use.length > 0;
-  showFeed(byId("dp-feed"), found.feed);
+  showFeed(byId("dp-feed"), found.feed, byId("dp-kind").value);
   byId("dp-no-events").hidden = found.events;
   showPlaces(Math.max(...found.queues.map((queue) => queue.depths.length)));
   if (!found.table.reading) {
@@ -166,6 +166,7 @@ function watch() {
     typed = setTimeout(() => look({ search: event.target.value }), SOON);
   });
   byId("dp-place").addEventListener("change", (event) => look({ place: event.target.value }));
+  byId("dp-kind").addEventListener("change", () => latest && show(latest));
   byId("dp-before").addEventListener("click", () => look({ start: Math.max(view.start - view.count, 0) }));
   byId("dp-next").addEventListener("click", () => look({ start: view.start + view.count }));
   for (const header of document.querySelectorAll("#dp-table th[data-sort]")) {

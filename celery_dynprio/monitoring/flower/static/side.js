@@ -1,7 +1,7 @@
 // Beside the table: who used how much, and what happened last.
 
 import { make, makeBar, place, setBar, setText } from "./dom.js";
-import { clock, count, orNothing, score } from "./format.js";
+import { clock, count, score } from "./format.js";
 
 const keys = new Map();
 const entries = new Map();
@@ -15,7 +15,7 @@ function useLine(each, most, total) {
   if (!keys.has(each.key)) {
     const bar = makeBar("dp-bar-use");
     const number = make("span", { class: "dp-number" });
-    const name = make("th", { scope: "row" }, orNothing(each.key));
+    const name = make("th", { scope: "row" }, each.key || "(no key)");
     const line = make("tr", {}, name, make("td", {}, make("div", { class: "dp-measure" }, bar, number)));
     keys.set(each.key, { line, bar, number });
   }
@@ -25,8 +25,9 @@ function useLine(each, most, total) {
   return line;
 }
 
-export function showFeed(parent, feed) {
-  const shown = feed.map((each) => {
+// Only of one kind, unless that is "".
+export function showFeed(parent, feed, kind) {
+  const shown = feed.filter((each) => !kind || each.kind === kind).map((each) => {
     const key = JSON.stringify(each);
     const line = entries.get(key) || feedLine(each);
     return [key, line];
@@ -49,7 +50,8 @@ function feedLine(each) {
 }
 
 function moveText(each) {
-  return `${each.name || each.uuid}: ${each.from} to ${each.to}, ${each.reason}, score ${score(each.score)}`;
+  const reason = each.reason === "score" ? "" : `${each.reason}, `;
+  return `${each.name || each.uuid}: ${each.from} to ${each.to} (${reason}score ${score(each.score)})`;
 }
 
 function operatorText(each) {

@@ -57,7 +57,7 @@ function makeLine(key, row) {
   const buttons = byId("dynprio").dataset.mayAct ? makeButtons(row) : [];
   if (buttons.length) {
     const group = make("div", { class: "btn-group btn-group-sm dp-actions" }, ...buttons);
-    line.append(make("td", { role: "cell", "data-title": "Actions" }, group));
+    line.append(make("td", { role: "cell", class: "dp-buttons" }, group));
   }
   return { line, cells, bar, number, measure, note, buttons, row };
 }
