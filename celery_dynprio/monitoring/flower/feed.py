@@ -20,6 +20,9 @@ LENGTH: Final = 200
 #: What Celery adds to each event, and what Flower needs to know of a task.
 _SENT: Final = ("hostname", "timestamp", "local_received", "clock", "pid", "utcoffset", "uuid", "name", "queue")
 
+#: How the names of those begin who send events for this package, and are no workers.
+_OURS: Final = "dynprio@"
+
 
 class Feed:
     """The last moves, the newest first."""
@@ -50,8 +53,11 @@ class FollowedEvents(Events):
         """Hand it over to Flower's loop, the only thread that touches the state."""
         if event.get("type") == TYPE:
             self.io_loop.add_callback(self._moved, event)
-        else:
-            super().on_event(event)
+            return
+        super().on_event(event)
+        if str(event.get("hostname")).startswith(_OURS):
+            # An operator told of a cancelled task as a worker would: Celery's State takes the sender for one.
+            self.io_loop.add_callback(self.state.workers.pop, event["hostname"], None)
 
     def _moved(self, event: dict[str, Any]) -> None:
         if not isinstance(event.get("uuid"), str):

@@ -72,6 +72,7 @@ class Source:
 
     def data(self, wanted: Wanted, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Figures, one page of the table, the use of keys, and the feed, of which ``moves`` are a part."""
+        self._known_workers(PATIENCE)
         figures = self._figures.get(FIGURES_PATIENCE)
         if figures is None:
             raise DynPrioError("the broker is slow: its figures are still being read")
@@ -136,9 +137,9 @@ class Source:
         ]
         return {"rows": rows, "matching": matching, "reading": False, "age": 0.0, "left_out": 0}
 
-    def _known_workers(self) -> Workers:
+    def _known_workers(self, patience: float = 0.0) -> Workers:
         try:
-            return self._workers.get(PATIENCE) or Workers()
+            return self._workers.get(patience) or Workers()
         except Exception:  # noqa: BLE001 - without them no start is expected, and the broker says what is wrong
             return Workers()
 

@@ -48,7 +48,7 @@ function makeLine(key, row) {
   const cells = Object.fromEntries(ORDER.map((column) => [column, makeCell(column)]));
   const bar = makeBar();
   const number = make("span", { class: "dp-number" });
-  const measure = make("span", { class: "dp-score dp-measure", tabindex: "0", role: "group" }, number, bar);
+  const measure = make("span", { class: "dp-score-bar dp-measure", tabindex: "0", role: "group" }, number, bar);
   cells.score.append(measure);
   const name = make("button", { type: "button", class: "btn btn-link dp-name", "data-op": "about" }, row.task);
   const note = make("div", { class: "dp-note" });

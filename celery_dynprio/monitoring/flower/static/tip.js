@@ -7,13 +7,13 @@ let shown = null; // the element whose factors are shown
 
 export function watchScores(parent, rowOf) {
   const show = (event) => {
-    const target = event.target.closest(".dp-score");
+    const target = event.target.closest(".dp-score-bar");
     if (target) {
       open(target, rowOf(target));
     }
   };
   const hide = (event) => {
-    if (event.target.closest(".dp-score") && !event.target.closest(".dp-score").contains(event.relatedTarget)) {
+    if (event.target.closest(".dp-score-bar") && !event.target.closest(".dp-score-bar").contains(event.relatedTarget)) {
       close();
     }
   };
