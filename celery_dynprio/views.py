@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, tee
 from typing import TYPE_CHECKING, Final
 
 from celery_dynprio import message
@@ -19,7 +19,7 @@ from celery_dynprio.fates import Fates
 from celery_dynprio.guard import Yielding
 from celery_dynprio.learned import RedisUsage
 from celery_dynprio.lease import Holder, RedisLease
-from celery_dynprio.models import HELD, OVERFLOW, Context, Contribution, Moved, PendingTask, Place, Snapshot
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Contribution, Moved, PendingTask, Place, Snapshot
 from celery_dynprio.objectives import Standing
 from celery_dynprio.ordering import Shift, Turn, order, shifts, starts
 from celery_dynprio.policies.base import Policy, Scorer
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A front that is read to its end, however deep.
-WHOLE: Final = 1_000_000_000
+#: Of a list that is far too deep only part is read at once: a page that ends behind so many tasks takes a full read.
+QUICK: Final = 3_000
 
 #: How many of the tasks right ahead are compared with the one that is explained.
 AHEAD: Final = 5
@@ -128,6 +128,18 @@ class Comparison:
     shifts: Sequence[Shift]
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What waits in one queue."""
+
+    #: For each level the tasks, the next to run first.
+    levels: Sequence[Sequence[PendingTask]]
+    overflow: Mapping[str, PendingTask] = field(default_factory=dict)
+    held: Collection[PendingTask] = ()
+    #: The ids of those whose messages carry a trace that was asked for.
+    traced: Collection[str] = ()
+
+
 class Views:
     """What can be seen of the managed queues of one broker.
 
@@ -168,18 +180,39 @@ class Views:
             matching += count
         return Page(turns, matching)
 
+    def survey(self, most: int, workers: Workers) -> Page:
+        """List pending tasks as :meth:`pending`, but at most ``most``, so that the memory it takes is bounded.
+
+        Of a backlog that is deeper, what runs next is listed, then what is held, then some of the overflow.
+        """
+        now = self._clock()
+        context = self._context(now)
+        turns: list[Turn] = []
+        total = 0
+        for queue in self._settings.queues:
+            counts = RedisBacklog(self._client, queue).count()
+            total += sum(count for place, count in counts.items() if place != CANCELLED)
+            waiting = self._waiting(queue, now, most - len(turns))
+            turns += self._turns(queue, waiting, context, workers.slots_for(queue))
+        return Page(turns, max(total, len(turns)))
+
     def explain(self, task_id: str) -> Explanation:
         """Tell why a task is where it is; :class:`~celery_dynprio.errors.NotPendingError` if it is not pending."""
         now = self._clock()
         context = self._context(now)
         workers = ask(self._app)
         for queue in self._settings.queues:
-            backlog = RedisBacklog(self._client, queue, WHOLE)
-            turns = self._turns(backlog, context, workers.slots_for(queue))
+            backlog = RedisBacklog(self._client, queue)
+            turns = self._turns(queue, self._waiting(queue, now), context, workers.slots_for(queue))
             index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
             if index is not None:
                 return self._explanation(backlog, turns, index, context)
         raise NotPendingError(task_id, self._fates.of([task_id])[task_id].value, self._settings.queues)
+
+    def contributions(self, tasks: Sequence[PendingTask]) -> list[Sequence[Contribution]]:
+        """What each factor says of each of these tasks now; nothing of a pinned one, which no policy moves."""
+        context = self._context(self._clock())
+        return [self._contributions(task, context) for task in tasks]
 
     def log(self, limit: int | None = None, task_id: str | None = None) -> list[Entry]:
         """What operators did, the newest first; ``task_id`` asks for one task only."""
@@ -210,7 +243,7 @@ class Views:
             Comparison(
                 queue,
                 shifts(
-                    [turn.task for turn in self._turns(RedisBacklog(self._client, queue, WHOLE), context, 0)],
+                    [turn.task for turn in self._turns(queue, self._waiting(queue, now), context, 0)],
                     self._scorer(self._settings.policy, context),
                     self._scorer(other, context),
                 ),
@@ -240,38 +273,49 @@ class Views:
         """The turns that are meant, at most ``limit``, and how many are meant."""
         counts = RedisBacklog(self._client, queue).count()
         front = sum(count for place, count in counts.items() if place >= 0)
-        if not wanted.selective and limit is not None and limit <= front:
+        if not wanted.selective and limit is not None and limit <= min(front, QUICK):
             # What is read is twice the window, what runs next first: so a first page is quick, however much waits.
-            backlog = RedisBacklog(self._client, queue, max(limit, 1))
-            snapshot = replace(backlog.read(context.now), overflow={})
-            turns = self._ordered(queue, snapshot, (), context, slots) if limit else []
+            snapshot = RedisBacklog(self._client, queue, max(limit, 1)).read(context.now, overflow=False)
+            turns = self._turns(queue, _Waiting(snapshot.levels), context, slots) if limit else []
             return turns[:limit], front + counts[OVERFLOW] + counts[HELD]
-        backlog = RedisBacklog(self._client, queue, WHOLE)
-        found = self._turns(backlog, context, slots)
-        ids = None if wanted.trace is None else _in_trace(backlog, wanted.trace, context.now)
+        waiting = self._waiting(queue, context.now, trace=wanted.trace)
         meant = [
             turn
-            for turn in found
-            if wanted.matches(turn.task, turn.place, context.now) and (ids is None or turn.task.id in ids)
+            for turn in self._turns(queue, waiting, context, slots)
+            if wanted.matches(turn.task, turn.place, context.now)
+            and (wanted.trace is None or turn.task.id in waiting.traced)
         ]
         return meant[:limit], len(meant)
 
-    def _turns(self, backlog: RedisBacklog, context: Context, slots: int) -> list[Turn]:
-        """All that waits in one queue."""
-        snapshot = backlog.read(context.now)
-        return self._ordered(backlog.queue, snapshot, list(backlog.parked(HELD, context.now)), context, slots)
+    def _waiting(self, queue: str, now: float, most: int | None = None, trace: str | None = None) -> _Waiting:
+        """What waits in one queue, without the messages: of a deep backlog they are most of what would be kept."""
+        levels: list[list[PendingTask]] = [[] for _ in self._client.priority_steps]
+        parked: Mapping[Place, dict[str, PendingTask]] = {OVERFLOW: {}, HELD: {}}
+        traced = set()
+        for place, task, raw in RedisBacklog(self._client, queue).scan(now, most):
+            if place >= 0:
+                levels[place].append(task)
+            else:
+                parked[place][task.id] = task
+            if trace and trace.encode() in raw and span_of_headers(message.headers_of(raw)).trace_id == trace:
+                traced.add(task.id)
+        seen: set[str] = set()
+        front = [list(_once(reversed(tasks), seen)) for tasks in levels]
+        return _Waiting(front, parked[OVERFLOW], list(parked[HELD].values()), traced)
 
-    def _ordered(
-        self, queue: str, snapshot: Snapshot, held: Collection[PendingTask], context: Context, slots: int
-    ) -> list[Turn]:
-        turns = list(order(queue, snapshot, held, self._scorer(self._settings.policy, context), context.now))
-        moving = len(turns) - len(held)
-        expected = starts((turn.task.name for turn in turns[:moving]), context.runtimes, slots, context.now)
-        return [replace(turn, expected=at) for turn, at in zip(turns, expected, strict=False)] + turns[moving:]
+    def _turns(self, queue: str, waiting: _Waiting, context: Context, slots: int) -> list[Turn]:
+        """All that waits in one queue, in order."""
+        snapshot = Snapshot(waiting.levels, [len(tasks) for tasks in waiting.levels], waiting.overflow)
+        scorer = self._scorer(self._settings.policy, context)
+        turns, ahead = tee(order(queue, snapshot, waiting.held, scorer, context.now))
+        names = (turn.task.name for turn in ahead if turn.place != HELD)
+        expected = starts(names, context.runtimes, slots, context.now)
+        return [_expected(turn, None if turn.place == HELD else next(expected)) for turn in turns]
 
     def _explanation(self, backlog: RedisBacklog, turns: Sequence[Turn], index: int, context: Context) -> Explanation:
         turn = turns[index]
         task, place = turn.task, turn.place
+        backlog.find([task.id], context.now)
         headers = message.headers_of(backlog.message(task.id))
         ahead = [] if place == HELD else turns[:index]
         by_place: dict[Place, int] = {}
@@ -328,7 +372,7 @@ class Views:
 
     def _queue_stats(self, queue: str, now: float, *, oldest: bool) -> QueueStats:
         backlog = RedisBacklog(self._client, queue)
-        snapshot = backlog.read(now) if oldest else None
+        snapshot = backlog.read(now, overflow=False) if oldest else None
         counts = backlog.count()
         depths = [count for place, count in counts.items() if place >= 0]
         waits: list[float | None] = [None] * len(depths)
@@ -346,10 +390,13 @@ class Views:
         )
 
 
-def _in_trace(backlog: RedisBacklog, trace_id: str, now: float) -> set[str]:
-    """The ids of the tasks of one queue, which was read, whose messages carry a trace."""
-    return {
-        task.id
-        for task, raw in backlog.containing(trace_id.encode(), now)
-        if span_of_headers(message.headers_of(raw)).trace_id == trace_id
-    }
+def _expected(turn: Turn, at: float | None) -> Turn:
+    return turn if at is None else replace(turn, expected=at)
+
+
+def _once(tasks: Iterable[PendingTask], seen: set[str]) -> Iterator[PendingTask]:
+    """Those that were not seen yet."""
+    for task in tasks:
+        if task.id not in seen:
+            seen.add(task.id)
+            yield task

@@ -18,3 +18,6 @@ dynprio_queues = ["celery"]
 # Orders are late after seconds, not minutes, so the horizon is short; age sees to it that the reindex runs some day.
 dynprio_policy = 4 * Deadline(horizon=10) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=300)
 dynprio_interval = 0.5
+
+# Each move as a Celery event, for the page in Flower.
+dynprio_events = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
@@ -93,8 +94,11 @@ class RedisBacklog:
         self._overflow = ParkedIndex(client.redis, self._parked_keys[OVERFLOW], self._parse)
         self._depths: list[int] = [0] * len(self._steps)
 
-    def read(self, now: float) -> Snapshot:
-        """Read what waits; messages seen before are not parsed again. Of two with one id the second is foreign."""
+    def read(self, now: float, *, overflow: bool = True) -> Snapshot:
+        """Read what waits; messages seen before are not parsed again. Of two with one id the second is foreign.
+
+        Without ``overflow``, nothing new is learned of what is parked.
+        """
         counts = self.count()
         self._depths = [counts[level] for level in range(len(self._steps))]
         parsed: dict[bytes, PendingTask | str] = {}
@@ -120,7 +124,8 @@ class RedisBacklog:
             levels.append(tuple(tasks))
             room -= wanted
         self._parsed = parsed
-        self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
+        if overflow:
+            self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
         parked = counts[OVERFLOW], counts[HELD], counts[CANCELLED]
         return Snapshot(levels, self._depths, self._overflow.tasks, *parked, foreign)
 
@@ -184,13 +189,25 @@ class RedisBacklog:
                 return raw
         return self._front.get(task_id, _NOWHERE)[0] or None
 
-    def containing(self, text: bytes, now: float) -> Iterator[tuple[PendingTask, bytes]]:
-        """The tasks whose messages have a text in them: of the front as it was last read, and of what is parked."""
-        for raw, entry in self._parsed.items():
-            if text in raw and isinstance(entry, PendingTask):
-                yield entry, raw
-        for place in (OVERFLOW, HELD):
-            yield from (found for found in self.parked_messages(place, now) if text in found[1])
+    def scan(self, now: float, most: int | None = None) -> Iterator[tuple[Place, PendingTask, bytes]]:
+        """Yield what waits, with its message, and remember none of it: for who looks once, however much waits.
+
+        The levels come in order, each from its last task to the next to run; then what is held, and the overflow. A
+        task that is moved meanwhile may come twice. After about ``most`` it ends: of the front that runs next.
+        """
+        counts = self.count()
+        left = sum(counts.values()) if most is None else most
+        for level in range(len(self._steps)):
+            wanted = min(counts[level], left)
+            for _, raw in self._messages(level, counts[level], wanted):
+                entry = self._parse(raw, now)
+                if isinstance(entry, PendingTask):
+                    yield level, entry, raw
+            left -= wanted
+        for place in (HELD, OVERFLOW):
+            for entry, raw in islice(self.parked_messages(place, now), left):
+                yield place, entry, raw
+            left = max(left - counts[place], 0)
 
     def discard(self, task_id: str, place: Place) -> bool:
         """Remove one parked task for good; tell whether it was there."""

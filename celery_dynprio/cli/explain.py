@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.listing import turn_object, until
 from celery_dynprio.cli.rendering import (
     Column,
     counted,
     moment,
-    place_name,
     print_json,
     said_seconds,
     summed,
@@ -24,6 +21,7 @@ from celery_dynprio.cli.rendering import (
     terminal_width,
 )
 from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.plain import explanation_object, place_name, until
 
 if TYPE_CHECKING:
     from celery_dynprio.views import Explanation
@@ -71,7 +69,7 @@ def explain(ctx: click.Context, *, task_id: str, as_json: bool) -> None:
     with operating(ctx.obj.app) as operations:
         found = operations.explain(task_id)
     if as_json:
-        print_json(as_object(found, now))
+        print_json(explanation_object(found, now))
         return
     for line in draw(found, now, terminal_width()):
         ctx.obj.echo(line)
@@ -85,34 +83,6 @@ def draw(found: Explanation, now: float, width: int | None) -> Iterator[str]:
         if lines:
             yield ""
             yield from lines
-
-
-def as_object(found: Explanation, now: float) -> dict[str, Any]:
-    """What ``--json`` prints."""
-    return {
-        "at": now,
-        **turn_object(found.turn, now),
-        "in_front_in": until(found.in_front, now),
-        "held_back_for": found.held_back_for or None,
-        "trace_id": found.trace_id,
-        "factors": [asdict(each) for each in found.contributions],
-        "ahead_by_place": {place_name(place): count for place, count in found.ahead_by_place.items()},
-        "ahead": [
-            {
-                "id": each.task.id,
-                "task": each.task.name,
-                "place": place_name(each.place),
-                "score": each.score,
-                "reason": each.reason,
-            }
-            for each in found.ahead
-        ],
-        "moves": [
-            {**move._asdict(), "source": place_name(move.source), "target": place_name(move.target)}
-            for move in found.moves
-        ],
-        "operations": [asdict(entry) for entry in found.operations],
-    }
 
 
 def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:

@@ -10,8 +10,9 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from celery_dynprio.cli.filters import filter_options, made, taken
-from celery_dynprio.cli.rendering import Column, counted, place_name, print_json, seconds, table, terminal_width
+from celery_dynprio.cli.rendering import Column, counted, print_json, seconds, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.plain import place_name, turn_object, until
 
 if TYPE_CHECKING:
     from celery_dynprio.ordering import Turn
@@ -89,32 +90,6 @@ def as_object(page: Page, now: float) -> dict[str, Any]:
         "matching": page.matching,
         "tasks": [turn_object(turn, now) for turn in page.turns],
     }
-
-
-def turn_object(turn: Turn, now: float) -> dict[str, Any]:
-    """One pending task for programs; times are in seconds, from now on."""
-    task = turn.task
-    return {
-        "id": task.id,
-        "task": task.name,
-        "queue": turn.queue,
-        "position": turn.position,
-        "place": place_name(turn.place),
-        "level": turn.place if turn.place >= 0 else None,
-        "pinned": task.pinned,
-        "score": turn.score,
-        "waited": turn.waited,
-        "weight": task.weight,
-        "deadline_in": None if task.deadline is None else task.deadline - now,
-        "key": task.key,
-        "dependents": task.dependents,
-        "expected_in": until(turn.expected, now),
-    }
-
-
-def until(at: float | None, now: float) -> float | None:
-    """Seconds until a moment that is not past."""
-    return None if at is None else max(at - now, 0.0)
 
 
 def titles(*, several: bool) -> tuple[Column, ...]:

@@ -17,7 +17,6 @@ from typing import Any, Final
 import click
 
 from celery_dynprio.message import MAX_ID, clean
-from celery_dynprio.models import HELD
 
 #: What is shown for a value that there is none of, or that is not known.
 NOTHING: Final = "-"
@@ -90,13 +89,6 @@ def terminal_width() -> int | None:
 def print_json(value: Mapping[str, Any]) -> None:
     """Print what a command's ``--json`` shows."""
     click.echo(json.dumps(value, indent=2))
-
-
-def place_name(place: int) -> str:
-    """What people call a place: P0 to P9, parked, or held."""
-    if place >= 0:
-        return f"P{place}"
-    return "held" if place == HELD else "parked"
 
 
 def seconds(value: float | None) -> str:

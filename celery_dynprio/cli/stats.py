@@ -12,7 +12,6 @@ from celery.bin.base import CeleryCommand
 from celery_dynprio.cli.rendering import (
     Column,
     counted,
-    place_name,
     print_json,
     said_seconds,
     seconds,
@@ -23,6 +22,7 @@ from celery_dynprio.cli.rendering import (
 from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.message import clean
 from celery_dynprio.objectives import Standing, globs
+from celery_dynprio.plain import place_name, standing_object
 
 if TYPE_CHECKING:
     from celery_dynprio.views import QueueStats, Stats
@@ -111,7 +111,7 @@ def as_object(found: Stats) -> dict[str, Any]:
             name: {"slots": count, "queues": sorted(found.workers.queues.get(name, ()))}
             for name, count in found.workers.slots.items()
         },
-        "objectives": [_objective_object(each) for each in found.objectives],
+        "objectives": [standing_object(each) for each in found.objectives],
         "runtimes": _most(found.runtimes),
         "use": _most(found.use),
     }
@@ -164,23 +164,6 @@ def _objective(standing: Standing, now: float) -> list[str]:
         f"{standing.overdue:,}",
         state,
     ]
-
-
-def _objective_object(standing: Standing) -> dict[str, Any]:
-    objective = standing.objective
-    return {
-        "name": objective.name,
-        "within": objective.within,
-        "target": objective.target,
-        "window": objective.window,
-        "attained": standing.attained,
-        "started": standing.started,
-        "in_time": standing.in_time,
-        "overdue": standing.overdue,
-        "breached_since": standing.since,
-        "on_breach": objective.on_breach,
-        "expendable": list(globs(objective.expendable)),
-    }
 
 
 def _most(learned: Mapping[str, float]) -> dict[str, float]:

@@ -9,10 +9,11 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from celery_dynprio.cli.listing import row_of, titles
-from celery_dynprio.cli.rendering import counted, cut, pad, place_name, seconds, table
+from celery_dynprio.cli.rendering import counted, cut, pad, seconds, table
 from celery_dynprio.cli.top_state import Asked, queue_of
 from celery_dynprio.message import clean
 from celery_dynprio.models import HELD
+from celery_dynprio.plain import place_name
 from celery_dynprio.views import QueueStats
 
 #: A piece of a line and how it looks: a class of :data:`STYLES`, or "".

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.rendering import counted, place_name, print_json
+from celery_dynprio.cli.rendering import counted, print_json
 from celery_dynprio.cli.session import connected, json_option, settings_of
+from celery_dynprio.plain import place_name
+from celery_dynprio.trace_tree import as_object, walk
 
 if TYPE_CHECKING:
     from celery_dynprio.settings import Settings
@@ -61,21 +62,6 @@ def _unknown(trace_id: str, settings: Settings) -> str:
     )
 
 
-def as_object(trace: Trace) -> dict[str, Any]:
-    """What ``--json`` prints: the spans in the order of the tree, ``parent`` being the ``key`` of another or None."""
-    spans = [
-        {
-            **asdict(span),
-            "moves": [move._asdict() for move in span.moves],
-            "lineage": [asdict(each) for each in span.lineage],
-            "parent": None if parent is None else parent.key,
-            "depth": len(lasts),
-        }
-        for span, parent, lasts in _walk(trace.complete())
-    ]
-    return {"trace_id": trace.trace_id, "dropped": trace.dropped, "spans": spans}
-
-
 def draw(trace: Trace, style: Any) -> Iterator[str]:
     """The lines that are shown; ``style`` is ``click.style`` or like it."""
     spans = trace.complete()
@@ -83,7 +69,7 @@ def draw(trace: Trace, style: Any) -> Iterator[str]:
     hosts = {span.host for span in spans} - {""}
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     yield f"trace {trace.trace_id}: {counted(len(spans), 'run')} on {counted(len(hosts), 'worker')}, {told}"
-    for span, _, lasts in _walk(spans):
+    for span, _, lasts in walk(spans):
         trunk = "".join("   " if last else "│  " for last in lasts[:-1][-MAX_INDENT:])
         branch = ("└─ " if lasts[-1] else "├─ ") if lasts else ""
         yield f"{style(f'{span.state:8}', fg=_COLOURS.get(span.state, 'red'))} {trunk}{branch}{_told(span)}"
@@ -112,45 +98,3 @@ def _told(span: SpanRecord) -> str:
     if span.wait is not None:
         told += f", waited {span.wait:.3f} s"
     return told if span.ran is None else f"{told}, ran {span.ran:.3f} s"
-
-
-def _walk(found: Sequence[SpanRecord]) -> Iterator[tuple[SpanRecord, SpanRecord | None, tuple[bool, ...]]]:
-    """Each span with its parent; parents first, the oldest first.
-
-    For itself and each span above it but the root, it is told whether that is its parent's last.
-    """
-    spans = sorted(found, key=_age)
-    parents = _parents(spans)
-    children: dict[int | None, list[int]] = {}
-    for number, parent in enumerate(parents):
-        children.setdefault(parent, []).append(number)
-    waiting: list[tuple[int, tuple[bool, ...]]] = [(number, ()) for number in reversed(children.get(None, []))]
-    while waiting:
-        number, lasts = waiting.pop()
-        above = parents[number]
-        yield spans[number], None if above is None else spans[above], lasts
-        below = children.get(number, [])
-        waiting += [(each, (*lasts, each == below[-1])) for each in reversed(below)]
-
-
-def _parents(spans: Sequence[SpanRecord]) -> list[int | None]:
-    """Which of the spans published each: by span id, else by task id; a chain that leads back to itself is cut.
-
-    Told by their numbers, because a forged span may have the ids of another.
-    """
-    by_span = {span.span_id: number for number, span in enumerate(spans) if span.span_id}
-    by_task = {span.task_id: number for number, span in enumerate(spans)}
-    parents: list[int | None] = [None] * len(spans)
-    for number, span in enumerate(spans):
-        found = by_span.get(span.parent_span_id)
-        found = by_task.get(span.parent_task_id) if found is None else found
-        above = found
-        while above is not None and above != number:
-            above = parents[above]
-        parents[number] = None if above == number else found
-    return parents
-
-
-def _age(span: SpanRecord) -> tuple[float, float, int]:
-    moment = span.published if span.published is not None else span.started
-    return (float("inf") if moment is None else moment), span.started or 0.0, span.attempt

@@ -132,6 +132,31 @@ class TestSee:
             found = shop.operations.pending(limit=limit, workers=Workers())
             assert ([turn.task.id for turn in found.turns], found.matching) == (whole[:limit], 60)
 
+    def test_a_page_that_ends_far_down_is_a_part_of_the_whole_list(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("celery_dynprio.backlogs.redis.REACH", 5)
+        monkeypatch.setattr(views, "QUICK", 2)
+        for _ in range(12):
+            shop.checkout.delay("bob")
+            shop.report.delay("ada", 0)
+        whole = shop.ids()
+        for limit in (2, 3, 7, 20):
+            assert shop.ids(limit=limit, workers=Workers()) == whole[:limit]
+
+    def test_a_survey_is_the_whole_list_or_what_runs_next(self, shop: Shop) -> None:
+        reports = [shop.report.delay("ada", page).id for page in range(4)]
+        checkout = shop.checkout.delay("bob").id
+        shop.park(reports[1])
+        shop.operations.hold([reports[0]])
+        whole = shop.operations.survey(9, Workers())
+        assert ([turn.task.id for turn in whole.turns], whole.matching) == (
+            [checkout, *reports[2:], reports[1], reports[0]],
+            5,
+        )
+        part = shop.operations.survey(4, Workers())
+        assert ([turn.task.id for turn in part.turns], part.matching) == ([checkout, *reports[2:], reports[0]], 5)
+
     def test_filters(self, shop: Shop) -> None:
         mine, theirs = shop.report.delay("ada").id, shop.report.delay("bob").id
         with tracing.use() as span:

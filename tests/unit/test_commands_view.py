@@ -12,12 +12,11 @@ import pytest
 
 from celery_dynprio.audit import Entry
 from celery_dynprio.cli import filters, listing, steering
-from celery_dynprio.cli.explain import as_object as explanation_object
 from celery_dynprio.cli.explain import draw as draw_explanation
 from celery_dynprio.cli.log import draw as draw_log
 from celery_dynprio.cli.policy import comparison_object, draw_policy
 from celery_dynprio.cli.policy import draw as draw_comparison
-from celery_dynprio.cli.rendering import Column, counted, moment, place_name, table
+from celery_dynprio.cli.rendering import Column, counted, moment, table
 from celery_dynprio.cli.reprioritize import _changes
 from celery_dynprio.cli.session import WrongUsage
 from celery_dynprio.cli.stats import MOST_LEARNED
@@ -29,6 +28,7 @@ from celery_dynprio.lease import Holder
 from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask
 from celery_dynprio.operations import Result
 from celery_dynprio.ordering import Shift, Turn
+from celery_dynprio.plain import explanation_object, place_name
 from celery_dynprio.policies import Age, Weight
 from celery_dynprio.selection import Filter
 from celery_dynprio.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from celery_dynprio.cli.trace import MAX_INDENT, as_object, draw
+from celery_dynprio.cli.trace import MAX_INDENT, draw
 from celery_dynprio.models import Moved
 from celery_dynprio.spans import SpanRecord, Trace
+from celery_dynprio.trace_tree import as_object
 from celery_dynprio.tracing import Ancestor
 
 

@@ -1,0 +1,216 @@
+"""The requests of the page. What waits for the broker runs in threads, never in Tornado's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from flower.views import BaseHandler
+from tornado.routing import URLSpec
+from tornado.web import HTTPError, RequestHandler, StaticFileHandler, authenticated
+
+from celery_dynprio.errors import ArgumentError, DynPrioError
+from celery_dynprio.message import MAX_ID
+from celery_dynprio.monitoring.flower.access import Rights, is_cross_site, user_of
+from celery_dynprio.monitoring.flower.feed import FollowedEvents
+from celery_dynprio.monitoring.flower.source import Source
+from celery_dynprio.monitoring.flower.table import MOST_ROWS, Wanted
+
+#: Reads and deeds at a time, and so connections to the broker.
+THREADS: Final = 4
+
+#: Tasks that one request may steer.
+MOST_IDS: Final = 1_000
+
+#: Nothing runs or is shown but Flower's files and ours; images in place are those of Bootstrap's styles.
+SECURITY: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'self'",
+}
+
+STATIC: Final = Path(__file__).parent / "static"
+
+_SOURCE: Final = "dynprio_source"
+
+_executor: Final = ThreadPoolExecutor(THREADS, "dynprio")
+
+
+class Page(BaseHandler):
+    """The page itself, which asks for the rest."""
+
+    def initialize(self, rights: Rights) -> None:
+        """Tornado's constructor."""
+        self._rights = rights
+
+    def set_default_headers(self) -> None:
+        """Ours, instead of those of Flower, which open it to other origins where its API is open."""
+        for name, value in SECURITY.items():
+            self.set_header(name, value)
+        self.set_header("Cache-Control", "no-store")
+
+    @authenticated
+    def get(self) -> None:
+        """Show it."""
+        self.render(
+            "dynprio_page.html",
+            may_act=self.may_act,
+            token=self.xsrf_token.decode(),
+        )
+
+    def check_xsrf_cookie(self) -> None:
+        """Refuse other sites, and always ask for the token: Flower does so with OAuth only."""
+        if is_cross_site(self.request):
+            raise HTTPError(403, "Cross-site request forbidden")
+        RequestHandler.check_xsrf_cookie(self)
+
+    @property
+    def may_act(self) -> bool:
+        """Whether this user may act."""
+        return self._rights.may_act(user_of(self), self.application.options)
+
+
+class Answer(Page):
+    """What all answers of data have in common."""
+
+    async def answer(self, work: Callable[[], Any]) -> None:
+        """Answer with what the work returns as JSON, or with what went wrong in words."""
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(_executor, work)
+        except ArgumentError as exc:
+            raise HTTPError(400, "%s", exc) from exc
+        except DynPrioError as exc:
+            raise HTTPError(503, "%s", exc) from exc
+        self.tell(found)
+
+    def tell(self, found: Any) -> None:
+        """Answer with this."""
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(json.dumps(found))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Tell in words what is wrong with a request; what is wrong with us is Flower's to tell."""
+        problem = kwargs.get("exc_info", (None, None))[1]
+        if not isinstance(problem, HTTPError) or status_code == 401:  # noqa: PLR2004 - Flower asks for the password
+            super().write_error(status_code, **kwargs)
+            return
+        said = problem.log_message or problem.reason or "refused"
+        self.tell({"error": said % problem.args if problem.args else said})
+
+    @property
+    def source(self) -> Source:
+        """What is known of this Flower's app."""
+        settings = self.application.settings
+        if _SOURCE not in settings:
+            settings[_SOURCE] = Source(self.application.capp)
+        found: Source = settings[_SOURCE]
+        return found
+
+
+class Data(Answer):
+    """All that the page shows, every other second."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Answer with figures, one page of the table, the feed and the use."""
+        wanted = self._wanted()
+        events = self.application.events
+        moves = events.feed.entries() if isinstance(events, FollowedEvents) else []
+        source = self.source
+        await self.answer(lambda: source.data(wanted, moves))
+
+    def _wanted(self) -> Wanted:
+        # Tornado's own: Flower's escapes what it returns, and not all that is searched for is HTML.
+        texts = {name: self.get_query_argument(name, "") for name in ("search", "place", "sort")}
+        try:
+            start, count = int(self.get_query_argument("start", "0")), int(self.get_query_argument("count", "25"))
+            return Wanted(
+                **texts, descending=self.get_query_argument("descending", "") == "1", start=start, count=count
+            )
+        except ArgumentError as exc:
+            raise HTTPError(400, "%s", exc) from exc
+        except ValueError as exc:
+            raise HTTPError(400, f"start and count are whole numbers; count is {MOST_ROWS} at most") from exc
+
+
+class About(Answer):
+    """Why a task is where it is, and what belongs to its trace."""
+
+    @authenticated
+    async def get(self, task_id: str) -> None:
+        """Answer with what is known of a task."""
+        if len(task_id) > MAX_ID:
+            raise HTTPError(400, f"an id has {MAX_ID} characters at most")
+        known = task_id in self.application.events.state.tasks
+        source = self.source
+        await self.answer(lambda: {**source.about(task_id), "in_flower": known})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an operator asks for."""
+
+    op: str
+    ids: list[str]
+    changes: dict[str, Any]
+    why: str
+
+
+class Deed(Answer):
+    """What an operator does."""
+
+    def prepare(self) -> None:
+        """Flower 2.1 does not tell Tornado to do this."""
+        if self.request.method == "POST":
+            self.check_xsrf_cookie()
+
+    @authenticated
+    async def post(self) -> None:
+        """Do it, and answer with what became of it."""
+        if not self.may_act:
+            raise HTTPError(403, "You may look, but not act")
+        asked = _asked(self.request.body)
+        source, by = self.source, f"{user_of(self)} (Flower)"
+        await self.answer(lambda: {"results": source.act(by, asked.op, asked.ids, asked.changes, asked.why)})
+
+
+def _asked(body: bytes) -> _Asked:
+    try:
+        found = json.loads(body)
+        asked = _Asked(found["op"], found.get("ids", []), found.get("changes", {}), found.get("why", ""))
+        for text in (asked.op, asked.why, *asked.ids):
+            text.encode()  # Redis cannot store a lone surrogate
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise HTTPError(400, "say op, ids, changes and why in a JSON object") from exc
+    if not isinstance(asked.ids, list) or not isinstance(asked.changes, dict) or len(asked.ids) > MOST_IDS:
+        raise HTTPError(400, f"ids are {MOST_IDS} at most in a list, changes an object")
+    return asked
+
+
+class Asset(StaticFileHandler):
+    """Our styles and scripts."""
+
+    def set_extra_headers(self, path: str) -> None:  # noqa: ARG002 - Tornado's signature
+        """The same as for the page; what another version of this package has is asked for anew."""
+        for name, value in SECURITY.items():
+            self.set_header(name, value)
+        self.set_header("Cache-Control", "no-cache")
+
+
+def routes(rights: Rights) -> list[URLSpec]:
+    """The routes of the page; Flower puts its prefix before them."""
+    given = {"rights": rights}
+    return [
+        URLSpec(r"/priorities", Page, given, name="dynprio"),
+        URLSpec(r"/priorities/data", Data, given, name="dynprio_data"),
+        URLSpec(r"/priorities/task/(.+)", About, given, name="dynprio_task"),
+        URLSpec(r"/priorities/do", Deed, given, name="dynprio_do"),
+        URLSpec(r"/priorities/static/(.+)", Asset, {"path": str(STATIC)}, name="dynprio_static"),
+    ]

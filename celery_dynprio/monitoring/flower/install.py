@@ -1,0 +1,55 @@
+"""Put the page Priorities into Flower, through what Tornado and Flower offer: handlers, a template loader, events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from celery_dynprio.errors import DynPrioError
+
+#: What is supported: from the first, below the second. The theme switch and read-only users came with Flower 2.1.
+OLDEST: Final = (2, 1)
+NEXT: Final = (3, 0)
+
+_REMEDY: Final = "pip install 'celery-dynprio[flower]'"
+
+
+def install(*, read_only: bool = False, writers: Collection[str] | Callable[[str], bool] | None = None) -> None:
+    """Add the page; call it in ``flowerconfig.py``. Doing it twice replaces the rights only.
+
+    With ``read_only`` nobody may act, with ``writers`` only these users of Flower (or those for whom it returns True);
+    without, whoever may revoke tasks by Flower's API. Raises :class:`~celery_dynprio.errors.DynPrioError` for a Flower
+    that is not supported.
+    """
+    _check_version()
+    from flower import app, urls  # noqa: PLC0415 - an extra: told by the line before if it is missing
+
+    from celery_dynprio.monitoring.flower.access import Rights  # noqa: PLC0415
+    from celery_dynprio.monitoring.flower.feed import FollowedEvents  # noqa: PLC0415
+    from celery_dynprio.monitoring.flower.handlers import routes  # noqa: PLC0415
+    from celery_dynprio.monitoring.flower.templating import PageLoader  # noqa: PLC0415
+
+    loader = PageLoader(Path(urls.settings["template_path"]), Path(__file__).parent / "templates")
+    if loader.missing():
+        raise DynPrioError(
+            f"Flower {version('flower')} has other templates than expected ({', '.join(loader.missing())}): {_REMEDY}"
+        )
+    added = routes(Rights(read_only=read_only, writers=writers))
+    names = {route.name for route in added}
+    # In place, since flower.app holds this very list; before the rest, whose last route takes everything.
+    urls.handlers[:] = [*added, *(each for each in urls.handlers if getattr(each, "name", None) not in names)]
+    urls.settings["template_loader"] = loader
+    app.Events = FollowedEvents  # what Flower makes at its start
+
+
+def _check_version() -> None:
+    try:
+        found = version("flower")
+    except PackageNotFoundError:
+        raise DynPrioError(f"Flower is not installed: {_REMEDY}") from None
+    numbers = re.match(r"(\d+)\.(\d+)", found)
+    if numbers is None or not OLDEST <= (int(numbers[1]), int(numbers[2])) < NEXT:
+        raise DynPrioError(f"Flower {found} is not supported by the page Priorities, only 2.1 up to below 3: {_REMEDY}")

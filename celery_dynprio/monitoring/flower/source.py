@@ -1,0 +1,196 @@
+"""What the page shows, as plain data: read from the broker in threads, and kept for a moment for all who look."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from celery_dynprio.app import DynPrio
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
+from celery_dynprio.monitoring.flower.kept import Kept
+from celery_dynprio.monitoring.flower.table import Wanted
+from celery_dynprio.operations import Operations, Result
+from celery_dynprio.plain import explanation_object, turn_object
+from celery_dynprio.spans import RedisSpans
+from celery_dynprio.trace_tree import as_object
+from celery_dynprio.views import QUICK, Page, QueueStats
+from celery_dynprio.workers import Workers, ask
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_dynprio.ordering import Turn
+
+#: Seconds for which figures, the whole backlog, and the workers are kept.
+FIGURES: Final = 1.0
+BACKLOG: Final = 3.0
+WORKERS: Final = 15.0
+
+#: Seconds that an answer waits for something newer than what is kept.
+PATIENCE: Final = 0.6
+
+#: Seconds that it waits for figures: there is no answer without any. The broker's own timeouts are shorter.
+FIGURES_PATIENCE: Final = 30.0
+
+#: Tasks that are searched and sorted, at most: half a kilobyte of memory each.
+MOST_TASKS: Final = 200_000
+
+#: Keys whose use is shown.
+MOST_KEYS: Final = 10
+
+#: Entries of the feed: a second may have a hundred moves, so what operators did has room of its own.
+MOST_MOVES: Final = 50
+MOST_DEEDS: Final = 30
+
+#: What an operator can do to tasks, by the names of :class:`~celery_dynprio.operations.Operations`.
+STEERING: Final = ("bump", "hold", "release", "cancel")
+
+
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    """All that waited at one moment (Unix seconds), or the first of it."""
+
+    at: float
+    page: Page
+
+
+class Source:
+    """What is known of one app's pending tasks. The methods may be called in any thread.
+
+    They raise :class:`~celery_dynprio.errors.BrokerUnavailableError` while the broker is away.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._workers = Kept(lambda: ask(app), WORKERS)
+        self._figures = Kept(self._read_figures, FIGURES)
+        self._backlog = Kept(self._read_backlog, BACKLOG)
+
+    def data(self, wanted: Wanted, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Figures, one page of the table, the use of keys, and the feed, of which ``moves`` are a part."""
+        self._known_workers(PATIENCE)
+        figures = self._figures.get(FIGURES_PATIENCE)
+        if figures is None:
+            raise DynPrioError("the broker is slow: its figures are still being read")
+        feed = [{"kind": "operator", **entry} for entry in figures["log"]] + [
+            {"kind": "move", **move} for move in moves
+        ]
+        feed.sort(key=lambda entry: -entry["at"])
+        shown = {name: value for name, value in figures.items() if name != "log"}
+        return {**shown, "feed": feed, "table": self._table(wanted)}
+
+    def about(self, task_id: str) -> dict[str, Any]:
+        """Why a task is where it is, if it is pending, and its trace, if one is kept."""
+        with self._operations() as operations:
+            try:
+                told, state = explanation_object(operations.explain(task_id), time.time()), "pending"
+            except NotPendingError as exc:
+                told, state = None, exc.answer
+        client = RedisClient.from_app(self._app)
+        try:
+            trace = RedisSpans(client).read(task_id)
+        finally:
+            client.close()
+        return {"id": task_id, "state": state, "explanation": told, "trace": trace and as_object(trace)}
+
+    def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> list[dict[str, str]]:
+        """Do it, in the name of ``by``, and tell what became of each task."""
+        with self._operations(by) as operations:
+            results = _done(operations, op, ids, changes, why)
+        self._figures.forget()
+        self._backlog.forget()
+        return [{"id": each.id, "answer": each.answer.value, "detail": each.detail} for each in results]
+
+    def _dynprio(self) -> DynPrio:
+        found = DynPrio.of(self._app)
+        if found is None:
+            raise DynPrioError("this app has no DynPrio: add DynPrio(app) to its module")
+        return found
+
+    def _operations(self, by: str | None = None) -> AbstractContextManager[Operations]:
+        return self._dynprio().operations(by)
+
+    def _table(self, wanted: Wanted) -> dict[str, Any]:
+        if not wanted.selective and wanted.end <= QUICK:
+            with self._operations() as operations:
+                now = time.time()
+                page = operations.pending(limit=wanted.end, workers=self._known_workers())
+                return self._rows(operations, page.turns[wanted.start :], page.matching, now)
+        kept = self._backlog.get(PATIENCE)
+        if kept is None:
+            return {"rows": [], "matching": 0, "reading": True}
+        turns, matching = wanted.of(kept.page.turns)
+        with self._operations() as operations:
+            table = self._rows(operations, turns, matching, kept.at)
+        left_out = kept.page.matching - len(kept.page.turns)
+        return {**table, "age": max(time.time() - kept.at, 0.0), "left_out": left_out}
+
+    def _rows(self, operations: Operations, turns: Sequence[Turn], matching: int, now: float) -> dict[str, Any]:
+        factors = operations.contributions([turn.task for turn in turns])
+        rows = [
+            {**turn_object(turn, now), "factors": [asdict(each) for each in parts]}
+            for turn, parts in zip(turns, factors, strict=True)
+        ]
+        return {"rows": rows, "matching": matching, "reading": False, "age": 0.0, "left_out": 0}
+
+    def _known_workers(self, patience: float = 0.0) -> Workers:
+        try:
+            return self._workers.get(patience) or Workers()
+        except Exception:  # noqa: BLE001 - without them no start is expected, and the broker says what is wrong
+            return Workers()
+
+    def _read_backlog(self) -> _Backlog:
+        with self._operations() as operations:
+            now = time.time()
+            return _Backlog(now, operations.survey(MOST_TASKS, self._known_workers()))
+
+    def _read_figures(self) -> dict[str, Any]:
+        with self._operations() as operations:
+            stats = operations.stats(self._known_workers())
+            log = operations.log(MOST_DEEDS)
+        use = sorted(stats.use.items(), key=lambda item: -item[1])
+        return {
+            "at": stats.at,
+            "paused": stats.paused,
+            "events": self._dynprio().settings.events,
+            "queues": [_queue(each) for each in stats.queues],
+            "workers": len(stats.workers.slots),
+            "slots": sum(stats.workers.slots.values()),
+            "use": [{"key": key, "seconds": seconds} for key, seconds in use[:MOST_KEYS]],
+            "use_total": sum(stats.use.values()),
+            "log": [asdict(entry) for entry in log],
+        }
+
+
+def _done(
+    operations: Operations, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str
+) -> Sequence[Result]:
+    if op in STEERING:
+        results: Sequence[Result] = getattr(operations, op)(ids, why)
+        return results
+    if op == "reprioritize":
+        return operations.reprioritize(ids, changes, why)
+    if op == "pause":
+        operations.pause(why)
+    elif op == "resume":
+        operations.resume(why)
+    else:
+        raise ArgumentError("op", op, f"use {', '.join(STEERING)}, reprioritize, pause or resume")
+    return ()
+
+
+def _queue(stats: QueueStats) -> dict[str, Any]:
+    return {
+        "queue": stats.queue,
+        "depths": list(stats.depths),
+        "oldest": list(stats.oldest),
+        "overflow": stats.overflow,
+        "held": stats.held,
+        "foreign": sum(stats.foreign.values()),
+        "moves": stats.moves,
+        "led": stats.leader is not None,
+    }

@@ -1,0 +1,187 @@
+// The page Priorities: asks for the data every other second, and shows it.
+
+import { act, readData } from "./api.js";
+import { askCancel, askSet, watchDialogs } from "./dialogs.js";
+import { showTask } from "./details.js";
+import { byId, make, setText } from "./dom.js";
+import { clock, count, seconds } from "./format.js";
+import { showLevels } from "./levels.js";
+import { showFeed, showUse, total } from "./side.js";
+import { rowOf, showRows } from "./table.js";
+import { refreshTip, watchScores } from "./tip.js";
+
+const PERIOD = 2000; // milliseconds
+const SOON = 400; // while the server still reads the backlog, and after a letter of the search
+
+const view = { search: "", place: "", sort: "", descending: "", start: 0, count: 25 };
+let latest = null; // the data that is shown
+let question = 0; // the number of the last request
+let timer = 0;
+
+async function refresh() {
+  clearTimeout(timer);
+  const number = ++question;
+  let next = PERIOD;
+  try {
+    const found = await readData(view);
+    if (number === question) {
+      show(found);
+      next = found.table.reading ? SOON : PERIOD;
+      live(true, `Updated ${clock(found.at)}`);
+    }
+  } catch (error) {
+    live(false, error.message);
+  }
+  if (number === question) {
+    timer = setTimeout(() => !document.hidden && refresh(), next);
+  }
+}
+
+function live(well, text) {
+  byId("dp-dot").className = `status-dot status-dot-${well ? "live" : "error"}`;
+  setText(byId("dp-status"), text);
+}
+
+function show(found) {
+  latest = found;
+  showMetrics(found);
+  showLevels(byId("dp-levels"), found.queues);
+  showUse(byId("dp-use"), found.use, found.use_total);
+  byId("dp-no-use").hidden = found.use.length > 0;
+  showFeed(byId("dp-feed"), found.feed, byId("dp-kind").value);
+  byId("dp-no-events").hidden = found.events;
+  showPlaces(Math.max(...found.queues.map((queue) => queue.depths.length)));
+  if (!found.table.reading) {
+    showRows(found.table.rows, found.queues.length > 1);
+    refreshTip(rowOf);
+  }
+  showRange(found.table);
+}
+
+function showMetrics(found) {
+  const waits = found.queues.flatMap((queue) => queue.oldest).filter((wait) => wait !== null);
+  setText(byId("dp-front"), total(found.queues.flatMap((queue) => queue.depths)));
+  setText(byId("dp-oldest"), seconds(waits.length ? Math.max(...waits) : null));
+  setText(byId("dp-parked"), `${total(found.queues.map((queue) => queue.overflow))} / ${total(found.queues.map((queue) => queue.held))}`);
+  setText(byId("dp-slots"), found.workers ? `${count(found.slots)} in ${count(found.workers)}` : "none");
+  byId("dp-paused").hidden = !found.paused;
+  if (byId("dp-pause")) {
+    setText(byId("dp-pause"), found.paused ? "Resume moves" : "Pause moves");
+  }
+}
+
+function showPlaces(levels) {
+  const select = byId("dp-place");
+  if (select.options.length === levels + 3) {
+    return;
+  }
+  const names = [...Array(levels).keys()].map((level) => `P${level}`);
+  const options = [...names, "parked", "held"].map((name) => make("option", { value: name }, name));
+  select.replaceChildren(make("option", { value: "" }, "all places"), ...options);
+}
+
+function showRange(table) {
+  byId("dp-table-card").setAttribute("aria-busy", String(table.reading));
+  if (table.reading) {
+    setText(byId("dp-range"), "Reading the whole backlog…");
+    return;
+  }
+  const last = view.start + table.rows.length;
+  const notes = [];
+  if (table.age > 5) {
+    notes.push(`as of ${seconds(table.age)} ago`);
+  }
+  if (table.left_out > 0) {
+    notes.push(`${count(table.left_out)} farther back were not looked at`);
+  }
+  const range = table.rows.length ? `${count(view.start + 1)} to ${count(last)} of ${count(table.matching)}` : "No task matches";
+  setText(byId("dp-range"), [range, ...notes].join(", "));
+  byId("dp-before").disabled = view.start === 0;
+  byId("dp-next").disabled = last >= table.matching;
+}
+
+function look(changes) {
+  Object.assign(view, { start: 0 }, changes);
+  refresh();
+}
+
+function sortBy(column) {
+  const same = view.sort === column || (view.sort === "" && column === "position");
+  const descending = same && !view.descending;
+  for (const header of document.querySelectorAll("#dp-table th[data-sort]")) {
+    header.removeAttribute("aria-sort");
+    if (header.dataset.sort === column) {
+      header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    }
+  }
+  look({ sort: column === "position" && !descending ? "" : column, descending: descending ? "1" : "" });
+}
+
+async function perform(op, row, changes, why) {
+  try {
+    const results = await act(op, row ? [row.id] : [], changes, why);
+    const answers = results.map((each) => each.answer + (each.detail ? `, ${each.detail}` : ""));
+    const well = results.every((each) => each.answer === "done");
+    say(`${op}${row ? ` ${row.task}` : ""}: ${answers.join("; ") || "done"}`, well ? "success" : "warning");
+  } catch (error) {
+    say(`${op}: ${error.message}`, "danger");
+  }
+  refresh();
+}
+
+function say(text, kind) {
+  const message = byId("dp-message");
+  message.className = `alert alert-${kind} py-2`;
+  message.textContent = text;
+}
+
+function press(event) {
+  const button = event.target.closest("button[data-op]");
+  if (!button) {
+    return;
+  }
+  const row = rowOf(button);
+  const { op } = button.dataset;
+  if (op === "about") {
+    showTask(row.id);
+  } else if (op === "set") {
+    askSet(row, latest.queues[0].depths.length, (changes, why) => perform("reprioritize", row, changes, why));
+  } else if (op === "cancel") {
+    askCancel(row, (why) => perform("cancel", row, {}, why));
+  } else {
+    perform(op, row);
+  }
+}
+
+function showLinked() {
+  if (window.location.hash.length > 1) {
+    showTask(decodeURIComponent(window.location.hash.slice(1)));
+  }
+}
+
+function watch() {
+  let typed = 0;
+  byId("dp-search").addEventListener("input", (event) => {
+    clearTimeout(typed);
+    typed = setTimeout(() => look({ search: event.target.value }), SOON);
+  });
+  byId("dp-place").addEventListener("change", (event) => look({ place: event.target.value }));
+  byId("dp-kind").addEventListener("change", () => latest && show(latest));
+  byId("dp-before").addEventListener("click", () => look({ start: Math.max(view.start - view.count, 0) }));
+  byId("dp-next").addEventListener("click", () => look({ start: view.start + view.count }));
+  for (const header of document.querySelectorAll("#dp-table th[data-sort]")) {
+    header.firstElementChild.addEventListener("click", () => sortBy(header.dataset.sort));
+  }
+  byId("dp-rows").addEventListener("click", press);
+  watchScores(byId("dp-rows"), rowOf);
+  if (byId("dp-pause")) {
+    byId("dp-pause").addEventListener("click", () => perform(latest && latest.paused ? "resume" : "pause"));
+    watchDialogs();
+  }
+  document.addEventListener("visibilitychange", () => !document.hidden && refresh());
+  window.addEventListener("hashchange", showLinked);
+}
+
+watch();
+refresh();
+showLinked();

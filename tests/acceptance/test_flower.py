@@ -1,0 +1,462 @@
+"""Operators at the page Priorities: a real Chromium, a real Flower, broker, workers and reprioritizer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from tests.browser import DESKTOP, PHONE, Browser
+from tests.conftest import StartCelery, StartWorker
+from tests.flower import FlowerServer
+from tests.nodes import Project, write_project
+from tests.processes import wait_until
+from tests.servers import Database, Kind, RedisServer
+
+#: A task of "gated" runs until the test opens its gate; "ran" tells who ran, in their order.
+BODY: Final = """
+    from celery_dynprio import Age, DynPrio, Weight, dynprio_task
+
+    app.conf.update(
+        dynprio_policy=3 * Weight() + 1 * Age(saturation=3600), dynprio_embedded=False, dynprio_interval=0.1,
+        dynprio_events=True, task_acks_late=True, worker_send_task_events=True, task_track_started=True,
+    )
+    dynprio = DynPrio(app)
+
+    @dynprio_task(app=app, name="shop.gated")
+    def gated():
+        app.backend.client.blpop("gate", 60)
+
+    @dynprio_task(app=app, name="shop.report", key="tenant")
+    def report(tenant, page):
+        app.backend.client.rpush("ran", page)
+
+    @dynprio_task(app=app, name="shop.checkout", weight=9, deadline=3600, key="tenant")
+    def checkout(tenant, order):
+        report.delay(tenant, f"bill of {order}")
+"""
+
+#: What the page shows for a value that there is none of.
+NOTHING: Final = "\N{EN DASH}"
+
+ADA: Final = "ada:secret"
+BOB: Final = "bob:hidden"
+
+HOSTILE: Final = """<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>'"`{{7*7}}"""
+
+
+@pytest.fixture(scope="module")
+def database(shared_server: Callable[[Kind], RedisServer], database_numbers: Iterator[int]) -> Iterator[Database]:
+    server, number = shared_server("valkey"), next(database_numbers)
+    made = Database(server, number, server.client(number))
+    yield made
+    made.client.flushdb()
+    made.client.close()
+
+
+@pytest.fixture(scope="module")
+def project(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    made = write_project(tmp_path_factory.mktemp("shop"), database.url, BODY)
+    yield made
+    made.forget()
+
+
+@pytest.fixture(scope="module")
+def flower(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowerServer]:
+    """One in which ada may act, and bob may look."""
+    made = FlowerServer(
+        project, tmp_path_factory.mktemp("flower"), f"--basic_auth={ADA},{BOB}", arguments="writers=['ada']"
+    )
+    made.start()
+    yield made
+    made.teardown()
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    made = Browser()
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits(database: Database) -> None:
+    database.client.flushdb()
+
+
+@pytest.fixture
+def page(window: Browser, flower: FlowerServer) -> Page:
+    window.resize(DESKTOP)
+    window.log_in(ADA)
+    found = Page(window, flower.url)
+    found.load()
+    return found
+
+
+class Page:
+    """The page as an operator sees it."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.browser, self.url = browser, url
+
+    def load(self, path: str = "/priorities") -> None:
+        self.browser.driver.get("about:blank")  # so that only another hash is a new page too
+        self.browser.driver.get(self.url + path)
+        self.browser.problems()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let it ask at once, and wait until it shows the answer."""
+        self.browser.script("document.getElementById('dp-range').textContent = '';")
+        self.browser.script("document.dispatchEvent(new Event('visibilitychange'))")
+        self.browser.until(lambda: self.browser.text("#dp-range").strip("—"), "the answer")
+
+    def rows(self) -> list[dict[str, str]]:
+        """What the table shows, by column."""
+        script = """return [...document.querySelectorAll("#dp-rows tr")].map((line) => ({id: line.dataset.id,
+            ...Object.fromEntries([...line.querySelectorAll("td[data-title]")].map(
+                (cell) => [cell.dataset.title, (cell.querySelector(".dp-number, .dp-name") ?? cell).textContent]))}))"""
+        found: list[dict[str, str]] = self.browser.script(script)
+        return found
+
+    def ids(self) -> list[str]:
+        return [row["id"] for row in self.rows()]
+
+    def shows(self, *ids: str) -> None:
+        """Wait until these tasks are in the table, in this order, and no others."""
+        self.browser.until(lambda: self.ids() == list(ids), f"shown are {ids}")
+
+    def place(self, task_id: str) -> str:
+        return next((row["Place"] for row in self.rows() if row["id"] == task_id), "")
+
+    def press(self, button: str, task_id: str) -> None:
+        self.browser.click(f'tr[data-id="{task_id}"] [data-op="{button}"]')
+
+    def says(self, text: str) -> None:
+        self.browser.until(lambda: text in self.browser.text("#dp-message"), f"it says {text!r}")
+
+
+def _reads(page: Page, selector: str, text: str) -> bool:
+    return page.browser.text(selector) == text
+
+
+def listed(project: Project, limit: int = 25) -> list[dict[str, Any]]:
+    """What ``celery -A proj dynprio list --json`` tells."""
+    line = [sys.executable, "-m", "celery", "-A", project.name, "dynprio", "list", "--json", "--limit", str(limit)]
+    done = subprocess.run(line, cwd=project.directory, capture_output=True, text=True, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)["tasks"]
+    return found
+
+
+def test_it_shows_what_the_list_shows(project: Project, page: Page) -> None:
+    module = project.load()
+    reports = [module.report.delay("ada", number).id for number in range(27)]
+    module.checkout.delay("bob", 1)
+    module.report.apply_async(("eve", 1), priority=4)
+    module.dynprio.hold(reports[3])
+
+    def shown() -> list[tuple[str, ...]]:
+        return [(row["id"], row["#"], row["Place"].split(",")[0], row["Key"], row["Task"]) for row in page.rows()]
+
+    page.refresh()
+    tasks = listed(project, 0)
+    expected = [
+        (task["id"], str(task["position"] or NOTHING), task["place"], task["key"] or NOTHING, task["task"])
+        for task in tasks
+    ]
+    assert len(tasks) == 29
+    page.browser.until(lambda: shown() == expected[:25], "the first page")
+    assert [abs(float(row["Score"]) - task["score"]) < 0.01 for row, task in zip(page.rows(), tasks, strict=False)] == [
+        True
+    ] * 25
+    assert page.browser.text("#dp-range") == "1 to 25 of 29"
+    page.browser.click("#dp-next")
+    page.browser.until(lambda: shown() == expected[25:], "the last page, with what is held at its end")
+    assert shown()[-1][:3] == (reports[3], NOTHING, "held")
+    chart = """return Object.fromEntries([...document.querySelectorAll("#dp-levels tbody tr")].map((line) =>
+        [line.querySelector("th").textContent, Number(line.querySelector(".dp-number").textContent)]))"""
+    places = [*(f"P{level}" for level in range(10)), "parked", "held"]
+    depths = {place: sum(task["place"] == place for task in tasks) for place in places}
+    page.browser.until(lambda: page.browser.script(chart) == depths, "the chart")
+    assert page.browser.text("#dp-parked") == "0 / 1"
+    assert page.browser.problems() == []
+
+
+def test_tasks_are_searched_sorted_and_chosen_by_place(project: Project, page: Page) -> None:
+    module = project.load()
+    checkout, report = module.checkout.delay("bob", 1).id, module.report.delay("ada", 1).id
+    other = module.report.delay("zoe", 1).id
+    module.dynprio.hold(other)
+    page.refresh()
+    page.shows(checkout, report, other)
+    for wanted, found in (("CHECKOUT", checkout), ("zoe", other), (report[4:20], report)):
+        page.browser.one("#dp-search").clear()
+        page.browser.one("#dp-search").send_keys(wanted)
+        page.shows(found)
+    page.browser.one("#dp-search").clear()
+    page.browser.one("#dp-search").send_keys(Keys.SPACE + Keys.BACKSPACE)
+    page.shows(checkout, report, other)
+    page.browser.click('th[data-sort="key"] button')
+    page.shows(report, checkout, other)
+    page.browser.click('th[data-sort="key"] button')
+    page.shows(other, checkout, report)
+    assert page.browser.one('th[data-sort="key"]').get_attribute("aria-sort") == "descending"
+    page.browser.click('th[data-sort="position"] button')
+    page.shows(checkout, report, other)
+    Select(page.browser.one("#dp-place")).select_by_value("held")
+    page.shows(other)
+
+
+def test_each_button_does_its_work(project: Project, page: Page) -> None:
+    module = project.load()
+    dynprio = module.dynprio
+    checkout, *reports = [module.checkout.delay("bob", 1).id, *(module.report.delay("ada", n).id for n in range(3))]
+    page.refresh()
+    page.shows(checkout, *reports)
+
+    page.press("bump", reports[2])
+    page.says("bump shop.report: done")
+    page.shows(reports[2], checkout, reports[0], reports[1])
+    page.press("hold", reports[0])
+    page.browser.until(lambda: page.place(reports[0]) == "held", "it is held")
+    page.shows(reports[2], checkout, reports[1], reports[0])
+    page.press("release", reports[0])
+    page.browser.until(lambda: page.place(reports[0]) == "P9", "it is released")
+
+    page.press("set", reports[1])
+    page.browser.until(lambda: page.browser.one("#dp-weight").is_displayed(), "the dialog")
+    page.browser.one("#dp-weight").clear()
+    page.browser.one("#dp-weight").send_keys("7.5")
+    page.browser.one("#dp-deadline").send_keys("90")
+    Select(page.browser.one("#dp-level")).select_by_value("5")
+    page.browser.one("#dp-set-why").send_keys("they called")
+    page.browser.click("#dp-set-submit")
+    page.says("reprioritize shop.report: done")
+    page.browser.until(lambda: page.place(reports[1]) == "P5, pinned", "it is pinned")
+    found = dynprio.explain(reports[1])
+    assert (found.turn.task.weight, found.turn.task.pinned) == (7.5, 5)
+    assert 60 < (found.turn.task.deadline or 0) - found.turn.task.published < 120
+    assert [(each.by, each.why) for each in found.operations] == [("ada (Flower)", "they called")]
+
+    page.press("cancel", reports[0])
+    page.browser.until(lambda: page.browser.one("#dp-cancel-submit").is_displayed(), "the question")
+    page.browser.click("#dp-cancel-submit")
+    page.says("cancel shop.report: done")
+    page.shows(reports[2], checkout, reports[1])
+    assert module.report.AsyncResult(reports[0]).state == "REVOKED"
+
+    for text, paused in (("Resume moves", True), ("Pause moves", False)):
+        page.browser.click("#dp-pause")
+        page.browser.until(partial(_reads, page, "#dp-pause", text), text)
+        assert page.browser.one("#dp-paused").is_displayed() is paused
+        with dynprio.operations() as operations:
+            assert operations.paused() is paused
+
+    deeds = [entry for entry in page.browser.all('#dp-feed [data-kind="operator"]') if "ada (Flower)" in entry.text]
+    assert len(deeds) == 7
+    assert page.browser.problems() == []
+
+
+def test_what_workers_run_and_reprioritizers_move_is_seen(
+    project: Project, database: Database, page: Page, start_worker: StartWorker, start_celery: StartCelery
+) -> None:
+    module = project.load()
+    gated = module.gated.apply_async(priority=0)
+    start_worker(project, concurrency=1)
+    wait_until(lambda: gated.state == "STARTED", message="the slot is taken")
+    reports = [module.report.delay("ada", number).id for number in range(4)]
+    checkout = module.checkout.delay("bob", 1)
+    module.dynprio.reprioritize(reports[3], weight=10)
+    start_celery(project, "dynprio", "run", ready_line="dynprio ready")
+    Select(page.browser.one("#dp-kind")).select_by_value("move")
+    page.browser.until(lambda: "shop.report: P9 to P" in page.browser.text("#dp-feed"), "the move is told")
+    page.press("bump", reports[2])
+    page.says("done")
+    database.client.rpush("gate", "open")
+    wait_until(lambda: database.client.llen("ran") == 5, message="all have run")
+    ran: Any = database.client.lrange("ran", 0, -1)
+    assert ran[0] == b"2"
+    page.shows()
+
+    page.browser.driver.get(f"{page.url}/task/{checkout.id}")
+    page.browser.click("#dynprio-task-link")
+    page.browser.until(lambda: page.browser.all("#dp-about-body .dp-tree"), "the trace")
+    told = page.browser.text("#dp-about-body")
+    assert "Not pending: already finished." in told
+    (tree,) = page.browser.all("#dp-about-body .dp-tree > li")
+    assert "shop.checkout" in tree.text.splitlines()[0]
+    assert page.browser.all("#dp-about-body .dp-tree > li > ul > li"), "the report that the checkout published"
+    page.browser.driver.get(f"{page.url}/task/{reports[3]}")
+    assert page.browser.text(".task-name-value").strip() == "shop.report"
+    assert "SUCCESS" in page.browser.text(".task-details-card"), "events of moves change no state"
+    page.browser.driver.get(f"{page.url}/workers?json=1")
+    assert "dynprio@" not in page.browser.text("body")
+
+
+@pytest.mark.parametrize("way", ["a pointer", "the keyboard"])
+def test_factors_are_told_to(way: str, project: Project, page: Page) -> None:
+    task_id = project.load().checkout.delay("bob", 1).id
+    page.refresh()
+    page.shows(task_id)
+    assert not page.browser.one("#dp-tip").is_displayed()
+    if way == "a pointer":
+        page.browser.hover(".dp-score-bar")
+    else:
+        page.browser.one('th[data-sort="task"] button').send_keys(Keys.TAB)
+    page.browser.until(lambda: page.browser.one("#dp-tip").is_displayed(), "the factors")
+    assert page.browser.one(".dp-score-bar").get_attribute("aria-describedby") == "dp-tip"
+    lines = page.browser.one("#dp-tip").text.splitlines()
+    assert [line.split()[0] for line in lines] == ["Factor", "Weight", "Age", "Score"]
+    assert lines[1].split()[1:] == ["0.900", "3", "0.675"]
+    page.refresh()
+    assert page.browser.one("#dp-tip").is_displayed(), "as long as it is looked at"
+    page.browser.press(Keys.ESCAPE)
+    page.browser.until(lambda: not page.browser.one("#dp-tip").is_displayed(), "away")
+
+
+def test_hostile_tasks_are_inert(project: Project, page: Page) -> None:
+    module = project.load()
+    options = {"queue": "celery", "dynprio": {"key": HOSTILE}, "task_id": f'{HOSTILE}" onfocus="window.hacked=1'}
+    task_id = module.app.send_task(HOSTILE, [HOSTILE], {"a": HOSTILE}, **options).id
+    module.dynprio.hold(task_id, why=HOSTILE)
+    page.refresh()
+    page.browser.until(lambda: [row["Task"] for row in page.rows()] == [HOSTILE], "the name as it is")
+    assert [(row["id"], row["Key"]) for row in page.rows()] == [(task_id, HOSTILE)]
+    page.browser.hover(".dp-score-bar")
+    page.browser.until(lambda: page.browser.one("#dp-tip").is_displayed(), "the factors")
+    page.browser.until(lambda: HOSTILE in page.browser.text("#dp-feed"), "the reason as it is")
+    page.browser.click('[data-op="set"]')
+    page.browser.until(lambda: page.browser.one("#dp-weight").is_displayed(), "the dialog")
+    assert HOSTILE in page.browser.text("#dp-set-task")
+    page.load()
+    page.browser.until(page.rows, "the row")
+    page.browser.click('[data-op="about"]')
+    page.browser.until(lambda: page.browser.all("#dp-about-body .dp-factors"), "the explanation")
+    assert HOSTILE in page.browser.text("#dp-about-body")
+    page.load()
+    page.browser.until(page.rows, "the row")
+    page.browser.click('[data-op="release"]')
+    page.says(HOSTILE)
+    assert page.browser.script("return window.hacked ?? null") is None
+    assert page.browser.all("#dynprio img") == []
+    assert page.browser.problems() == []
+
+
+def test_who_may_only_look_sees_no_buttons(project: Project, page: Page) -> None:
+    task_id = project.load().report.delay("ada", 1).id
+    page.browser.log_in(BOB)
+    page.load()
+    page.shows(task_id)
+    assert page.browser.one("#dp-read-only").is_displayed()
+    assert page.browser.all("#dp-pause, .dp-buttons, #dp-set") == []
+    send = """const done = arguments[arguments.length - 1];
+        fetch(document.getElementById("dynprio").dataset.root + "/do", {method: "POST",
+            headers: {"X-XSRFToken": document.getElementById("dynprio").dataset.token},
+            body: JSON.stringify({op: "hold", ids: [arguments[0]]})}).then((answer) => done(answer.status))"""
+    assert page.browser.driver.execute_async_script(send, task_id) == 403
+    assert page.place(task_id) == "P9"
+
+
+def test_another_sites_page_can_neither_act_nor_read(
+    project: Project, page: Page, flower: FlowerServer, window: Browser
+) -> None:
+    task_id = project.load().report.delay("ada", 1).id
+    page.load()
+    page.shows(task_id)
+    window.driver.get("data:text/html,<h1>evil</h1>")
+    send = """const done = arguments[arguments.length - 1];
+        fetch(arguments[0], {method: arguments[1], mode: arguments[2], credentials: "include",
+            body: arguments[3]}).then((answer) => answer.text()).then((text) => done(text), () => done("refused"))"""
+    body = json.dumps({"op": "hold", "ids": [task_id]})
+    run = window.driver.execute_async_script
+    assert run(send, f"{flower.url}/priorities/do", "POST", "cors", body) == "refused"
+    assert run(send, f"{flower.url}/priorities/do", "POST", "no-cors", body) in {"", "refused"}
+    assert run(send, f"{flower.url}/priorities/data", "GET", "cors", None) == "refused"
+    page.load()
+    assert page.place(task_id) == "P9"
+
+
+def test_all_can_be_done_with_the_keyboard_and_has_a_name(project: Project, page: Page) -> None:
+    task_id = project.load().report.delay("ada", 1).id
+    page.refresh()
+    page.shows(task_id)
+    nodes = page.browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = {"button", "textbox", "searchbox", "combobox", "link", "group", "spinbutton", "checkbox"}
+    unnamed = [
+        node
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in roles - {"group"} and not node["name"]["value"].strip()
+    ]
+    assert unnamed == []
+    page.browser.one(".dp-score-bar").send_keys(Keys.TAB)
+    page.browser.press(Keys.ENTER)  # the task's name
+    page.browser.until(lambda: page.browser.all("#dp-about-body .dp-factors"), "the explanation")
+    page.browser.until(lambda: page.browser.script("return document.activeElement.id") == "dp-about", "the focus")
+    page.browser.press(Keys.ESCAPE)
+    page.browser.until(lambda: not page.browser.one("#dp-about").is_displayed(), "away")
+    page.browser.one(f'tr[data-id="{task_id}"] [data-op="about"]').send_keys(Keys.TAB, Keys.TAB)
+    page.browser.press(Keys.SPACE)
+    page.browser.until(lambda: page.place(task_id) == "held", "it is held")
+    page.refresh()
+    focused = page.browser.script(
+        "return document.activeElement.closest('tr')?.dataset.id ?? document.activeElement.tagName"
+    )
+    assert focused in {task_id, "BODY"}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["a desktop", "a phone"])
+def test_it_is_readable_in_both_themes_on(theme: str, size: tuple[int, int], project: Project, page: Page) -> None:
+    module = project.load()
+    name = "a.very.long.name." * 8
+    task_id = module.app.send_task(name, queue="celery", dynprio={"key": "k" * 150}).id
+    page.browser.resize(size)
+    page.refresh()
+    page.shows(task_id)
+    page.browser.script("document.querySelector(`[data-bs-theme-value=${arguments[0]}]`).click()", theme)
+    assert page.browser.one("html").get_attribute("data-bs-theme") == theme
+    assert page.browser.script("return document.documentElement.scrollWidth <= window.innerWidth")
+    script = """const style = (selector) => getComputedStyle(document.querySelector(selector));
+        return [style(".dp-card").backgroundColor, style(".dp-card-title").color, style("[data-op=hold]").color]"""
+    surface, *texts = page.browser.script(script)
+    assert [contrast(surface, text) >= 4.5 for text in texts] == [True, True]  # WCAG 2, level AA
+    if size == PHONE:
+        widths = page.browser.script(
+            "return [...document.querySelectorAll('#dp-rows td')].map((cell) => cell.getBoundingClientRect().right)"
+        )
+        assert max(widths) <= PHONE[0]
+    page.browser.script("document.querySelector('[data-bs-theme-value=light]').click()")
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two CSS colours, ``rgb(r, g, b)``, as WCAG 2 has it."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(each) / 255 for each in colour.strip("rgba()").split(",")[:3]]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_nothing_comes_from_another_host(page: Page, flower: FlowerServer) -> None:
+    page.load()
+    names = page.browser.script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert len(names) > 10
+    assert [name for name in names if not name.startswith(flower.url)] == []
+
+
+def test_a_page_that_flower_does_not_answer_any_more_says_so(page: Page, flower: FlowerServer) -> None:
+    page.load()
+    flower.kill("SIGKILL")
+    page.browser.until(lambda: page.browser.all(".status-dot-error"), "it says so")
+    flower.start()
+    page.browser.until(lambda: page.browser.all(".status-dot-live"), "it goes on")
