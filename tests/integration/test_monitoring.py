@@ -25,9 +25,10 @@ from tests.unit.test_events import moved
 from tests.unit.test_metrics import everything
 
 BODY = """
-    from celery_dynprio import DynPrio, FairShare, Weight, dynprio_task
+    from celery_dynprio import DynPrio, FairShare, Objective, Weight, dynprio_task
 
     app.conf.update(
+        dynprio_objectives=[Objective("work soon", "*.work", within=600)],
         dynprio_policy=1 * Weight() + 1 * FairShare(), dynprio_lease_ttl=3.0, dynprio_interval=0.2,
         task_ignore_result=True,
     )
@@ -73,6 +74,8 @@ def test_all_metrics_are_exported_as_prometheus_wants_them(
     start_worker(project)
     wait_until(lambda: value(scrape(port), "dynprio_task_run_seconds_count") == 20, message="the worker's runs")
     wait_until(lambda: value(scrape(port), "dynprio_use_seconds"), message="which are read at most twice a second")
+
+    wait_until(lambda: value(scrape(port), "dynprio_objective_attainment_ratio", objective="work soon") == 1)
 
     text = scrape(port)
 
