@@ -13,6 +13,10 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from celery_dynprio.attainment import RedisAttainment, Start
+from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.models import OVERFLOW, Move
 from tests.browser import DESKTOP, PHONE, Browser
 from tests.conftest import StartCelery, StartWorker
 from tests.flower import FlowerServer
@@ -22,9 +26,13 @@ from tests.servers import Database, Kind, RedisServer
 
 #: A task of "gated" runs until the test opens its gate; "ran" tells who ran, in their order.
 BODY: Final = """
-    from celery_dynprio import Age, DynPrio, Weight, dynprio_task
+    from celery_dynprio import Age, DynPrio, Objective, Weight, dynprio_task
 
+    promise = Objective(
+        "checkouts <b>soon</b>", "shop.checkout", within=60, target=0.9, on_breach="degrade", expendable="shop.report"
+    )
     app.conf.update(
+        dynprio_objectives=[promise],
         dynprio_policy=3 * Weight() + 1 * Age(saturation=3600), dynprio_embedded=False, dynprio_interval=0.1,
         dynprio_events=True, task_acks_late=True, worker_send_task_events=True, task_track_started=True,
     )
@@ -319,6 +327,33 @@ def test_factors_are_told_to(way: str, project: Project, page: Page) -> None:
     assert page.browser.one("#dp-tip").is_displayed(), "as long as it is looked at"
     page.browser.press(Keys.ESCAPE)
     page.browser.until(lambda: not page.browser.one("#dp-tip").is_displayed(), "away")
+
+
+def test_objectives_and_what_is_held_back_for_them(project: Project, page: Page) -> None:
+    module = project.load()
+    report = module.report.delay("ada", 1).id
+    kept = RedisAttainment(RedisClient.from_app(module.app), [module.promise])
+    kept.add([*[Start("shop.checkout", 1.0)] * 3, Start("shop.checkout", 61.0)])
+
+    def shown() -> list[str]:
+        cells = "[...document.querySelectorAll('#dp-objectives tr > *')].map((cell) => cell.textContent)"
+        found: list[str] = page.browser.script(f"return {cells}")
+        return found
+
+    page.refresh()
+    figures = ["checkouts <b>soon</b>", "75.0 %", "90.0 % within 60.0 s", "4", "0"]
+    page.browser.until(lambda: shown() == [*figures, "met"], "it is met")
+    kept.turn(kept.read()[0])
+    page.browser.until(lambda: shown()[:5] == figures and shown()[5].startswith("breached for "), "it is breached")
+    assert shown()[5].endswith(" s, holding back shop.report")
+
+    backlog = RedisBacklog(RedisClient.from_app(module.app), "celery")
+    found = backlog.find([report], 0.0)[report]
+    backlog.apply([Move(found.task, found.place, OVERFLOW, 0.1, "objective")])
+    page.load(f"/priorities#{report}")
+    page.browser.until(
+        lambda: "for the objective checkouts <b>soon</b>" in page.browser.text(".dp-facts"), "what it waits for"
+    )
 
 
 def test_hostile_tasks_are_inert(project: Project, page: Page) -> None:

@@ -14,7 +14,7 @@ from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
 from celery_dynprio.monitoring.flower.kept import Kept
 from celery_dynprio.monitoring.flower.table import Wanted
 from celery_dynprio.operations import Operations, Result
-from celery_dynprio.plain import explanation_object, turn_object
+from celery_dynprio.plain import explanation_object, standing_object, turn_object
 from celery_dynprio.spans import RedisSpans
 from celery_dynprio.trace_tree import as_object
 from celery_dynprio.views import QUICK, Page, QueueStats
@@ -162,6 +162,7 @@ class Source:
             "slots": sum(stats.workers.slots.values()),
             "use": [{"key": key, "seconds": seconds} for key, seconds in use[:MOST_KEYS]],
             "use_total": sum(stats.use.values()),
+            "objectives": [standing_object(each) for each in stats.objectives],
             "log": [asdict(entry) for entry in log],
         }
 

@@ -53,6 +53,9 @@ function explanationParts(told) {
     ["Key", orNothing(told.key)],
     ["Expected start", told.expected_in === null ? "not known" : `in ${seconds(told.expected_in)}`],
   ];
+  if (told.held_back_for) {
+    facts.splice(2, 0, ["Held back", `for the objective ${told.held_back_for}`]);
+  }
   const rows = facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
   const parts = [make("dl", { class: "dp-facts" }, ...rows)];
   const why = told.factors.length ? factorTable(told.factors, told.score) : pinnedText(told);

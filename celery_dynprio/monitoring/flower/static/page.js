@@ -6,6 +6,7 @@ import { showTask } from "./details.js";
 import { byId, make, setText } from "./dom.js";
 import { clock, count, seconds } from "./format.js";
 import { showLevels } from "./levels.js";
+import { showObjectives } from "./objectives.js";
 import { showFeed, showUse, total } from "./side.js";
 import { rowOf, showRows } from "./table.js";
 import { refreshTip, watchScores } from "./tip.js";
@@ -46,6 +47,7 @@ function show(found) {
   latest = found;
   showMetrics(found);
   showLevels(byId("dp-levels"), found.queues);
+  showObjectives(found.objectives, found.at);
   showUse(byId("dp-use"), found.use, found.use_total);
   byId("dp-no-use").hidden = found.use.length > 0;
   showFeed(byId("dp-feed"), found.feed, byId("dp-kind").value);

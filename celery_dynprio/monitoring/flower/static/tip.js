@@ -22,7 +22,7 @@ export function watchScores(parent, rowOf) {
   parent.addEventListener("mouseout", hide);
   parent.addEventListener("focusout", hide);
   document.addEventListener("keydown", (event) => event.key === "Escape" && close());
-  document.addEventListener("scroll", close, true);
+  document.addEventListener("scroll", follow, true); // the keyboard's focus may have scrolled it into sight
 }
 
 // The rows were read anew.
@@ -66,6 +66,12 @@ function putBeside(tip, beside) {
   const below = beside.bottom + tip.offsetHeight + 8 < window.innerHeight;
   tip.style.left = `${Math.max(8, Math.min(beside.left, window.innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${below ? beside.bottom + 4 : Math.max(8, beside.top - tip.offsetHeight - 4)}px`;
+}
+
+function follow() {
+  if (shown) {
+    putBeside(byId("dp-tip"), shown.getBoundingClientRect());
+  }
 }
 
 function close() {
