@@ -7,7 +7,7 @@ import json
 import os
 import platform
 
-from bench import operators, throughput, ticks
+from bench import flower, operators, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "monitoring": throughput.run_monitoring,
     "ticks": ticks.run,
     "operators": operators.run,
+    "flower": flower.run,
 }
 
 
