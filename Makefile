@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST = python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-oldest lint wheel bench clean
+.PHONY: help demo test test-quick test-oldest lint wheel bench screenshots clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,7 +33,10 @@ lint: $(VENV)/.dev ## ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.dev ## throughput, what tracing and monitoring cost, ticks from 1k to 1M pending, what operators wait for
+screenshots: $(VENV)/.dev ## the pictures of the page in Flower in docs/flower, taken of the demo's shop by Chromium
+	$(BIN)/python -m example_project.demo.screenshots
+
+bench: $(VENV)/.dev ## throughput, what tracing and monitoring cost, ticks from 1k to 1M pending, what operators wait for, Flower's page
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove virtual environments, caches and builds

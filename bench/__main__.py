@@ -7,7 +7,7 @@ import json
 import os
 import platform
 
-from bench import objectives, operators, throughput, ticks
+from bench import flower, objectives, operators, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "ticks": ticks.run,
     "operators": operators.run,
     "objectives": objectives.run,
+    "flower": flower.run,
 }
 
 

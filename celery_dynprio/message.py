@@ -8,6 +8,7 @@ foreign message stays where it is.
 from __future__ import annotations
 
 import json
+import sys
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -91,11 +92,11 @@ def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: flo
     key, dependents, pin = fields.get("key"), fields.get("n"), fields.get("pin")
     return PendingTask(
         task_id,
-        name,
+        sys.intern(name),  # few names and keys are those of very many tasks
         number(fields.get("at"), seen_at),
         min(number(fields.get("w"), 1.0), MAX_WEIGHT),
         number(fields.get("due")),
-        key if _is_text(key, MAX_KEY) else None,
+        sys.intern(key) if isinstance(key, str) and _is_text(key, MAX_KEY) else None,
         min(dependents, MAX_DEPENDENTS) if type(dependents) is int and dependents > 0 else 0,
         pin if type(pin) is int and 0 <= pin < levels else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, tee
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 #: Of a list that is far too deep only part is read at once: a page that ends behind so many tasks takes a full read.
 QUICK: Final = 3_000
+
+#: Messages of the front in which the longest waits are looked for, those that run next.
+GLANCE: Final = 20_000
 
 #: How many of the tasks right ahead are compared with the one that is explained.
 AHEAD: Final = 5
@@ -372,19 +376,21 @@ class Views:
 
     def _queue_stats(self, queue: str, now: float, *, oldest: bool) -> QueueStats:
         backlog = RedisBacklog(self._client, queue)
-        snapshot = backlog.read(now, overflow=False) if oldest else None
         counts = backlog.count()
         depths = [count for place, count in counts.items() if place >= 0]
         waits: list[float | None] = [None] * len(depths)
-        if snapshot is not None:
-            waits = [max((now - task.published for task in tasks), default=None) for tasks in snapshot.levels]
+        foreign = Counter[str]()
+        for place, task, _ in backlog.scan(now, GLANCE, foreign) if oldest else ():
+            if place < 0:
+                break
+            waits[place] = max(waits[place] or 0.0, now - task.published)
         return QueueStats(
             queue,
             depths,
             waits,
             counts[OVERFLOW],
             counts[HELD],
-            {} if snapshot is None else snapshot.foreign,
+            foreign,
             backlog.moves(),
             RedisLease(self._client, queue, owner="").holder(),
         )

@@ -47,11 +47,11 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(_program("chromedriver")))
 
-    def log_in(self, user: str) -> None:
-        """From now on be this user (``name:password``)."""
-        value = f"Basic {base64.b64encode(user.encode()).decode()}"
+    def log_in(self, user: str | None) -> None:
+        """From now on be this user (``name:password``), or nobody."""
+        headers = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
         self.driver.execute_cdp_cmd("Network.enable", {})
-        self.driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"Authorization": value}})
+        self.driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": headers})
 
     def resize(self, size: tuple[int, int]) -> None:
         """Be as large as this device."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -189,11 +190,14 @@ class RedisBacklog:
                 return raw
         return self._front.get(task_id, _NOWHERE)[0] or None
 
-    def scan(self, now: float, most: int | None = None) -> Iterator[tuple[Place, PendingTask, bytes]]:
+    def scan(
+        self, now: float, most: int | None = None, foreign: Counter[str] | None = None
+    ) -> Iterator[tuple[Place, PendingTask, bytes]]:
         """Yield what waits, with its message, and remember none of it: for who looks once, however much waits.
 
         The levels come in order, each from its last task to the next to run; then what is held, and the overflow. A
         task that is moved meanwhile may come twice. After about ``most`` it ends: of the front that runs next.
+        In ``foreign`` the messages of the front that are left where they are get counted, by reason.
         """
         counts = self.count()
         left = sum(counts.values()) if most is None else most
@@ -203,6 +207,8 @@ class RedisBacklog:
                 entry = self._parse(raw, now)
                 if isinstance(entry, PendingTask):
                     yield level, entry, raw
+                elif foreign is not None:
+                    foreign[entry] += 1
             left -= wanted
         for place in (HELD, OVERFLOW):
             for entry, raw in islice(self.parked_messages(place, now), left):

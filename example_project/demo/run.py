@@ -36,8 +36,8 @@ def run_load(directory: Path, broker: str, progress: Callable[[int, int], None],
     record = Record(file)
     app = SHOP if addon else PLAIN_SHOP
     with running(directory, {"SHOP_BROKER": broker, "SHOP_RECORD": str(file)}) as processes:
-        reprioritizer = _reprioritizer(processes) if addon else None
-        workers = [_worker(processes, app, name) for name in WORKERS]
+        reprioritizer = start_reprioritizer(processes) if addon else None
+        workers = [start_worker(processes, app, name) for name in WORKERS]
         for worker in workers:
             worker.wait_until(partial(worker.says, " ready."))
         shop = processes.start("publisher", sys.executable, "-m", "example_project.demo.load", app)
@@ -45,12 +45,14 @@ def run_load(directory: Path, broker: str, progress: Callable[[int, int], None],
     return result(record, expected(), None if reprioritizer is None else _moves(reprioritizer))
 
 
-def _worker(processes: Processes, app: str, name: str) -> Process:
+def start_worker(processes: Processes, app: str, name: str) -> Process:
+    """Start a worker with two processes, which is to be waited for."""
     options = ["--concurrency", "2", "--hostname", f"{name}@%h", "--loglevel", "INFO"]
     return processes.celery(name, app, "worker", *options, "--include", "example_project.demo.recorder")
 
 
-def _reprioritizer(processes: Processes) -> Process:
+def start_reprioritizer(processes: Processes) -> Process:
+    """Start the dedicated reprioritizer, and wait for its first tick."""
     process = processes.celery("reprioritizer", SHOP, "dynprio", "run")
     process.wait_until(lambda: process.says("celery: read "))  # its first tick: no worker has to start one of its own
     return process

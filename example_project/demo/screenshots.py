@@ -24,12 +24,12 @@ from celery_dynprio import DynPrio, Filter
 from celery_dynprio.fates import Answer
 from celery_dynprio.workers import Workers
 from example_project.demo.processes import Processes, answers, free_port, running, server_program
-from example_project.demo.run import SHOP, WORKERS, _reprioritizer, _worker
+from example_project.demo.run import SHOP, WORKERS, start_reprioritizer, start_worker
 
 DOCS: Final = Path(__file__).parents[2] / "docs" / "flower"
 
 #: CSS pixels.
-WIDE: Final = (1280, 1100)
+WIDE: Final = (1280, 1040)
 PHONE: Final = (390, 1900)
 
 #: Pending tasks that make a good picture.
@@ -50,8 +50,8 @@ def main() -> None:
 
 
 def _start(processes: Processes, port: int) -> None:
-    _reprioritizer(processes)
-    worker = _worker(processes, SHOP, WORKERS[0])  # the other one is left out, so that more waits
+    start_reprioritizer(processes)
+    worker = start_worker(processes, SHOP, WORKERS[0])  # the other one is left out, so that more waits
     worker.wait_until(partial(worker.says, " ready."))
     conf = Path(__file__).parents[1] / "flowerconfig.py"
     flower = processes.celery("flower", SHOP, "flower", f"--port={port}", "--address=127.0.0.1", f"--conf={conf}")
@@ -97,7 +97,7 @@ def _steer(dynprio: DynPrio) -> str:
             results = operations.hold([turn.task.id for turn in found[-3:]], "the printer is broken")
             held = next((each.id for each in results if each.answer is Answer.DONE), None)
         reports = operations.pending(Filter(task="*.report"), workers=Workers()).turns
-        operations.bump([turn.task.id for turn in reports[-40:-30]], "they called")
+        operations.bump([turn.task.id for turn in reports[-40:-37]], "they called")
     return held
 
 

@@ -399,6 +399,15 @@ def test_who_may_only_look_sees_no_buttons(project: Project, page: Page) -> None
     assert page.place(task_id) == "P9"
 
 
+def test_a_password_may_be_in_the_address(project: Project, page: Page, flower: FlowerServer) -> None:
+    task_id = project.load().report.delay("ada", 1).id
+    page.browser.log_in(None)
+    page.browser.driver.get(f"http://{ADA}@127.0.0.1:{flower.port}/priorities")
+    page.shows(task_id)
+    page.press("hold", task_id)
+    page.browser.until(lambda: page.place(task_id) == "held", "it is held")
+
+
 def test_another_sites_page_can_neither_act_nor_read(
     project: Project, page: Page, flower: FlowerServer, window: Browser
 ) -> None:

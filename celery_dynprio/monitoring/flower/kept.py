@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Executor, Future, wait
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -15,36 +15,42 @@ SPACING: Final = 5.0
 
 
 class Kept(Generic[T]):
-    """What ``read`` returned last; it is read anew once it is ``age`` seconds old, by one thread at a time.
+    """What ``read`` returned last; it is read anew, in one of the ``threads``, once it is ``age`` seconds old.
 
     ``clock`` gives seconds that never go back.
     """
 
-    def __init__(self, read: Callable[[], T], age: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, read: Callable[[], T], age: float, threads: Executor, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._read = read
         self._age = age
+        self._threads = threads
         self._clock = clock
         self._lock = threading.Lock()
-        self._reading: tuple[float, Future[T]] | None = None
+        self._reading: Future[tuple[float, T]] | None = None
         self._value: T | None = None
-        self._started = self._fresh_until = float("-inf")
-        self._forgotten = float("-inf")
+        self._started = self._fresh_until = self._forgotten = float("-inf")
 
-    def get(self, patience: float) -> T | None:
+    def get(self, patience: float, haste: float | None = None) -> T | None:
         """The value, if it is fresh within ``patience`` seconds, else the one before it; None if there is none.
 
-        Raises what reading it raised.
+        If that one was not forgotten, ``haste`` seconds are waited at most. Raises what reading it raised.
         """
-        end = self._clock() + patience
+        began = self._clock()
         while True:
             with self._lock:
-                if self._clock() < self._fresh_until and self._started >= self._forgotten:
+                known = self._started >= self._forgotten and self._value is not None
+                if known and self._clock() < self._fresh_until:
                     return self._value
-                started, reading = self._reading or self._start()
-            wait([reading], timeout=max(end - self._clock(), 0.0))
+                if self._reading is None:
+                    self._reading = self._threads.submit(self._run)
+                reading = self._reading
+            allowed = haste if known and haste is not None else patience
+            wait([reading], timeout=max(began + allowed - self._clock(), 0.0))
             if not reading.done():
                 return self._value
-            value = reading.result()
+            started, value = reading.result()
             if started >= self._forgotten:
                 return value
 
@@ -53,22 +59,17 @@ class Kept(Generic[T]):
         with self._lock:
             self._forgotten = self._clock()
 
-    def _start(self) -> tuple[float, Future[T]]:
-        self._reading = self._clock(), Future()
-        threading.Thread(target=self._run, args=self._reading, name="dynprio read", daemon=True).start()
-        return self._reading
-
-    def _run(self, started: float, reading: Future[T]) -> None:
+    def _run(self) -> tuple[float, T]:
+        started = self._clock()
         try:
             value = self._read()
-        except Exception as exc:  # noqa: BLE001 - whoever waits is told
+        except BaseException:
             with self._lock:
                 self._reading = None
-            reading.set_exception(exc)
-            return
+            raise
         with self._lock:
             self._reading = None
             self._value, self._started = value, started
             now = self._clock()
             self._fresh_until = now + max(self._age, SPACING * (now - started))
-        reading.set_result(value)
+        return started, value

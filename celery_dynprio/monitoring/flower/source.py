@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,10 @@ BACKLOG: Final = 3.0
 WORKERS: Final = 15.0
 
 #: Seconds that an answer waits for something newer than what is kept.
-PATIENCE: Final = 0.6
+PATIENCE: Final = 0.4
+
+#: Seconds that it waits for newer figures, while the whole backlog may be read.
+HASTE: Final = 0.25
 
 #: Seconds that it waits for figures: there is no answer without any. The broker's own timeouts are shorter.
 FIGURES_PATIENCE: Final = 30.0
@@ -66,14 +70,16 @@ class Source:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._workers = Kept(lambda: ask(app), WORKERS)
-        self._figures = Kept(self._read_figures, FIGURES)
-        self._backlog = Kept(self._read_backlog, BACKLOG)
+        # What takes memory or the interpreter for long is done by one thread, one thing after the other.
+        self._reader = ThreadPoolExecutor(1, "dynprio read")
+        self._workers = Kept(lambda: ask(app), WORKERS, ThreadPoolExecutor(1, "dynprio workers"))
+        self._figures = Kept(self._read_figures, FIGURES, self._reader)
+        self._backlog = Kept(self._read_backlog, BACKLOG, self._reader)
 
     def data(self, wanted: Wanted, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Figures, one page of the table, the use of keys, and the feed, of which ``moves`` are a part."""
         self._known_workers(PATIENCE)
-        figures = self._figures.get(FIGURES_PATIENCE)
+        figures = self._figures.get(FIGURES_PATIENCE, HASTE)
         if figures is None:
             raise DynPrioError("the broker is slow: its figures are still being read")
         feed = [{"kind": "operator", **entry} for entry in figures["log"]] + [
@@ -85,17 +91,7 @@ class Source:
 
     def about(self, task_id: str) -> dict[str, Any]:
         """Why a task is where it is, if it is pending, and its trace, if one is kept."""
-        with self._operations() as operations:
-            try:
-                told, state = explanation_object(operations.explain(task_id), time.time()), "pending"
-            except NotPendingError as exc:
-                told, state = None, exc.answer
-        client = RedisClient.from_app(self._app)
-        try:
-            trace = RedisSpans(client).read(task_id)
-        finally:
-            client.close()
-        return {"id": task_id, "state": state, "explanation": told, "trace": trace and as_object(trace)}
+        return self._reader.submit(self._read_about, task_id).result()
 
     def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> list[dict[str, str]]:
         """Do it, in the name of ``by``, and tell what became of each task."""
@@ -120,7 +116,7 @@ class Source:
                 now = time.time()
                 page = operations.pending(limit=wanted.end, workers=self._known_workers())
                 return self._rows(operations, page.turns[wanted.start :], page.matching, now)
-        kept = self._backlog.get(PATIENCE)
+        kept = self._backlog.get(PATIENCE, 0.0)
         if kept is None:
             return {"rows": [], "matching": 0, "reading": True}
         turns, matching = wanted.of(kept.page.turns)
@@ -139,9 +135,22 @@ class Source:
 
     def _known_workers(self, patience: float = 0.0) -> Workers:
         try:
-            return self._workers.get(patience) or Workers()
+            return self._workers.get(patience, 0.0) or Workers()
         except Exception:  # noqa: BLE001 - without them no start is expected, and the broker says what is wrong
             return Workers()
+
+    def _read_about(self, task_id: str) -> dict[str, Any]:
+        with self._operations() as operations:
+            try:
+                told, state = explanation_object(operations.explain(task_id), time.time()), "pending"
+            except NotPendingError as exc:
+                told, state = None, exc.answer
+        client = RedisClient.from_app(self._app)
+        try:
+            trace = RedisSpans(client).read(task_id)
+        finally:
+            client.close()
+        return {"id": task_id, "state": state, "explanation": told, "trace": trace and as_object(trace)}
 
     def _read_backlog(self) -> _Backlog:
         with self._operations() as operations:

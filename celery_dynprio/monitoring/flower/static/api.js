@@ -3,7 +3,8 @@
 import { byId } from "./dom.js";
 
 async function ask(path, options) {
-  const answer = await fetch(byId("dynprio").dataset.root + path, { credentials: "same-origin", ...options });
+  // From the origin: the address of the page itself may have a password in it, which fetch refuses.
+  const answer = await fetch(window.location.origin + byId("dynprio").dataset.root + path, options);
   const kind = answer.headers.get("Content-Type") || "";
   if (!kind.startsWith("application/json")) {
     throw new Error(answer.redirected ? "You are logged out: load the page again" : `Flower answered ${answer.status}`);
