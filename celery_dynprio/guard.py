@@ -30,7 +30,11 @@ class Attainment(Protocol):
 
 
 class Yielding:
-    """Which tasks yield to the objectives among ``standings`` that are breached and degrade, as of ``now``."""
+    """Which tasks yield to the objectives among ``standings`` that are breached and degrade, as of ``now``.
+
+    What such an objective promises something to yields only to those before it. Were two of them to hold back each
+    other's tasks, neither would recover.
+    """
 
     def __init__(self, standings: Sequence[Standing], now: float) -> None:
         self._objectives = [
@@ -51,12 +55,11 @@ class Yielding:
         """The objective that a task yields to; None if it does not yield."""
         if task.pinned is not None:
             return None
-        waited = self._now - task.published
-        promised = self._promised.matching(task.name)
+        waited = abs(self._now - task.published)  # a publisher whose clock is far ahead would have it wait for ever
+        promised = min(self._promised.matching(task.name), default=len(self._objectives))
         for index in self._expendable.matching(task.name):
-            objective = self._objectives[index]
-            if waited < objective.hold_at_most and index not in promised:
-                return objective
+            if index < promised and waited < self._objectives[index].hold_at_most:
+                return self._objectives[index]
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_dynprio.backlogs.memory import MemoryBacklog
-from celery_dynprio.guard import Guard
+from celery_dynprio.guard import Guard, Yielding
 from celery_dynprio.models import OVERFLOW, Move, PendingTask
 from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.reprioritizer import Reprioritizer, describe
@@ -137,3 +137,20 @@ def test_the_hook_is_called_aside_and_may_fail(caplog: pytest.LogCaptureFixture,
             thread.join(10)
     assert seen == [(False, NOW)]
     assert any("the hook of objective 'checkouts' failed" in each for each in caplog.messages) is failing
+
+
+def test_two_objectives_that_are_breached_do_not_hold_back_each_other() -> None:
+    search = Objective("search", "shop.search", 5, on_breach="degrade", expendable="shop.*")
+    checkouts = Objective("checkouts", "shop.checkout", 5, on_breach="degrade", expendable="shop.*")
+    first, second, other = (PendingTask(name, f"shop.{name}", NOW - 6) for name in ("checkout", "search", "report"))
+    both = Yielding([Standing(checkouts, since=NOW), Standing(search, since=NOW)], NOW)
+    assert [both.to(task) for task in (first, second, other)] == [None, checkouts, checkouts]
+    later = Yielding([Standing(checkouts), Standing(search, since=NOW)], NOW)
+    assert [later.to(task) for task in (first, second, other)] == [search, None, search]
+
+
+@pytest.mark.parametrize("published", [NOW + 61, 1e15, NOW - 60, 0.0])
+def test_a_clock_that_is_wrong_holds_nothing_back(published: float) -> None:
+    yielding = Yielding([Standing(CHECKOUTS, since=NOW)], NOW)
+    assert not yielding.yields(PendingTask("1", "report", published))
+    assert yielding.yields(PendingTask("1", "report", NOW + 59))
