@@ -102,7 +102,7 @@ class Guard:
         matching, objectives = self._names.matching, self._objectives
         for task in chain(*snapshot.levels, snapshot.overflow.values()):
             for index in matching(task.name):
-                if now - task.published > objectives[index].within:
+                if now - task.published > objectives[index].within and not task.scheduled:
                     counts[index] += 1
         return counts
 

@@ -80,14 +80,16 @@ def _task(
         return "no id"
     if not _is_text(name, MAX_ID):
         return "no task name"
-    fields = headers.get(HEADER)
+    fields, scheduled = headers.get(HEADER), headers.get("eta") is not None
     if not isinstance(fields, dict):
         pinned = _foreign_pin(properties, steps) if fields is None else None
-        return PendingTask(task_id, name, seen_at, pinned=pinned)
-    return from_header(task_id, name, fields, seen_at, len(steps))
+        return PendingTask(task_id, name, seen_at, pinned=pinned, scheduled=scheduled)
+    return from_header(task_id, name, fields, seen_at, len(steps), scheduled=scheduled)
 
 
-def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: float, levels: int) -> PendingTask:
+def from_header(
+    task_id: str, name: str, fields: Mapping[str, Any], seen_at: float, levels: int, *, scheduled: bool = False
+) -> PendingTask:
     """Build the task from its ``dynprio`` header; a field that is not as it should be counts as absent."""
     key, dependents, pin = fields.get("key"), fields.get("n"), fields.get("pin")
     return PendingTask(
@@ -99,6 +101,7 @@ def from_header(task_id: str, name: str, fields: Mapping[str, Any], seen_at: flo
         sys.intern(key) if isinstance(key, str) and _is_text(key, MAX_KEY) else None,
         min(dependents, MAX_DEPENDENTS) if type(dependents) is int and dependents > 0 else 0,
         pin if type(pin) is int and 0 <= pin < levels else None,
+        scheduled,
     )
 
 
@@ -107,7 +110,8 @@ def changed(task: PendingTask, changes: Mapping[str, Any] | None, levels: int) -
     if not changes:
         return task
     header = {"w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents, "pin": task.pinned}
-    return from_header(task.id, task.name, {**header, **changes}, task.published, levels)
+    fields = {**header, **changes}
+    return from_header(task.id, task.name, fields, task.published, levels, scheduled=task.scheduled)
 
 
 def rewrite(

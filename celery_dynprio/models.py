@@ -43,6 +43,8 @@ class PendingTask:
     dependents: int = 0
     #: The level an explicit ``priority=`` (or an operator) fixed; None if the policy decides.
     pinned: Place | None = None
+    #: Whether it was published with an eta or a countdown, as a retry is: then waiting may be what was asked for.
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

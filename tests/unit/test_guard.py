@@ -154,3 +154,11 @@ def test_a_clock_that_is_wrong_holds_nothing_back(published: float) -> None:
     yielding = Yielding([Standing(CHECKOUTS, since=NOW)], NOW)
     assert not yielding.yields(PendingTask("1", "report", published))
     assert yielding.yields(PendingTask("1", "report", NOW + 59))
+
+
+def test_a_task_with_an_eta_is_not_overdue() -> None:
+    queue = queue_of(("checkout", 6))
+    queue.publish(PendingTask("later", "checkout", NOW - 6, scheduled=True), 0)
+    counts = Counts(Standing(CHECKOUTS, started=100, in_time=100))
+    guarded(queue, counts).tick()
+    assert counts.told == [("celery", {0: 1})]

@@ -1,0 +1,111 @@
+"""What is held back for an objective, in a real Redis and without workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_dynprio import DynPrio, Objective, views
+from celery_dynprio.attainment import RedisAttainment, Start
+from celery_dynprio.backlogs.redis import RedisBacklog
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.cli.explain import draw
+from celery_dynprio.learned import RedisUsage, Run
+from celery_dynprio.models import OVERFLOW, Move, Report
+from celery_dynprio.operations import Operations
+from celery_dynprio.reprioritizer import assemble
+from celery_dynprio.workers import Workers
+from tests.servers import Database
+
+CHECKOUTS = Objective("checkouts", "checkout", within=5, on_breach="degrade", expendable="report")
+
+
+class Broken:
+    """An app whose objective is breached."""
+
+    def __init__(self, url: str, *objectives: Objective) -> None:
+        self.app = Celery("shop", broker=url, set_as_current=False)
+        self.app.conf.update(dynprio_objectives=objectives, dynprio_learn=False, dynprio_metrics_port=9808)
+        self.dynprio = DynPrio(self.app)
+        self.client = RedisClient.from_app(self.app)
+        self.operations = Operations(self.app, self.client, self.dynprio.settings, "ada@ops")
+        self.attainment = RedisAttainment(self.client, objectives)
+        self.attainment.add([Start("checkout", 9.0)])
+
+    def tick(self, owner: str = "test", **changes: Any) -> Report:
+        settings = replace(self.dynprio.settings, **changes)
+        return assemble(self.client, settings, RedisUsage(self.client), owner, dry_run=owner == "dry")[0].tick()
+
+    def send(self, name: str, **options: Any) -> str:
+        return str(self.app.send_task(name, **options).id)
+
+    def places(self) -> dict[str, int]:
+        return {turn.task.id: turn.place for turn in self.operations.pending(workers=Workers()).turns}
+
+
+@pytest.fixture
+def broken(valkey: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
+    monkeypatch.setattr(views, "ask", lambda _app: Workers({"w": 1}, {"w": frozenset({"celery"})}))
+    made = Broken(valkey.url, CHECKOUTS)
+    yield made
+    made.client.close()
+    made.app.close()
+
+
+def test_a_task_with_an_eta_is_not_overdue(broken: Broken) -> None:
+    broken.send("checkout", countdown=3600)
+    broken.send("checkout")
+    now = broken.tick().started + 60
+    reprioritizer = assemble(broken.client, broken.dynprio.settings, RedisUsage(broken.client), "test")[0]
+    reprioritizer.clock = lambda: now
+    assert reprioritizer.tick().standings[0].overdue == 1
+
+
+def test_what_is_held_back_is_expected_after_all_else(broken: Broken) -> None:
+    RedisUsage(broken.client).add([Run("report", "", 5.0), Run("other", "", 5.0)])
+    report = broken.send("report")
+    broken.tick()
+    others = [broken.send("other"), broken.send("other", dynprio={"weight": 0})]
+    backlog = RedisBacklog(broken.client, "celery")
+    moves = [
+        Move(task, level, OVERFLOW, 0.5, "overflow")
+        for level, tasks in enumerate(backlog.read(0).levels)
+        for task in tasks
+    ]
+    backlog.apply(moves)
+    turns = broken.operations.pending().turns
+    assert [turn.task.id for turn in turns] == [*others, report]
+    assert [turn.expected is None for turn in turns] == [False, False, True]
+    told = broken.operations.explain(report)
+    assert (told.held_back_for, told.in_front) == ("checkouts", None)
+    assert "once the objective recovers" in "\n".join(draw(told, 0.0, None))
+    assert broken.operations.explain(others[0]).in_front is not None
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_drain_brings_back_what_is_held_back(broken: Broken, *, resumed: bool) -> None:
+    report = broken.send("report")
+    broken.tick()
+    assert broken.places() == {report: OVERFLOW}
+    (drained,) = broken.operations.drain(0.0)
+    assert drained.returned == 1
+    assert broken.places()[report] >= 0
+    if resumed:
+        broken.operations.resume()
+        broken.tick()
+        assert broken.places() == {report: OVERFLOW}
+
+
+@pytest.mark.parametrize(
+    "objectives", [(), (replace(CHECKOUTS, match="check*"),), (replace(CHECKOUTS, expendable="x"),)]
+)
+def test_other_settings_bring_it_back(broken: Broken, objectives: tuple[Objective, ...]) -> None:
+    report = broken.send("report")
+    broken.tick()
+    assert broken.places() == {report: OVERFLOW}
+    broken.tick(objectives=objectives)
+    assert broken.places()[report] >= 0
