@@ -1,7 +1,7 @@
 """In which order pending tasks are expected to run, and when. Pure.
 
-Workers take the front by level, and within one as they came; behind it the overflow comes back best first. Held tasks
-have no turn.
+Workers take the front by level, and within one as they came; behind it the overflow comes back best first, and after
+that what yields to an objective. Held tasks have no turn.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Turn:
     score: float
     #: Seconds since it was published.
     waited: float
-    #: Unix seconds at which it is expected to start; None if that cannot be told: it is held, no worker is up, or no
-    #: runtime was learned yet.
+    #: Unix seconds at which it is expected to start; None if that cannot be told: it is held, it yields to an
+    #: objective, no worker is up, or no runtime was learned yet.
     expected: float | None = None
 
 
@@ -37,10 +37,13 @@ def order(
     held: Iterable[PendingTask],
     score: Callable[[PendingTask], float],
     now: float,
+    *,
+    yields: Callable[[PendingTask], bool] = lambda _: False,
 ) -> Iterator[Turn]:
     """Yield the tasks in the order in which they are expected to run, the held ones last, the longest held first.
 
-    ``now`` is Unix seconds. Equal arguments give the same order.
+    ``now`` is Unix seconds. Of the overflow, what ``yields`` is true of comes last. Equal arguments give the same
+    order.
     """
     position = 0
     front = set()
@@ -50,9 +53,11 @@ def order(
             front.add(task.id)
             yield Turn(queue, task, level, position, score(task), max(now - task.published, 0.0))
     parked = [
-        (-score(task), task.published, task.id, task) for task in snapshot.overflow.values() if task.id not in front
+        (yields(task), -score(task), task.published, task.id, task)
+        for task in snapshot.overflow.values()
+        if task.id not in front
     ]
-    for negative, published, _, task in sorted(parked, key=lambda each: each[:3]):
+    for _, negative, published, _, task in sorted(parked, key=lambda each: each[:4]):
         position += 1
         yield Turn(queue, task, OVERFLOW, position, -negative, max(now - published, 0.0))
     for task in sorted(held, key=lambda each: (each.published, each.id)):

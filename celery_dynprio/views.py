@@ -311,10 +311,15 @@ class Views:
         """All that waits in one queue, in order."""
         snapshot = Snapshot(waiting.levels, [len(tasks) for tasks in waiting.levels], waiting.overflow)
         scorer = self._scorer(self._settings.policy, context)
-        turns, ahead = tee(order(queue, snapshot, waiting.held, scorer, context.now))
-        names = (turn.task.name for turn in ahead if turn.place != HELD)
+        yields = self._yielding(context.now).yields if waiting.overflow else _never
+
+        def stays(turn: Turn) -> bool:
+            return turn.place == HELD or (turn.place == OVERFLOW and yields(turn.task))
+
+        turns, ahead = tee(order(queue, snapshot, waiting.held, scorer, context.now, yields=yields))
+        names = (turn.task.name for turn in ahead if not stays(turn))
         expected = starts(names, context.runtimes, slots, context.now)
-        return [_expected(turn, None if turn.place == HELD else next(expected)) for turn in turns]
+        return [_expected(turn, None if stays(turn) else next(expected)) for turn in turns]
 
     def _explanation(self, backlog: RedisBacklog, turns: Sequence[Turn], index: int, context: Context) -> Explanation:
         turn = turns[index]
@@ -325,8 +330,11 @@ class Views:
         by_place: dict[Place, int] = {}
         for each in ahead:
             by_place[each.place] = by_place.get(each.place, 0) + 1
+        held_back_for = self._held_back_for(turn, context)
         in_front: float | None = context.now
-        if place < 0:
+        if held_back_for:
+            in_front = None
+        elif place < 0:
             # As many as are parked before it have to be brought back, each of them for one that is started.
             in_front = turns[by_place.get(OVERFLOW, 0)].expected if place == OVERFLOW else None
         return Explanation(
@@ -341,14 +349,17 @@ class Views:
             self.log(task_id=task.id),
             span_of_headers(headers).trace_id,
             in_front,
-            self._held_back_for(turn, context),
+            held_back_for,
         )
 
     def _held_back_for(self, turn: Turn, context: Context) -> str:
         if turn.place != OVERFLOW:
             return ""
-        objective = Yielding(self.objectives(), context.now).to(turn.task)
+        objective = self._yielding(context.now).to(turn.task)
         return "" if objective is None else objective.name
+
+    def _yielding(self, now: float) -> Yielding:
+        return Yielding(self.objectives(), now)
 
     def _contributions(self, task: PendingTask, context: Context) -> Sequence[Contribution]:
         if task.pinned is not None:
@@ -406,3 +417,7 @@ def _once(tasks: Iterable[PendingTask], seen: set[str]) -> Iterator[PendingTask]
         if task.id not in seen:
             seen.add(task.id)
             yield task
+
+
+def _never(_: PendingTask) -> bool:
+    return False

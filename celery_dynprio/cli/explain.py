@@ -100,6 +100,8 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     yield "key", "none" if task.key is None else task.key
     if turn.position is None:
         yield "start", "once it is released"
+    elif found.held_back_for:
+        yield "start", "once the objective recovers, or it has waited for hold_at_most"
     else:
         start = until(turn.expected, now)
         yield "start", "cannot be told: no worker answers, or no runtime is known" if start is None else _in(start)
