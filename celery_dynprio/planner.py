@@ -99,7 +99,7 @@ class Planner:
             free = [waiting for waiting in free if waiting.task.id not in gone]
         units = [
             *([[_move(lifted, 0, "starving")]] if lifted else []),
-            *([_move(waiting, OVERFLOW, "objective")] for waiting in yielding),
+            *([_held_back(waiting)] for waiting in yielding),
             *([_move(waiting, OVERFLOW, "overflow")] for waiting in leaving),
             *self._pinned(snapshot, entering, bands),
             *self._settled([*free, *(waiting for waiting in entering if waiting.task.pinned is None)], bands),
@@ -265,6 +265,12 @@ class Planner:
 
 def _move(waiting: _Waiting, target: Place, reason: str) -> Move:
     return Move(waiting.task, waiting.place, target, waiting.score, reason)
+
+
+def _held_back(waiting: _Waiting) -> Move:
+    """Its message is told since when it waits, if it does not say so: it is not to wait longer for each new leader."""
+    changes = {"at": waiting.task.published}
+    return Move(waiting.task, waiting.place, OVERFLOW, waiting.score, "objective", changes)
 
 
 def _gains(out: _Waiting, into: _Waiting, margin: float) -> bool:

@@ -109,3 +109,15 @@ def test_other_settings_bring_it_back(broken: Broken, objectives: tuple[Objectiv
     assert broken.places() == {report: OVERFLOW}
     broken.tick(objectives=objectives)
     assert broken.places()[report] >= 0
+
+
+def test_a_task_of_a_plain_producer_is_held_no_longer_because_leaders_change(broken: Broken) -> None:
+    plain = Celery("plain", broker=broken.app.conf.broker_url, set_as_current=False)
+    report = str(plain.send_task("report").id)
+    plain.close()
+    began = broken.tick().started
+    assert broken.places() == {report: OVERFLOW}
+    assert broken.operations.explain(report).moves[-1].reason == "objective"
+    later = assemble(broken.client, broken.dynprio.settings, RedisUsage(broken.client), "test")[0]
+    later.clock = lambda: began + CHECKOUTS.hold_at_most
+    assert [move.reason for move in later.tick().moves] == ["refill"]
