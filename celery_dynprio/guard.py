@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,13 @@ class Guard:
         self._objectives = objectives
         self._attainment = attainment
         self._names = Names([objective.match for objective in objectives])
+        self._hooks: list[threading.Thread] = []
+
+    def close(self, timeout: float) -> None:
+        """Let hooks end that were called, for at most ``timeout`` seconds: nobody would call them again."""
+        until = time.monotonic() + timeout
+        for thread in self._hooks:
+            thread.join(max(until - time.monotonic(), 0.0))
 
     def look(self, snapshot: Snapshot, now: float, *, acts: bool) -> Watched:
         """Count what is overdue ``now`` (Unix seconds), and judge; without ``acts`` nothing is written or told."""
@@ -94,7 +102,7 @@ class Guard:
                 if after is not None:
                     standings[index] = after
                     turned.append(after)
-                    _tell(after)
+                    self._tell(after)
         return Watched(standings, turned, Yielding(standings, now))
 
     def _overdue(self, snapshot: Snapshot, now: float) -> Mapping[int, int]:
@@ -105,6 +113,19 @@ class Guard:
                 if now - task.published > objectives[index].within and not task.scheduled:
                     counts[index] += 1
         return counts
+
+    def _tell(self, standing: Standing) -> None:
+        """Log it, and call the user's hook, in a thread of its own: no tick waits for it."""
+        logger.log(logging.INFO if standing.since is None else logging.WARNING, "%s", describe(standing))
+        if standing.objective.hook is None:
+            return
+        thread = threading.Thread(target=_call, args=(standing,), name="dynprio objective hook", daemon=True)
+        self._hooks = [*filter(threading.Thread.is_alive, self._hooks), thread]
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: the queue is put in order all the same
+            self._hooks.remove(thread)
+            logger.exception("the hook of objective %r could not be called", standing.objective.name)
 
 
 def describe(standing: Standing) -> str:
@@ -122,13 +143,6 @@ def describe(standing: Standing) -> str:
         return f"{line}; nothing is held back for it"
     expendable = ", ".join(globs(objective.expendable))
     return f"{line}; holding back {expendable}, each for {objective.hold_at_most:g} s at most"
-
-
-def _tell(standing: Standing) -> None:
-    """Log it, and call the user's hook, in a thread of its own: no tick waits for it."""
-    logger.log(logging.INFO if standing.since is None else logging.WARNING, "%s", describe(standing))
-    if standing.objective.hook is not None:
-        threading.Thread(target=_call, args=(standing,), name="dynprio objective hook", daemon=True).start()
 
 
 def _call(standing: Standing) -> None:

@@ -18,6 +18,7 @@ from celery_dynprio.guard import Guard
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
+from celery_dynprio.objectives import Standing
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
 from celery_dynprio.propagation import span_of_headers
@@ -39,6 +40,9 @@ COMPLAINT_INTERVAL: Final = 60.0
 #: Seconds to wait after a failed tick: the first, doubled each time, and the longest.
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 10.0
+
+#: Seconds that the hooks of objectives may take at the end.
+HOOK_TIMEOUT: Final = 2.0
 
 #: So many moves of a queue may be told as events in a second.
 MAX_EVENTS: Final = 100
@@ -111,6 +115,7 @@ class Reprioritizer:
     _scores: Scores = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
     _fence: str | None = field(init=False, default=None)
+    _turned: list[Standing] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._scores = Scores(self.policy, Complaints(self.backlog.queue))
@@ -130,7 +135,9 @@ class Reprioritizer:
                 report = replace(report, role=Role.STANDBY)
         elif role is Role.PAUSED and self.watched:
             report = _with(report, self.backlog.read(started))
-        return replace(report, seconds=time.monotonic() - timer)
+        # Of a tick that failed the next one tells: no process finds them again.
+        turned, self._turned = self._turned, []
+        return replace(report, turned=turned, seconds=time.monotonic() - timer)
 
     def close(self) -> None:
         """Give the lease and the backlog back."""
@@ -158,6 +165,7 @@ class Reprioritizer:
         runtimes, use = self.learned.read(now)
         score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
         watched = self.guard.look(snapshot, now, acts=not self.dry_run) if self.guard else None
+        self._turned += watched.turned if watched else ()
         yields, overflow = None, snapshot.overflow
         if watched and watched.yielding and self.backlog.capabilities.parks:
             yields = watched.yielding.yields
@@ -179,7 +187,7 @@ class Reprioritizer:
         traces = self._traces(plan.moves[: self.traced])
         outcomes = [] if self.dry_run else self._apply(plan.moves)
         if watched:
-            report = replace(report, standings=watched.standings, turned=watched.turned, held_back=held_back)
+            report = replace(report, standings=watched.standings, held_back=held_back)
         return replace(
             _with(report, snapshot),
             moves=plan.moves,
@@ -322,6 +330,9 @@ def serve(
     finally:
         for reprioritizer in reprioritizers:
             _close(reprioritizer)
+        until = time.monotonic() + HOOK_TIMEOUT
+        for guard in filter(None, (reprioritizer.guard for reprioritizer in reprioritizers)):
+            guard.close(max(until - time.monotonic(), 0.0))
 
 
 def _round(

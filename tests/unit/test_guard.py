@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from celery_dynprio.backlogs.memory import MemoryBacklog
+from celery_dynprio.errors import BrokerUnavailableError
 from celery_dynprio.guard import Guard, Yielding
-from celery_dynprio.models import OVERFLOW, Move, PendingTask
+from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role
 from celery_dynprio.objectives import Objective, Standing
-from celery_dynprio.reprioritizer import Reprioritizer, describe
+from celery_dynprio.reprioritizer import Reprioritizer, describe, serve
 from celery_dynprio.testing import MemoryLease
 from tests.unit.test_reprioritizer import NOW, reprioritizer
 
@@ -162,3 +163,57 @@ def test_a_task_with_an_eta_is_not_overdue() -> None:
     counts = Counts(Standing(CHECKOUTS, started=100, in_time=100))
     guarded(queue, counts).tick()
     assert counts.told == [("celery", {0: 1})]
+
+
+def test_the_end_waits_a_while_for_hooks() -> None:
+    may_end, seen = threading.Event(), []
+
+    def hook(standing: Standing) -> None:
+        if may_end.wait(10):
+            seen.append(standing)
+
+    stop = threading.Event()
+    ticking = guarded(queue_of(("checkout", 6)), Counts(Standing(replace(CHECKOUTS, hook=hook), started=1)))
+    close = ticking.backlog.close
+
+    def closing() -> None:
+        close()
+        may_end.set()
+
+    ticking.backlog.close = closing  # type: ignore[method-assign]
+    serve([ticking], 1.0, stop, finished=lambda _: True)
+    assert len(seen) == 1
+
+
+def test_no_thread_for_the_hook_costs_no_tick(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ticking = guarded(queue_of(("checkout", 6)), Counts(Standing(replace(CHECKOUTS, hook=print), started=1)))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert ticking.tick().turned
+    assert "could not be called" in caplog.text
+
+
+def test_the_next_tick_tells_of_a_breach_that_a_failed_one_found() -> None:
+    queue = queue_of(("checkout", 6), ("report", 1))
+    ticking = guarded(queue, Counts(Standing(CHECKOUTS, started=1)))
+    queue.fence = "another"
+    lost = ticking.tick()
+    assert (lost.role, [each.since for each in lost.turned]) == (Role.STANDBY, [NOW])
+    assert not ticking.tick().turned
+
+    class Away(MemoryBacklog):
+        def apply(self, *_: Any, **__: Any) -> list[Any]:
+            raise BrokerUnavailableError("away")
+
+    away = Away("celery")
+    away.publish(PendingTask("1", "checkout", NOW - 6), 0)
+    away.publish(PendingTask("2", "report", NOW), 0)
+    ticking = guarded(away, Counts(Standing(CHECKOUTS, started=1)))
+    with pytest.raises(BrokerUnavailableError):
+        ticking.tick()
+    ticking.backlog = queue_of()
+    assert [each.since for each in ticking.tick().turned] == [NOW]
