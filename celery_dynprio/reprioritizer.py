@@ -14,7 +14,7 @@ from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
-from celery_dynprio.guard import Guard
+from celery_dynprio.guard import Guard, Watched
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
@@ -134,7 +134,9 @@ class Reprioritizer:
             except LeaseLostError:
                 report = replace(report, role=Role.STANDBY)
         elif role is Role.PAUSED and self.watched:
-            report = _with(report, self.backlog.read(started))
+            snapshot = self.backlog.read(started)
+            watched, overflow = self._look(snapshot, started, acts=False)
+            report = _with(report, snapshot, watched, overflow)
         # Of a tick that failed the next one tells: no process finds them again.
         turned, self._turned = self._turned, []
         return replace(report, turned=turned, seconds=time.monotonic() - timer)
@@ -164,13 +166,9 @@ class Reprioritizer:
         snapshot = self.backlog.read(now)
         runtimes, use = self.learned.read(now)
         score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
-        watched = self.guard.look(snapshot, now, acts=not self.dry_run) if self.guard else None
+        watched, overflow = self._look(snapshot, now, acts=not self.dry_run)
         self._turned += watched.turned if watched else ()
-        yields, overflow = None, snapshot.overflow
-        if watched and watched.yielding and self.backlog.capabilities.parks:
-            yields = watched.yielding.yields
-            overflow = {task_id: task for task_id, task in overflow.items() if not yields(task)}
-        held_back = len(snapshot.overflow) - len(overflow)  # before the moves, which may change the snapshot's
+        report = _with(report, snapshot, watched, overflow)  # before the moves, which change the snapshot's overflow
         candidates = self._scores.candidates(overflow, score, self.window)
         plan = self.planner.plan(
             replace(snapshot, overflow=candidates),
@@ -180,22 +178,31 @@ class Reprioritizer:
             patience=self._scores.patience(),
             cost=self.backlog.cost,
             budget=self.budget,
-            yields=yields,
+            yields=watched.yielding.yields if watched and overflow is not snapshot.overflow else None,
         )
         self._bands = plan.bands
         self._forget(snapshot)
         traces = self._traces(plan.moves[: self.traced])
         outcomes = [] if self.dry_run else self._apply(plan.moves)
-        if watched:
-            report = replace(report, standings=watched.standings, held_back=held_back)
         return replace(
-            _with(report, snapshot),
+            report,
             moves=plan.moves,
             outcomes=outcomes,
             deferred=plan.deferred,
             spilled=spilled,
             traces=traces,
         )
+
+    def _look(self, snapshot: Snapshot, now: float, *, acts: bool) -> tuple[Watched | None, Mapping[str, PendingTask]]:
+        """What the guard found, and the overflow without what yields."""
+        overflow = snapshot.overflow
+        if self.guard is None:
+            return None, overflow
+        watched = self.guard.look(snapshot, now, acts=acts)
+        if watched.yielding and self.backlog.capabilities.parks:
+            yields = watched.yielding.yields
+            overflow = {task_id: task for task_id, task in overflow.items() if not yields(task)}
+        return watched, overflow
 
     def _traces(self, moves: Sequence[Move]) -> Mapping[str, str]:
         headers = self.backlog.headers(moves) if moves else {}
@@ -220,8 +227,8 @@ class Reprioritizer:
         return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)
 
 
-def _with(report: Report, snapshot: Snapshot) -> Report:
-    """The report, and what was read."""
+def _with(report: Report, snapshot: Snapshot, watched: Watched | None, overflow: Mapping[str, PendingTask]) -> Report:
+    """The report, and what was read; ``overflow`` is the part of it that does not yield to an objective."""
     return replace(
         report,
         read=sum(map(len, snapshot.levels)),
@@ -231,6 +238,8 @@ def _with(report: Report, snapshot: Snapshot) -> Report:
         cancelled=snapshot.cancelled_depth,
         foreign=snapshot.foreign,
         snapshot=snapshot,
+        standings=watched.standings if watched else (),
+        held_back=len(snapshot.overflow) - len(overflow),
     )
 
 

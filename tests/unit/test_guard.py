@@ -217,3 +217,13 @@ def test_the_next_tick_tells_of_a_breach_that_a_failed_one_found() -> None:
         ticking.tick()
     ticking.backlog = queue_of()
     assert [each.since for each in ticking.tick().turned] == [NOW]
+
+
+def test_while_all_is_paused_it_is_told_what_is_held_back_and_nobody_judges() -> None:
+    queue = queue_of(("report", 1), ("checkout", 6))
+    counts = Counts(Standing(CHECKOUTS, started=1))
+    guarded(queue, counts).tick()
+    counts.standings, counts.told = [replace(counts.standings[0], started=100, in_time=100, overdue=0)], []
+    report = guarded(queue, counts, paused=lambda: True, watched=True).tick()
+    assert (report.role, report.held_back, counts.told) == (Role.PAUSED, 1, [])
+    assert [each.since for each in report.standings] == [NOW]
