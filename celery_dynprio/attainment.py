@@ -26,6 +26,10 @@ FRESH: Final = 30.0
 KEPT: Final = 86_400
 
 
+#: No count has more digits: Redis counts with 64 bits.
+MAX_DIGITS: Final = 19
+
+
 class Start(NamedTuple):
     """A task that a worker started."""
 
@@ -129,7 +133,7 @@ def _slot_at(objective: Objective, now: float) -> int:
 
 
 def _count(value: bytes | None) -> int:
-    return int(value) if value is not None and value.isdigit() else 0
+    return int(value) if value is not None and value.isdigit() and len(value) <= MAX_DIGITS else 0
 
 
 def _number(value: bytes) -> float:

@@ -168,7 +168,7 @@ def _field(key: SeriesKey) -> str:
 
 def _key(field: bytes) -> SeriesKey | None:
     level, _, task = field.decode(errors="replace").partition(" ")
-    if not task or not (level == "-" or (level.isascii() and level.isdigit())):
+    if not task or not (len(level) == 1 and level in "-0123456789"):
         return None
     return SeriesKey(clean(task), None if level == "-" else int(level))
 
