@@ -19,7 +19,7 @@ from celery_dynprio.objectives import Names, Objective, Standing, globs
 #: Slots of a window.
 SLOTS: Final = 20
 
-#: Seconds for which the last word of a queue's leader about what is overdue counts.
+#: Seconds for which the last word of a queue's leader about what is overdue counts; two intervals if that is more.
 FRESH: Final = 30.0
 
 #: Seconds for which breaches are remembered that no reprioritizer judges.
@@ -41,11 +41,16 @@ class Start(NamedTuple):
 class RedisAttainment:
     """Counts and breaches of some objectives. Raises what redis-py raises when the broker is away.
 
-    An objective whose promise is changed is another one. ``clock`` gives Unix seconds.
+    An objective whose promise is changed is another one. ``clock`` gives Unix seconds, ``interval`` is that of the
+    ticks.
     """
 
     def __init__(
-        self, client: RedisClient, objectives: Sequence[Objective], clock: Callable[[], float] = time.time
+        self,
+        client: RedisClient,
+        objectives: Sequence[Objective],
+        clock: Callable[[], float] = time.time,
+        interval: float = 1.0,
     ) -> None:
         self._client = client
         self._redis = client.redis
@@ -54,6 +59,7 @@ class RedisAttainment:
         self._ids = [_id(objective) for objective in objectives]
         self._shared = client.app_key("objectives")
         self._clock = clock
+        self._fresh = max(FRESH, 2 * interval)
 
     def add(self, starts: Iterable[Start]) -> None:
         """Count what started a moment ago."""
@@ -117,7 +123,7 @@ class RedisAttainment:
         for field, value in shared.items():
             if field.startswith(prefix + b" "):
                 count, _, at = value.partition(b" ")
-                overdue += _count(count) if now - _number(at) <= FRESH else 0
+                overdue += _count(count) if now - _number(at) <= self._fresh else 0
         started, in_time = (sum(_count(slot[column]) for slot in slots) for column in (0, 1))
         since = _number(shared[prefix]) if prefix in shared else None
         return Standing(self._objectives[index], started, min(in_time, started), overdue, since)

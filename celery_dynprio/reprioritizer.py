@@ -259,7 +259,7 @@ def assemble(
     what the settings want to be monitored.
     """
     levels = len(client.priority_steps)
-    attainment = RedisAttainment(client, settings.objectives)
+    attainment = RedisAttainment(client, settings.objectives, interval=settings.interval)
     return [
         Reprioritizer(
             backlog=RedisBacklog(client, queue, settings.window),

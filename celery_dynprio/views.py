@@ -236,8 +236,10 @@ class Views:
 
     def objectives(self) -> Sequence[Standing]:
         """How the objectives stand."""
-        wanted = self._settings.objectives
-        return RedisAttainment(self._client, wanted, self._clock).read() if wanted else ()
+        settings = self._settings
+        if not settings.objectives:
+            return ()
+        return RedisAttainment(self._client, settings.objectives, self._clock, settings.interval).read()
 
     def compare(self, other: Policy) -> list[Comparison]:
         """Score all that is pending by the policy in force and by another, and tell whose turn would change."""

@@ -80,6 +80,16 @@ def test_what_is_overdue_counts_while_somebody_says_so(valkey: Database) -> None
     assert figures(kept) == [(0, 0, 0), (0, 0, 0)]
 
 
+def test_what_is_overdue_counts_until_the_next_tick_however_rare(valkey: Database) -> None:
+    clock = Clock()
+    rare = RedisAttainment(RedisClient.from_app(make_app(valkey.url)), [CHECKOUTS], clock, interval=60)
+    rare.tell("orders", {0: 3})
+    clock.now += 61
+    assert figures(rare) == [(0, 0, 3)]
+    clock.now += 60
+    assert figures(rare) == [(0, 0, 0)]
+
+
 def test_a_breach_is_noted_once_whoever_is_first(valkey: Database) -> None:
     clock = Clock()
     one, other = attainment(valkey.url, clock=clock), attainment(valkey.url, clock=clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from celery_dynprio.attainment import RedisAttainment, Start
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.cli.explain import draw
+from celery_dynprio.guard import Guard
 from celery_dynprio.learned import RedisUsage, Run
 from celery_dynprio.models import OVERFLOW, Move, Report
 from celery_dynprio.operations import Operations
@@ -121,3 +123,19 @@ def test_a_task_of_a_plain_producer_is_held_no_longer_because_leaders_change(bro
     later = assemble(broken.client, broken.dynprio.settings, RedisUsage(broken.client), "test")[0]
     later.clock = lambda: began + CHECKOUTS.hold_at_most
     assert [move.reason for move in later.tick().moves] == ["refill"]
+
+
+def test_ticks_that_are_rare_do_not_forget_what_is_overdue_elsewhere(broken: Broken) -> None:
+    broken.client.redis.delete(*broken.client.redis.scan_iter("dynprio:objective:*"))
+    settings = replace(broken.dynprio.settings, queues=("celery", "mails"), interval=60.0)
+    broken.send("checkout")
+    now, turned = time.time(), 0
+    both = assemble(broken.client, settings, RedisUsage(broken.client), "test")
+    kept = RedisAttainment(broken.client, settings.objectives, lambda: now, settings.interval)
+    for each in both:
+        each.clock = lambda: now
+        each.guard = Guard(each.backlog.queue, settings.objectives, kept)
+    for _ in range(5):
+        now += 60
+        turned += sum(len(each.tick().turned) for each in reversed(both))
+    assert turned == 1
