@@ -102,7 +102,7 @@ class RedisAttainment:
 
     def turn(self, standing: Standing) -> Standing | None:
         """Note a breach or a recovery; None if another reprioritizer was first."""
-        field = _id(standing.objective)
+        field = _breach(standing.objective)
         if standing.since is not None:
             return replace(standing, since=None) if self._redis.hdel(self._shared, field) else None
         now = self._clock()
@@ -125,13 +125,19 @@ class RedisAttainment:
                 count, _, at = value.partition(b" ")
                 overdue += _count(count) if now - _number(at) <= self._fresh else 0
         started, in_time = (sum(_count(slot[column]) for slot in slots) for column in (0, 1))
-        since = _number(shared[prefix]) if prefix in shared else None
+        noted = shared.get(_breach(self._objectives[index]).encode())
+        since = None if noted is None else _number(noted)
         return Standing(self._objectives[index], started, min(in_time, started), overdue, since)
 
 
 def _id(objective: Objective) -> str:
     promise = (objective.name, globs(objective.match), float(objective.within), float(objective.window))
     return hashlib.sha256(repr(promise).encode()).hexdigest()[:16]
+
+
+def _breach(objective: Objective) -> str:
+    """Names a breach; while a new target is rolled out, those of the old and of the new one are apart."""
+    return f"{_id(objective)}:{float(objective.target)!r}"
 
 
 def _slot_at(objective: Objective, now: float) -> int:

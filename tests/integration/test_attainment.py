@@ -8,6 +8,8 @@ import pytest
 
 from celery_dynprio.attainment import FRESH, RedisAttainment, Start
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.guard import Guard
+from celery_dynprio.models import Snapshot
 from celery_dynprio.objectives import Objective, Standing
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker
@@ -110,8 +112,18 @@ def test_another_promise_is_another_objective(valkey: Database) -> None:
     kept.add([Start("shop.checkout", 4.0)])
     kept.turn(kept.read()[0])
     assert figures(attainment(valkey.url, replace(CHECKOUTS, within=3), clock=clock)) == [(0, 0, 0)]
-    (same,) = attainment(valkey.url, replace(CHECKOUTS, target=0.5), clock=clock).read()
-    assert (same.started, same.since) == (1, clock.now)
+    other = attainment(valkey.url, replace(CHECKOUTS, target=0.5), clock=clock)
+    assert (figures(other), other.read()[0].since) == ([(1, 1, 0)], None)
+
+
+def test_two_targets_of_a_rollout_do_not_undo_each_others_breaches(valkey: Database) -> None:
+    clock, nothing = Clock(), Snapshot([()] * 10, [0] * 10, {})
+    sides = [replace(CHECKOUTS, target=target) for target in (0.9, 0.99)]
+    kept = [attainment(valkey.url, side, clock=clock) for side in sides]
+    kept[0].add([Start("shop.checkout", wait) for wait in [1.0] * 97 + [9.0] * 3])
+    guards = [Guard(f"q{n}", [side], each) for n, (side, each) in enumerate(zip(sides, kept, strict=True))]
+    turned = [guard.look(nothing, clock.now, acts=True).turned for _ in range(5) for guard in guards]
+    assert [each.objective.target for some in turned for each in some] == [0.99]
 
 
 @pytest.mark.parametrize("hostile", [b"", b"x", b"-1", b"1e400", b"nan nan", b"9 nan", b"\xff\xfe", b"9" * 5000])
