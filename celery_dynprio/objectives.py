@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +11,9 @@ from celery_dynprio.errors import ArgumentError
 
 #: The shortest window, in seconds, over which attainment is told.
 SHORTEST_WINDOW: Final = 10.0
+
+#: The most seconds that a promise may be about: thirty years.
+MOST_SECONDS: Final = 1e9
 
 #: Names of tasks whose matches are remembered.
 MAX_NAMES: Final = 10_000
@@ -52,10 +54,10 @@ class Objective:
             raise self._error("name", "use a text to call it by")
         if not globs(self.match):
             raise self._error("match", 'use a glob on task names, such as "shop.*", or a list of them')
-        self._check("within", "use a finite number of seconds above 0")
-        self._check("hold_at_most", "use a finite number of seconds above 0")
+        self._check("within", f"use a number of seconds above 0, at most {MOST_SECONDS:g}")
+        self._check("hold_at_most", f"use a number of seconds above 0, at most {MOST_SECONDS:g}")
         self._check("target", "use a share above 0, at most 1", most=1.0)
-        self._check("window", f"use a finite number of seconds, {SHORTEST_WINDOW:g} or more", least=SHORTEST_WINDOW)
+        self._check("window", f"use a number of seconds from {SHORTEST_WINDOW:g} to {MOST_SECONDS:g}", SHORTEST_WINDOW)
         if self.on_breach not in {None, "degrade"}:
             raise self._error("on_breach", 'use "degrade" or None')
         if (self.on_breach is None) != (not globs(self.expendable)):
@@ -68,9 +70,9 @@ class Objective:
         """The share that must be attained to recover from a breach."""
         return self.target + (1.0 - self.target) / 2
 
-    def _check(self, name: str, allowed: str, least: float = 0.0, most: float = math.inf) -> None:
+    def _check(self, name: str, allowed: str, least: float = 0.0, most: float = MOST_SECONDS) -> None:
         value = getattr(self, name)
-        if type(value) not in {int, float} or not least <= value <= most or not 0 < value < math.inf:
+        if type(value) not in {int, float} or not least <= value <= most or value == 0:
             raise self._error(name, allowed)
 
     def _error(self, name: str, allowed: str) -> ArgumentError:

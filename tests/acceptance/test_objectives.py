@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,8 +42,9 @@ BODY: Final = """
 
 def dynprio(project: Project, *arguments: str) -> Any:
     command = [sys.executable, "-m", "celery", "-A", project.name, "dynprio", *arguments, "--json"]
+    env = {**os.environ, **project.env}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=project.directory, env=project.env, timeout=60
+        command, capture_output=True, text=True, check=True, cwd=project.directory, env=env, timeout=60
     )
     return json.loads(done.stdout)
 

@@ -25,6 +25,8 @@ DEGRADES = replace(PLAIN, on_breach="degrade", expendable=["shop.report", "bulk.
         ({"within": 0}, "within = 0"),
         ({"within": True}, "within = True"),
         ({"within": float("inf")}, "within = inf"),
+        ({"within": float("nan")}, "within = nan"),
+        ({"window": 10**400}, "window = 10+"),
         ({"target": 1.01}, "target = 1.01"),
         ({"target": 0.0}, "target = 0.0"),
         ({"window": 9.9}, "window = 9.9"),
