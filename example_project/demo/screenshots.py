@@ -30,7 +30,7 @@ DOCS: Final = Path(__file__).parents[2] / "docs" / "flower"
 
 #: CSS pixels.
 WIDE: Final = (1280, 1040)
-PHONE: Final = (390, 1900)
+PHONE: Final = (390, 2200)
 
 #: Pending tasks that make a good picture.
 BUSY: Final = 150

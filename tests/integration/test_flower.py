@@ -172,6 +172,7 @@ def test_a_post_of_the_page_itself_is_not(flower: FlowerServer, ada: Web, task_i
         ('{"op": "hold", "ids": "some-id"}', "in a list"),
         ('{"op": "hold", "ids": ["x"], "changes": []}', "an object"),
         ('{"op": "shutdown"}', "op = 'shutdown': use bump"),
+        ('{"op": "100%"}', "op = '100%': use bump"),
         ('{"op": "reprioritize", "ids": ["x"]}', "give weight"),
         ('{"op": "reprioritize", "ids": ["x"], "changes": {"weight": 11}}', "weight = 11"),
         ('{"op": "reprioritize", "ids": ["x"], "changes": {"level": "P1"}}', "level = 'P1'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from celery.bin.base import CeleryOption
 import celery_dynprio
 from celery_dynprio import policies
 from celery_dynprio.cli import dynprio
+from celery_dynprio.monitoring.flower import install
 from celery_dynprio.settings import PREFIX, Settings
 from tests.servers import Database
 
@@ -128,6 +130,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
         linked = (page.parent / target) if target else page
         assert linked.exists(), target
-        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
-        slugs = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in slugs, anchor
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            assert anchor in slugs, anchor
+
+
+def test_pictures_are_small() -> None:
+    assert {picture.name: picture.stat().st_size // 200_000 for picture in (ROOT / "docs/flower").glob("*.png")} == {
+        f"{name}.png": 0 for name in ("light", "dark", "phone", "task")
+    }
+
+
+def test_the_arguments_of_the_page_in_flower_are_those_that_there_are() -> None:
+    given = inspect.signature(install).parameters.values()
+    assert table(REFERENCE, "The page in Flower") == {each.name: str(each.default) for each in given}

@@ -55,7 +55,7 @@ class FollowedEvents(Events):
             self.io_loop.add_callback(self._moved, event)
             return
         super().on_event(event)
-        if str(event.get("hostname")).startswith(_OURS):
+        if event.get("type") == "task-revoked" and str(event.get("hostname")).startswith(_OURS):
             # An operator told of a cancelled task as a worker would: Celery's State takes the sender for one.
             self.io_loop.add_callback(self.state.workers.pop, event["hostname"], None)
 

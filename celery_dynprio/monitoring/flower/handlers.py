@@ -101,8 +101,8 @@ class Answer(Page):
         if not isinstance(problem, HTTPError) or status_code == 401:  # noqa: PLR2004 - Flower asks for the password
             super().write_error(status_code, **kwargs)
             return
-        said = problem.log_message or problem.reason or "refused"
-        self.tell({"error": said % problem.args if problem.args else said})
+        said = problem.log_message % problem.args if problem.log_message else problem.reason or "refused"
+        self.tell({"error": said})
 
     @property
     def source(self) -> Source:
