@@ -193,10 +193,11 @@ def test_the_reprioritizer_of_a_worker_goes_on_without_the_extra(
 
 
 def test_where_monitoring_is_off_nothing_of_it_is_imported(valkey: Database, make_project: MakeProject) -> None:
+    # Not prometheus_client itself: Flower imports it, and Celery loads Flower's command with each of its own.
     body = BODY + (
         "    app.conf.dynprio_objectives = []\n"
         "    import atexit, sys\n"
-        "    off = ('celery_dynprio.monitoring.events', 'celery_dynprio.monitoring.prometheus')\n"
+        "    off = [f'celery_dynprio.monitoring.{name}' for name in ('events', 'prometheus', 'server', 'flower')]\n"
         "    atexit.register(lambda: print('imported:', [name for name in off if name in sys.modules]))\n"
     )
     project = make_project(valkey.url, body)
