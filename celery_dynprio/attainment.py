@@ -25,7 +25,6 @@ FRESH: Final = 30.0
 #: Seconds for which breaches are remembered that no reprioritizer judges.
 KEPT: Final = 86_400
 
-
 #: No count has more digits: Redis counts with 64 bits.
 MAX_DIGITS: Final = 19
 
