@@ -47,6 +47,8 @@ MAX_NUMBER: Final = 1e15
 #: AMQP and kombu know ten priorities.
 MAX_LEVELS: Final = 10
 
+_NUMBERS: Final = frozenset((int, float))
+
 #: More dependents than this are not told apart.
 MAX_DEPENDENTS: Final = 1_000_000
 
@@ -76,9 +78,9 @@ def _task(
 ) -> PendingTask | str:
     task_id: Any = headers.get("id")
     name: Any = headers.get("task")
-    if not _is_text(task_id, MAX_ID):
+    if not text_of(task_id, MAX_ID):
         return "no id"
-    if not _is_text(name, MAX_ID):
+    if not text_of(name, MAX_ID):
         return "no task name"
     fields, scheduled = headers.get(HEADER), headers.get("eta") is not None
     if not isinstance(fields, dict):
@@ -91,14 +93,14 @@ def from_header(
     task_id: str, name: str, fields: Mapping[str, Any], seen_at: float, levels: int, *, scheduled: bool = False
 ) -> PendingTask:
     """Build the task from its ``dynprio`` header; a field that is not as it should be counts as absent."""
-    key, dependents, pin = fields.get("key"), fields.get("n"), fields.get("pin")
+    key, dependents, pin = text_of(fields.get("key"), MAX_KEY), fields.get("n"), fields.get("pin")
     return PendingTask(
         task_id,
         sys.intern(name),  # few names and keys are those of very many tasks
         number(fields.get("at"), seen_at),
         min(number(fields.get("w"), 1.0), MAX_WEIGHT),
         number(fields.get("due")),
-        sys.intern(key) if isinstance(key, str) and _is_text(key, MAX_KEY) else None,
+        sys.intern(key) if key else None,
         min(dependents, MAX_DEPENDENTS) if type(dependents) is int and dependents > 0 else 0,
         pin if type(pin) is int and 0 <= pin < levels else None,
         scheduled,
@@ -199,23 +201,23 @@ def _foreign_pin(properties: Mapping[str, Any], steps: Sequence[int]) -> Place |
 
 def number(value: object, default: Any = None) -> Any:
     """A number of a message as a float; ``default`` if it is none, below 0, or too large to be meant."""
-    if type(value) in {int, float} and 0 <= value <= MAX_NUMBER:  # type: ignore[operator]
+    if type(value) in _NUMBERS and 0 <= value <= MAX_NUMBER:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     return default
+
+
+def text_of(value: object, longest: int) -> str:
+    """A text of a message that Redis can store, of at most so many characters; "" if it is none."""
+    if not isinstance(value, str) or len(value) > longest:
+        return ""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # a lone surrogate: JSON may carry it, Redis cannot store it
+            return ""
+    return value
 
 
 def whole(value: object) -> int | None:
     """A whole number of a message; None if it is none, below 0, or too large to be meant."""
     return value if type(value) is int and 0 <= value <= MAX_NUMBER else None
-
-
-def _is_text(value: object, longest: int) -> bool:
-    if not isinstance(value, str) or not 0 < len(value) <= longest:
-        return False
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # a lone surrogate: JSON may carry it, Redis cannot store it
-        return False
-    return True

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.message import MAX_TEXT, clean, moves_of, number, whole
@@ -39,9 +39,8 @@ UNKNOWN: Final = "UNKNOWN"
 MAX_ERROR: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class SpanRecord:
-    """What is known of one run of a task."""
+class SpanRecord(NamedTuple):
+    """What is known of one run of a task. A tuple, because each task needs one made."""
 
     trace_id: str
     #: Names the run in the store, and is the same in all processes: the span id that its message carries.
@@ -78,10 +77,10 @@ class SpanRecord:
 
     def to_json(self) -> str:
         """One JSON object with what is known."""
-        known = {name: value for name in _FIELDS if (value := getattr(self, name)) not in _UNKNOWN}
+        known: dict[str, Any] = {name: value for name, value in zip(_FIELDS, self, strict=True) if value or value == 0}
         if self.lineage:
             known["lineage"] = [each.row() for each in self.lineage]
-        return json.dumps(known, separators=(",", ":"))
+        return _encode(known)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SpanRecord | None:
@@ -106,8 +105,9 @@ class SpanRecord:
         return RANKS.get(self.state, FAILED)
 
 
-_FIELDS: Final = tuple(field.name for field in fields(SpanRecord))
-_UNKNOWN: Final[Sequence[Any]] = (None, "", ())
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder for each call
+
+_FIELDS: Final = SpanRecord._fields
 _TEXTS: Final[Mapping[str, int]] = {
     **dict.fromkeys(("trace_id", "key", "task_id", "task_name", "state", "span_id", "parent_span_id"), MAX_TEXT),
     **dict.fromkeys(("parent_task_id", "queue", "host"), MAX_TEXT),

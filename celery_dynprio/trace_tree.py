@@ -14,7 +14,7 @@ def as_object(trace: Trace) -> dict[str, Any]:
     """A trace as plain data: the spans in the order of the tree, ``parent`` being the ``key`` of another or None."""
     spans = [
         {
-            **asdict(span),
+            **span._asdict(),
             "moves": [move._asdict() for move in span.moves],
             "lineage": [asdict(each) for each in span.lineage],
             "parent": None if parent is None else parent.key,

@@ -40,7 +40,7 @@ local refused, added, written, last = 0, 0, {}, 4 + 4 * tonumber(ARGV[4])
 for i = 5, last, 4 do
   local key, id, span, value = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local rank = string.byte(value)
-  if not written[id] and redis.call('EXISTS', key) == 0 then
+  if not written[id] and redis.call('HEXISTS', SIZES, id) == 1 and redis.call('EXISTS', key) == 0 then
     forget(id)
   end
   if redis.call('HSETNX', key, span, value) == 0 then
