@@ -17,7 +17,7 @@ from celery import signals
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_dynprio import message, tracing
-from celery_dynprio.propagation import SPAN
+from celery_dynprio.propagation import Running
 from celery_dynprio.tracing import TOLD, Ancestor, Span
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ def connect(app: Celery) -> None:
         # From 5.7 on Celery sends this for a Reject too; who raises that has decided so.
         if sender is None or sender.app is not app or isinstance(exception, (Ignore, Reject, Retry)):
             return
-        span = vars(sender.request).get(SPAN) or tracing.current()
-        if not isinstance(span, Span) or span.task_id != message.clean(task_id):
+        run = Running.of(sender.request)
+        span = tracing.current() if run is None else run.span()
+        if span is None or span.task_id != message.clean(task_id):
             return
         exc = exception if isinstance(exception, BaseException) else RuntimeError(str(exception))
         with suppress(Exception):  # not every class takes one more attribute

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
-from celery_dynprio import message, tracing
+from celery_dynprio import message, runs, tracing
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.message import clean
 from celery_dynprio.tracing import LINEAGE, TRACEPARENT, TRACESTATE, Span
@@ -36,13 +36,66 @@ LINEAGE_PARTS: Final = 3
 #: More retries than this are not told apart.
 MAX_RETRIES: Final = 1_000_000
 
-#: The attribute of a request that holds its span.
-SPAN: Final = "dynprio_span"
+#: The attribute of a request that holds its run.
+_RUN: Final = "_dynprio_run"
+
+#: What a span is made of, and what is recorded with it.
+_NEEDED: Final = ("id", "task", "root_id", "retries", TRACEPARENT, TRACESTATE, LINEAGE, message.HEADER)
 
 #: The headers that this thread wrote last.
 _last = threading.local()
 
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+
+class Running:
+    """A run of a task in this process. Its span is made when somebody first asks: mostly, that is no task's thread.
+
+    Holds nothing of the task's arguments, which may be of any size and are done with when the run is. ``outer`` is the
+    span around an eager task; ``started`` is in Unix seconds, and the others are as in :func:`span_of_headers`.
+    """
+
+    __slots__ = ("_span", "delivery_info", "headers", "host", "name", "outer", "started", "steps")
+
+    def __init__(
+        self,
+        request: Any,
+        fields: Mapping[str, Any],
+        name: str,
+        steps: Sequence[int] | None,
+        outer: Span | None,
+    ) -> None:
+        self.headers = {header: fields.get(header) for header in _NEEDED}
+        self.delivery_info = request.delivery_info
+        self.host = request.hostname
+        self.name = name
+        self.steps = steps
+        self.outer = outer
+        self.started = time.time()
+        self._span: Span | None = None
+
+    def span(self) -> Span:
+        """The span of this run; two threads that ask at once are given equal ones."""
+        if self._span is None:
+            self._span = span_of_headers(
+                self.headers,
+                self.delivery_info,
+                name=self.name,
+                steps=self.steps,
+                host=self.host,
+                started=self.started,
+            )
+        return self._span
+
+    def change(self, span: Span) -> None:
+        """Take another span, which others have made for this run."""
+        self._span = span
+
+    @classmethod
+    def of(cls, request: Any) -> Running | None:
+        """The run that this is the request of; None if it was not seen to start."""
+        found = vars(request).get(_RUN)
+        return found if isinstance(found, cls) else None
 
 
 class Propagation:
@@ -68,38 +121,28 @@ class Propagation:
             _last.headers = headers
             self._write(headers, properties)
 
-    def started(self, task: Any, **_: Any) -> None:
-        """Receive ``task_prerun``."""
-        if task.app is not self._app:
-            return
-        request, outer = task.request, tracing.current()
-        fields = self._eager_fields(request) if request.is_eager else vars(request)
-        span = span_of_headers(
-            fields,
-            request.delivery_info,
-            name=task.name,
-            steps=self._steps(),
-            host=request.hostname,
-            started=time.time(),
-        )
+    def started(self, task: Any, request: Any) -> None:
+        """Let what a run does belong to its span."""
+        fields, outer = vars(request), None
+        if request.is_eager:
+            fields, outer = self._eager_fields(request), tracing.current()
+        run = Running(request, fields, task.name, self._steps(), outer)
         if "opentelemetry.trace" in sys.modules:
-            span = _as_opentelemetry(span, request)
-        request.dynprio_span = span
-        request._dynprio_outer = outer  # noqa: SLF001 - ours, and gone with the request
-        tracing._current.set(span)  # noqa: SLF001 - its other half
+            run.change(_as_opentelemetry(run.span(), request))
+        vars(request)[_RUN] = run
+        tracing._current.set(run)  # noqa: SLF001 - its other half
 
-    def ended(self, task: Any, **_: Any) -> None:
-        """Receive ``task_postrun``."""
-        request = task.request
-        if task.app is self._app and isinstance(vars(request).get(SPAN), Span):
+    def ended(self, task: Any, request: Any, state: object, retval: object) -> None:  # noqa: ARG002 - a follower's
+        """Let what follows belong to no run."""
+        run = Running.of(request)
+        if run is not None:
             # Only an eager task has code around it; by value, since a pool may end a task in another context.
-            outer = vars(request).pop("_dynprio_outer", None)
-            tracing._current.set(outer if request.is_eager else None)  # noqa: SLF001 - as above
+            tracing._current.set(run.outer if request.is_eager else None)  # noqa: SLF001 - as above
 
     def retrying(self, request: Any, reason: Any = None, **_: Any) -> None:
         """Receive ``task_retry``: an eager retry is no message, and runs when this run has ended."""
         signature = getattr(reason, "sig", None)
-        if not request.is_eager or signature is None or not isinstance(vars(request).get(SPAN), Span):
+        if not request.is_eager or signature is None or Running.of(request) is None:
             return
         headers = {"id": request.id, "retries": request.retries + 1}
         self._write(headers, {})
@@ -174,17 +217,17 @@ def connect(app: Celery, settings: Callable[[], Settings], complete: Callable[..
     propagation = Propagation(app, settings, complete)
     for signal, receiver in (
         (signals.before_task_publish, propagation.publishing),
-        (signals.task_prerun, propagation.started),
-        (signals.task_postrun, propagation.ended),
         (signals.task_retry, propagation.retrying),
     ):
         signal.connect(receiver, weak=False, dispatch_uid=_uid(app))
+    runs.follow(app, "propagation", propagation)
 
 
 def disconnect(app: Celery) -> None:
     """Carry no more traces; doing it twice changes nothing."""
-    for signal in (signals.before_task_publish, signals.task_prerun, signals.task_postrun, signals.task_retry):
+    for signal in (signals.before_task_publish, signals.task_retry):
         signal.disconnect(dispatch_uid=_uid(app))
+    runs.unfollow(app, "propagation")
 
 
 def _uid(app: Celery) -> str:

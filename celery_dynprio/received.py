@@ -56,9 +56,9 @@ class Traced:
 
     def revoked(self: Any) -> bool:
         """Let a task that was revoked while it waited for its time be discarded in its trace."""
-        if tracing.current() is not None:
+        if tracing.is_current():
             return bool(super().revoked())  # type: ignore[misc]
-        with self.in_span():
+        with tracing.Deferred(self.span_of_message):  # asked of each message, and hardly any is revoked
             return bool(super().revoked())  # type: ignore[misc]
 
     def _announce_revoked(self: Any, reason: str, terminated: bool, signum: object, *args: Any) -> None:  # noqa: FBT001
@@ -89,15 +89,19 @@ class Traced:
     @contextmanager
     def in_span(self: Any) -> Iterator[Span]:
         """Make the span of the message current, and this request the one to report by."""
-        span = span_of_headers(
+        span = self.span_of_message()
+        with tracing.resume(span), failures.told_by(self.tell):
+            yield span
+
+    def span_of_message(self: Any) -> Span:
+        """The span of the message, which is also that of its run."""
+        return span_of_headers(
             self.request_dict,
             self.delivery_info,
             steps=self.span_steps,
             host=self.hostname,
             started=self.time_start,
         )
-        with tracing.resume(span), failures.told_by(self.tell):
-            yield span
 
 
 class TraceReceived(bootsteps.StartStopStep):

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from celery import signals
 from celery._state import get_current_worker_task
 
-from celery_dynprio import message, tracing
+from celery_dynprio import message, runs, tracing
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.models import Moved
-from celery_dynprio.propagation import SPAN, level_at_publish, span_of_headers
+from celery_dynprio.propagation import Running, level_at_publish, span_of_headers
 from celery_dynprio.sender import Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
 from celery_dynprio.tracing import LINEAGE, TRACEPARENT, Span
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 #: The attribute of a Celery app that holds its recorder.
 _RECORDER: Final = "_dynprio_recorder"
-
-#: The attribute of a request that holds what its message tells.
-_KNOWN: Final = "_dynprio_known"
 
 
 class Known(NamedTuple):
@@ -95,6 +92,21 @@ class Event(NamedTuple):
         )
 
 
+class Told(NamedTuple):
+    """What the process that runs a task tells of its run; the run is read when it is sent."""
+
+    state: str
+    run: Running
+    #: Seconds.
+    ran: float | None = None
+    error: str = ""
+
+    def event(self) -> Event:
+        """The same as an event."""
+        span = self.run.span()
+        return Event(self.state, span, Known.of(self.run.headers, span), self.ran, self.error)
+
+
 class Published(NamedTuple):
     """A task of this process published another; of it there is the message only, which is read when it is sent."""
 
@@ -107,11 +119,17 @@ class Published(NamedTuple):
         return Event("PENDING", span, Known.of(self.headers, span))
 
 
-def coalesced(entries: Iterable[Event | Published]) -> Iterable[Event]:
+#: What is put aside.
+Entry: TypeAlias = Event | Told | Published
+
+
+def coalesced(entries: Iterable[Entry]) -> Iterable[Event]:
     """The last of the events of each run: what a store would keep of them."""
+    # Most runs begin and end between two sends: what began is not even read.
+    told = {entry.run if isinstance(entry, Told) else number: entry for number, entry in enumerate(entries)}
     latest: dict[tuple[str, str, str], Event] = {}
-    for entry in entries:
-        event = entry.event() if isinstance(entry, Published) else entry
+    for entry in told.values():
+        event = entry if isinstance(entry, Event) else entry.event()
         run = event.span.trace_id, event.span.task_id, event.known.key
         known = latest.get(run)
         if known is None or known.rank <= event.rank:
@@ -125,7 +143,7 @@ class _Events:
     def __init__(self, spans: RedisSpans) -> None:
         self._spans = spans
 
-    def add(self, entries: Sequence[Event | Published], /) -> None:
+    def add(self, entries: Sequence[Entry], /) -> None:
         self._spans.add([event.record() for event in coalesced(entries)])
 
     def close(self) -> None:
@@ -142,7 +160,7 @@ class Recorder:
         self._app = app
         self._settings = settings
         self._on: bool | None = None
-        self.senders: Senders[Event | Published] = Senders("trace spans", self._open)
+        self.senders: Senders[Entry] = Senders("trace spans", self._open)
 
     @staticmethod
     def of(app: Celery) -> Recorder | None:
@@ -150,25 +168,19 @@ class Recorder:
         found: Recorder | None = getattr(app, _RECORDER, None)
         return found
 
-    def started(self, task: Any, **_: Any) -> None:
-        """Receive ``task_prerun``, after the span was made."""
-        request = vars(task.request)
-        if task.app is not self._app or not self._wanted() or request.get("is_eager"):
-            return
-        span = request.get(SPAN)
-        if isinstance(span, Span):
-            known = request[_KNOWN] = Known.of(request, span)
-            self.senders.put(Event("STARTED", span, known))
+    def started(self, task: Any, request: Any) -> None:  # noqa: ARG002 - a follower's
+        """Record that a run begins."""
+        run = Running.of(request)
+        if run is not None and not request.is_eager and self._wanted():
+            self.senders.put(Told("STARTED", run))
 
-    def ended(self, task: Any, state: Any = None, retval: Any = None, **_: Any) -> None:
-        """Receive ``task_postrun``; a process that was ended from outside sends none."""
-        request = vars(task.request)
-        known = request.pop(_KNOWN, None)
-        if not (isinstance(known, Known) and isinstance(state, str)):
+    def ended(self, task: Any, request: Any, state: object, retval: object) -> None:  # noqa: ARG002 - as above
+        """Record how a run ended."""
+        run = Running.of(request)
+        if run is None or not self._on or request.is_eager or not isinstance(state, str):
             return
-        span = request[SPAN]
-        error = tracing.said(retval) if isinstance(retval, BaseException) and state != "SUCCESS" else ""
-        self.senders.put(Event(state, span, known, max(time.time() - span.started, 0.0), error[:MAX_ERROR]))
+        error = tracing.said(retval)[:MAX_ERROR] if isinstance(retval, BaseException) and state != "SUCCESS" else ""
+        self.senders.put(Told(state, run, max(time.time() - run.started, 0.0), error))
 
     def published(self, headers: Any = None, routing_key: Any = None, **_: Any) -> None:
         """Receive ``after_task_publish``: what a task publishes belongs to its trace before any worker has it."""
@@ -190,7 +202,7 @@ class Recorder:
                 signals.after_task_publish.connect(self.published, weak=False, dispatch_uid=_uid(self._app))
         return self._on
 
-    def _open(self) -> Store[Event | Published]:
+    def _open(self) -> Store[Entry]:
         settings = self._settings()
         bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
         return _Events(RedisSpans(RedisClient.from_app(self._app), *bounds))
@@ -205,25 +217,16 @@ def connect(app: Celery, settings: Callable[[], Settings]) -> None:
         return
     recorder = Recorder(app, settings)
     setattr(app, _RECORDER, recorder)
-    for signal, receiver in (
-        (signals.task_prerun, recorder.started),
-        (signals.task_postrun, recorder.ended),
-        (signals.worker_process_shutdown, recorder.senders.stop),
-        (signals.worker_shutdown, recorder.senders.stop),
-    ):
-        signal.connect(receiver, weak=False, dispatch_uid=_uid(app))
+    for signal in (signals.worker_process_shutdown, signals.worker_shutdown):
+        signal.connect(recorder.senders.stop, weak=False, dispatch_uid=_uid(app))
+    runs.follow(app, "recorder", recorder)
 
 
 def disconnect(app: Celery) -> None:
     """Record no more; what waits is still sent by the threads that have it."""
-    for signal in (
-        signals.task_prerun,
-        signals.task_postrun,
-        signals.after_task_publish,
-        signals.worker_process_shutdown,
-        signals.worker_shutdown,
-    ):
+    for signal in (signals.after_task_publish, signals.worker_process_shutdown, signals.worker_shutdown):
         signal.disconnect(dispatch_uid=_uid(app))
+    runs.unfollow(app, "recorder")
     vars(app).pop(_RECORDER, None)
 
 

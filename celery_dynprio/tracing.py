@@ -18,7 +18,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from celery._state import _task_stack, get_current_worker_task
 
@@ -104,6 +104,13 @@ class Span(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
 
+class Spanned(Protocol):
+    """Something that has a span, and may make it when it is asked."""
+
+    def span(self) -> Span:
+        """The span."""
+
+
 class Deferred:
     """Lets a block belong to a span that is made when somebody first asks for it: mostly, nobody does."""
 
@@ -126,13 +133,18 @@ class Deferred:
         return self._span
 
 
-_current: ContextVar[Span | Deferred | None] = ContextVar("dynprio_span", default=None)
+_current: ContextVar[Span | Spanned | None] = ContextVar("dynprio_span", default=None)
 
 
 def current() -> Span | None:
     """The span that this code runs in; None outside of any."""
     found = _current.get()
-    return found.span() if isinstance(found, Deferred) else found
+    return found if found is None or isinstance(found, Span) else found.span()
+
+
+def is_current() -> bool:
+    """Whether this code runs in a span; asking makes no deferred one."""
+    return _current.get() is not None
 
 
 @contextmanager

@@ -42,7 +42,7 @@ BODY: Final = """
 
     @app.task(bind=True)
     def work(self, *args, what="work"):
-        assert self.request.dynprio_span is tracing.current(), "request and context differ"
+        assert propagation.Running.of(self.request).span() is tracing.current(), "request and context differ"
         note(what)
 
     @app.task
@@ -235,6 +235,7 @@ def test_everywhere_celery_goes(
     assert {fields[2] for fields in seen.rows} == {""}
     assert not valkey.client.lrange("leaks", 0, -1)
     assert "Signal handler" not in worker.logs()
+    assert "failed at the " not in worker.logs()
 
 
 HOSTILE: Final[list[dict[str, Any]]] = [
@@ -243,7 +244,7 @@ HOSTILE: Final[list[dict[str, Any]]] = [
     {"traceparent": ["00"], "tracestate": {"a": 1}, "dynprio_lineage": "text"},
     {"dynprio_lineage": [[1] * 6] * 1000},
     {"dynprio_lineage": ["0", [["a\nb", None, {}, -1, "x", 1e400]] * 100, 7]},
-    {"dynprio_span": "mine", "_dynprio_outer": "mine", "is_eager": True},
+    {"_dynprio_run": "mine", "_dynprio_began": "mine", "is_eager": True},
 ]
 
 
@@ -259,6 +260,7 @@ def test_hostile_headers_break_no_task(
         plain.work.apply_async(headers=headers).get(timeout=30)
     assert "forged\n" not in worker.logs()
     assert "Signal handler" not in worker.logs()
+    assert "failed at the " not in worker.logs()
 
 
 def test_each_firing_of_beat_starts_a_trace(

@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
 
-from celery_dynprio import DynPrio, tracing
+from celery_dynprio import DynPrio, propagation, tracing
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.recorder import Recorder
 from celery_dynprio.spans import RedisSpans, SpanRecord
@@ -286,7 +286,9 @@ def test_ten_thousand_tasks_every_second_failing_leave_nothing_but_what_is_bound
     @app.task(bind=True, ignore_result=True)
     def work(self: Any, n: int) -> None:
         span = tracing.current()
-        assert span is self.request.dynprio_span
+        run = propagation.Running.of(self.request)
+        assert run is not None
+        assert span is run.span()
         assert span is not None
         contexts.add(span.trace_id)
         if n % 2:

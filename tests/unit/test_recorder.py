@@ -11,7 +11,7 @@ from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
 from celery_dynprio import propagation, recorder, tracing
-from celery_dynprio.recorder import Event, Published, Recorder, coalesced
+from celery_dynprio.recorder import Entry, Event, Recorder, coalesced
 from celery_dynprio.settings import Settings
 from celery_dynprio.spans import SpanRecord
 from celery_dynprio.tracing import Span
@@ -41,9 +41,9 @@ def app(settings: dict[str, Any]) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def events(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Event | Published]:
+def events(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     """What is put aside to be sent."""
-    found: list[Event | Published] = []
+    found: list[Entry] = []
     monkeypatch.setattr(Recorder.of(app), "senders", SimpleNamespace(put=found.append))
     return found
 
@@ -57,11 +57,11 @@ def run(task: Any, **headers: Any) -> None:
     tracer("1", (), {}, {"traceparent": PARENT, **request, **headers})
 
 
-def records(events: list[Event | Published]) -> list[SpanRecord]:
-    return [(event.event() if isinstance(event, Published) else event).record() for event in events]
+def records(events: list[Entry]) -> list[SpanRecord]:
+    return [(event if isinstance(event, Event) else event.event()).record() for event in events]
 
 
-def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[Event | Published]) -> None:
+def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[Entry]) -> None:
     @app.task(name="shop.work")
     def work() -> None: ...
 
@@ -91,7 +91,7 @@ def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[E
 )
 def test_how_a_run_ended_is_recorded(
     app: Celery,
-    events: list[Event | Published],
+    events: list[Entry],
     monkeypatch: pytest.MonkeyPatch,
     exc: Exception,
     ended: tuple[str, str],
@@ -106,7 +106,7 @@ def test_how_a_run_ended_is_recorded(
     assert (last.state, last.error) == ended
 
 
-def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, events: list[Event | Published]) -> None:
+def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, events: list[Entry]) -> None:
     @app.task(name="shop.work")
     def work() -> None:
         app.send_task("shop.next", task_id="2", queue="elsewhere")
@@ -125,7 +125,7 @@ def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, e
     assert pending.host == ""
 
 
-def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Event | Published]) -> None:
+def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Entry]) -> None:
     other = Celery("other", broker="memory://", set_as_current=False)
 
     @app.task
@@ -141,7 +141,7 @@ def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Event
     other.close()
 
 
-def test_it_can_be_turned_off(app: Celery, settings: dict[str, Any], events: list[Event | Published]) -> None:
+def test_it_can_be_turned_off(app: Celery, settings: dict[str, Any], events: list[Entry]) -> None:
     settings["trace"] = False
 
     @app.task
@@ -155,7 +155,7 @@ def test_it_can_be_turned_off(app: Celery, settings: dict[str, Any], events: lis
     assert events == []
 
 
-def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Event | Published]) -> None:
+def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Entry]) -> None:
     told = Recorder.of(app)
     assert told is not None
     span = Span("a" * 32, "d" * 16, task_id="1", task_name="shop.work", host="w@h", started=1.0)
@@ -166,7 +166,7 @@ def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Event 
     assert told_record.ran is not None
 
 
-def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[Event | Published]) -> None:
+def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[Entry]) -> None:
     @app.task
     def work() -> None:
         app.send_task("shop.next")
@@ -177,7 +177,7 @@ def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[
     assert [event.state for event in coalesced(events)] == ["SUCCESS", "PENDING"] * 3
 
 
-def test_hostile_headers_make_bounded_records(app: Celery, events: list[Event | Published]) -> None:
+def test_hostile_headers_make_bounded_records(app: Celery, events: list[Entry]) -> None:
     @app.task
     def work() -> None: ...
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from celery_dynprio import DynPrio, propagation, tracing
 from celery_dynprio.message import MAX_TEXT, clean
-from celery_dynprio.propagation import level_at_publish, span_of_headers
+from celery_dynprio.propagation import Running, level_at_publish, span_of_headers
 from celery_dynprio.tracing import Ancestor, Span
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -249,13 +249,21 @@ def test_two_apps_in_one_process_write_one_header(app: Celery) -> None:
 
 
 def test_disconnect_undoes_connect(app: Celery) -> None:
-    used = (signals.before_task_publish, signals.task_prerun, signals.task_postrun, signals.task_retry)
+    seen: list[Span | None] = []
+
+    @app.task
+    def look() -> None:
+        seen.append(tracing.current())
+
+    used = (signals.before_task_publish, signals.task_retry)
     connected = [len(signal.receivers) for signal in used]
     propagation.connect(app, lambda: pytest.fail("not asked"))
     assert [len(signal.receivers) for signal in used] == connected
     for _ in range(2):
         propagation.disconnect(app)
         assert [len(signal.receivers) for signal in used] == [count - 1 for count in connected]
+    look.apply()
+    assert seen == [None]
 
 
 def running(**fields: Any) -> Span:
@@ -356,18 +364,24 @@ def test_texts_are_one_line() -> None:
 # Eager tasks, and what stays after many
 
 
+def span_of(request: Any) -> Span:
+    run = Running.of(request)
+    assert run is not None
+    return run.span()
+
+
 def test_eager_tasks_are_traced(app: Celery) -> None:
     seen: Seen = []
 
     @app.task(bind=True)
     def inner(self: Any) -> None:
-        seen.append((self.name, self.request.dynprio_span))
+        seen.append((self.name, span_of(self.request)))
 
     @app.task(bind=True)
     def outer(self: Any) -> None:
         inner.apply()
-        seen.append((self.name, self.request.dynprio_span))
-        assert tracing.current() is self.request.dynprio_span
+        seen.append((self.name, span_of(self.request)))
+        assert tracing.current() is span_of(self.request)
 
     with tracing.use(HEADER) as web:
         outer.apply(throw=True)
@@ -385,7 +399,7 @@ def test_eager_retries_stay_in_the_trace(app: Celery) -> None:
 
     @app.task(bind=True, max_retries=3)
     def flaky(self: Any) -> None:
-        seen.append(self.request.dynprio_span)
+        seen.append(span_of(self.request))
         if self.request.retries < 2:
             raise self.retry(countdown=0)
 

@@ -12,7 +12,7 @@ from celery import Celery, signals
 from celery_dynprio import usage
 from celery_dynprio.learned import Learnt, MemoryUsage, Run
 from celery_dynprio.settings import Settings
-from celery_dynprio.usage import Recorder
+from celery_dynprio.usage import Ended, Recorder, measured
 
 
 def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> Learnt:
@@ -49,12 +49,12 @@ def test_a_clock_that_went_back_makes_nothing_grow() -> None:
 
 
 class Collecting(Recorder):
-    """A recorder whose runs go to a list."""
+    """A recorder whose entries go to a list."""
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         super().__init__(app, lambda: settings)
-        self.runs: list[Run] = []
-        self.senders = SimpleNamespace(put=self.runs.append)  # type: ignore[assignment]
+        self.entries: list[Ended] = []
+        self.senders = SimpleNamespace(put=self.entries.append)  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def run(task: Any, settings: Settings, **request: Any) -> list[Run]:
     recorder = Collecting(task.app, settings)
     task.push_request(id="1", **request)
     try:
-        recorder.started(task=task)
-        recorder.ended(task=task)
+        recorder.started(task, task.request)
+        recorder.ended(task, task.request, "SUCCESS", None)
     finally:
         task.pop_request()
-    return recorder.runs
+    return [measured(entry) for entry in recorder.entries]
 
 
 def settings(**values: Any) -> Settings:
