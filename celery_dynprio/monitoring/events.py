@@ -161,6 +161,7 @@ class _Dispatch:
                 self._open()
             for fields in entries:
                 self._dispatcher.send(**fields)
+            self._dispatcher.flush(errors=False)
         except Exception:
             self.close()
             raise
@@ -180,6 +181,9 @@ class _Dispatch:
             channel=self._connection.channel(),
             hostname=f"dynprio@{socket.gethostname()}",
             buffer_while_offline=False,
+            # As workers do with theirs: many events in one message.
+            buffer_group={GROUP},
+            buffer_limit=MAX_EVENTS,
         )
 
 
