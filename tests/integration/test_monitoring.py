@@ -232,9 +232,14 @@ def receiving(app: Celery, seen: list[dict[str, Any]], *types: str) -> Iterator[
 def test_moves_are_sent_as_events(valkey: Database, project: Project, start_celery: StartCelery) -> None:
     seen: list[dict[str, Any]] = []
     publish(project, valkey.client, 5)
-    with receiving(make_app(valkey.url), seen) as receive:
+    with receiving(make_app(valkey.url), seen) as receive, valkey.client.pubsub() as messages:  # type: ignore[no-untyped-call]
+        messages.psubscribe("*celeryev/dynprio*")
         start_celery(project, "dynprio", "run", ready_line=READY)
         wait_until(lambda: receive() or len(seen) >= 5)
+        subscribed, *told = iter(messages.get_message, None)
+    assert subscribed["type"] == "psubscribe"
+    assert all(each["channel"].endswith(b"dynprio.multi") for each in told)
+    assert 1 <= len(told) <= 2  # the first may go before the others are put to it
     assert {(event["queue"], event["from"], event["reason"]) for event in seen} == {("celery", "P9", "score")}
     assert {event["name"] for event in seen} == {project.load().work.name}
     assert len({event["uuid"] for event in seen}) == 5
