@@ -11,6 +11,7 @@ from bench import flower, objectives, operators, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
+    "workers": throughput.run_workers,
     "tracing": throughput.run_tracing,
     "monitoring": throughput.run_monitoring,
     "ticks": ticks.run,

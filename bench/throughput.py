@@ -51,6 +51,11 @@ def run(*, quick: bool) -> dict[str, Any]:
     return compare("plain", "dynprio", quick=quick)
 
 
+def run_workers(*, quick: bool) -> dict[str, Any]:
+    """The same where the reprioritizer is elsewhere: what workers and publishers pay themselves."""
+    return compare("plain", "apart", quick=quick)
+
+
 def run_tracing(*, quick: bool) -> dict[str, Any]:
     """What tracing costs, with the store on, in all places together: publishers, workers and the server."""
     return compare("untraced", "dynprio", quick=quick)
@@ -212,7 +217,7 @@ class Side:
         """Whether the worker waits for tasks, and all that it starts has started."""
         db = str(self.client.connection_pool.connection_kwargs["db"])
         waits = any(each["db"] == db and each["cmd"].upper() == "BRPOP" for each in self.client.client_list())
-        return waits and (self._env["BENCH_APP"] == "plain" or bool(self.client.exists(LEASE)))
+        return waits and (self._env["BENCH_APP"] in {"plain", "apart"} or bool(self.client.exists(LEASE)))
 
 
 @contextmanager
