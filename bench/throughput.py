@@ -42,6 +42,9 @@ TASK: Final = "bench.work"
 
 STARTUP: Final = 60.0
 
+#: Seconds for which all are idle before the first tasks come: a first tick that finds a burst moves more of it.
+SETTLE: Final = 3.0
+
 #: What one run gives, by name.
 Figures: TypeAlias = dict[str, float]
 
@@ -73,7 +76,7 @@ def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
 
     The processes are started anew now and then: where its memory lies makes a process quicker or slower for its life.
     """
-    starts, pairs = (2, 5) if quick else (20, 20)
+    starts, pairs = (2, 5) if quick else (10, 30)
     publish, consume = Pairs(base, other, 200), Pairs(base, other, 500 if quick else 2000)
     with ValkeyServer() as server:
         sides = {which: Side(which, server.port, db) for db, which in enumerate((base, other))}
@@ -88,6 +91,7 @@ def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
             with ExitStack() as workers:
                 for side in sides.values():
                     workers.enter_context(side.worker())
+                time.sleep(SETTLE)
                 consume.add(max(pairs // 10, 2), {which: side.consume for which, side in sides.items()})
     return {"publish": publish.summary(), "consume": consume.summary()}
 
