@@ -98,19 +98,19 @@ class Recorder:
             stores.append(RedisUsage(client, settings.half_life))
         if settings.metrics_port is not None:
             stores.append(RedisHistograms(client))
-        return _Runs(stores)
+        return _Stores(stores)
 
 
-class _Runs:
+class _Stores:
     """Several stores that take the same runs."""
 
     def __init__(self, stores: Sequence[Store[Run]]) -> None:
         self._stores = stores
 
     def add(self, entries: Sequence[Ended], /) -> None:
-        runs_ = [measured(entry) for entry in entries]
+        ended = [measured(entry) for entry in entries]
         for store in self._stores:
-            store.add(runs_)
+            store.add(ended)
 
     def close(self) -> None:
         for store in self._stores:
