@@ -343,6 +343,10 @@ def test_objectives_and_what_is_held_back_for_them(project: Project, page: Page)
     page.refresh()
     figures = ["checkouts <b>soon</b>", "75.0 %", "90.0 % within 60.0 s", "4", "0"]
     page.browser.until(lambda: shown() == [*figures, "met"], "it is met")
+    page.browser.resize(PHONE)
+    script = "const box = document.getElementById('dp-objectives').closest('.table-responsive');"
+    assert page.browser.script(f"{script} return box.scrollWidth <= box.clientWidth")
+    page.browser.resize(DESKTOP)
     kept.turn(kept.read()[0])
     page.browser.until(lambda: shown()[:5] == figures and shown()[5].startswith("breached for "), "it is breached")
     assert shown()[5].endswith(" s, holding back shop.report")
