@@ -11,7 +11,6 @@ from bench import flower, objectives, operators, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
-    "workers": throughput.run_workers,
     "tracing": throughput.run_tracing,
     "monitoring": throughput.run_monitoring,
     "ticks": ticks.run,

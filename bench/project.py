@@ -1,7 +1,6 @@
 """The app of the throughput benchmark, as ``BENCH_APP`` says.
 
-plain, dynprio, apart (its reprioritizer is elsewhere), untraced (less its tracing), or monitored (with metrics, events
-and an objective).
+plain, dynprio, untraced (the add-on less its tracing), or monitored (the add-on with metrics, events and an objective).
 
 As a program it is a producer: for each line with a number on its input it publishes so many tasks, and answers with
 the seconds that this took.
@@ -31,7 +30,6 @@ if os.environ["BENCH_APP"] != "plain":
     if os.environ["BENCH_APP"] == "monitored":
         app.conf.update(dynprio_metrics_port=METRICS_PORT, dynprio_events=True)
         app.conf.dynprio_objectives = [Objective("work starts soon", "*.work", within=1)]
-    app.conf.dynprio_embedded = os.environ["BENCH_APP"] != "apart"
     dynprio = DynPrio(app)
     if os.environ["BENCH_APP"] == "untraced":
         for module in (propagation, logs, failures, recorder):

@@ -54,11 +54,6 @@ def run(*, quick: bool) -> dict[str, Any]:
     return compare("plain", "dynprio", quick=quick)
 
 
-def run_workers(*, quick: bool) -> dict[str, Any]:
-    """The same where the reprioritizer is elsewhere: what workers and publishers pay themselves."""
-    return compare("plain", "apart", quick=quick)
-
-
 def run_tracing(*, quick: bool) -> dict[str, Any]:
     """What tracing costs, with the store on, in all places together: publishers, workers and the server."""
     return compare("untraced", "dynprio", quick=quick)
@@ -120,7 +115,7 @@ class Pairs:
         base, other = ([runs[side][figure] for runs in self._runs] for side in self._sides)
         ratios = sorted(after / before for before, after in zip(base, other, strict=True))
         low, middle, high = statistics.quantiles(ratios, n=4)
-        # Distribution-free: of n values so many lie on either side of the true median, with 95 % probability.
+        # Distribution-free: the true median is between these two of n values with 95 % probability, from six pairs on.
         outside = max(round(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5), 1)
         return {
             **{side: round(statistics.median(values)) for side, values in zip(self._sides, (base, other), strict=True)},
@@ -221,7 +216,7 @@ class Side:
         """Whether the worker waits for tasks, and all that it starts has started."""
         db = str(self.client.connection_pool.connection_kwargs["db"])
         waits = any(each["db"] == db and each["cmd"].upper() == "BRPOP" for each in self.client.client_list())
-        return waits and (self._env["BENCH_APP"] in {"plain", "apart"} or bool(self.client.exists(LEASE)))
+        return waits and (self._env["BENCH_APP"] == "plain" or bool(self.client.exists(LEASE)))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Begun(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A run that has ended; ``run`` is None without tracing."""
+    """A run that has ended; ``run`` is for histograms, and None where there are none or no tracing."""
 
     name: str
     seconds: float
@@ -80,8 +80,10 @@ class Recorder:
             if _queue(request) not in known.queues:
                 return
             fields = {}
-        seconds = time.perf_counter() - began
-        self.senders.put(Ended(task.name, seconds, fields, Running.of(request), request.eta is not None))
+        seconds, run = time.perf_counter() - began, None
+        if known.metrics_port is not None:  # learned use alone needs no span
+            run = Running.of(request)
+        self.senders.put(Ended(task.name, seconds, fields, run, request.eta is not None))
 
     def stop(self, **_: Any) -> None:
         """Receive ``worker_process_shutdown`` and ``worker_shutdown``: send what waits."""
