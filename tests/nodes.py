@@ -6,6 +6,7 @@ setups of pytest-celery take them as they are.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import socket
 import sys
@@ -22,7 +23,7 @@ from celery import Celery
 from celery import __version__ as celery_version
 from pytest_celery import CeleryTestBroker, CeleryTestNode, CeleryTestWorker
 
-from tests.processes import Process, wait_until
+from tests.processes import Process, ended, wait_until
 from tests.servers import RedisServer
 
 #: A line of the log that a Celery worker writes once it consumes.
@@ -145,10 +146,14 @@ class ProcessNode(CeleryTestNode):
         written = self._container.fresh_logs
         wait_until(lambda: log in written(), timeout, message or f"{self.name()} logs {log!r}")
 
-    def children(self) -> list[psutil.Process]:
-        """Its live descendants, zombies aside."""
-        found: list[psutil.Process] = psutil.Process(self.pid).children(recursive=True)
-        return [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
+    def children(self, argument: str = "") -> list[psutil.Process]:
+        """Its live descendants; given an argument, those whose command line has it."""
+        live = []
+        for child in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end between the two questions
+                if not ended(child) and (not argument or argument in child.cmdline()):
+                    live.append(child)
+        return live
 
 
 class WorkerProcess(Process):

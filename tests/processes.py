@@ -203,6 +203,14 @@ class Process(CeleryTestContainer):
             self.kill(SIGKILL)
 
 
+def ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or a zombie."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two questions
+        return True
+
+
 def _signal_number(name: str | int | None) -> int:
     return signals.Signals[name].value if isinstance(name, str) else int(name or SIGKILL)
 

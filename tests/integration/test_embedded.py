@@ -13,7 +13,7 @@ import redis
 
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import Project, WorkerNode
-from tests.processes import Process, wait_until
+from tests.processes import Process, ended, wait_until
 from tests.servers import Database
 
 BODY = """
@@ -39,7 +39,7 @@ def project(valkey: Database, make_project: MakeProject) -> Project:
 
 def children(worker: WorkerNode) -> list[psutil.Process]:
     """The reprioritizers that the worker started."""
-    return [child for child in worker.children() if "--embedded" in child.cmdline()]
+    return worker.children("--embedded")
 
 
 def the_child(worker: WorkerNode) -> psutil.Process:
@@ -47,8 +47,12 @@ def the_child(worker: WorkerNode) -> psutil.Process:
     return children(worker)[0]
 
 
+def another_child(worker: WorkerNode, than: psutil.Process) -> Callable[[], bool]:
+    return lambda: [child.pid for child in children(worker) if child.pid != than.pid] != []
+
+
 def gone(process: psutil.Process) -> Callable[[], bool]:
-    return lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return lambda: ended(process)
 
 
 def holder(client: redis.Redis) -> bytes:
@@ -94,7 +98,7 @@ def test_a_killed_child_is_reaped_and_another_one_comes(
     worker = start_worker(project, pool="prefork")
     child = the_child(worker)
     child.kill()
-    wait_until(lambda: [other for other in children(worker) if other.pid != child.pid], message="another child")
+    wait_until(another_child(worker, than=child), message="another child")
     wait_until(lambda: not psutil.pid_exists(child.pid), message="no zombie is left")
 
 
@@ -146,8 +150,9 @@ def test_worker_and_child_survive_a_restart_of_the_broker(
     with broker.client() as client:
         wait_until(lambda: b":embedded:" in holder(client), deadline=60)
     assert project.load().work.delay(5).get(timeout=30) == 5
-    the_child(worker).kill()
-    wait_until(lambda: len(children(worker)) == 1, deadline=60, message="its timer outlived the lost connection")
+    child = the_child(worker)
+    child.kill()
+    wait_until(another_child(worker, than=child), deadline=60, message="its timer outlived the lost connection")
 
 
 def test_it_can_be_turned_off(valkey: Database, make_project: MakeProject, start_worker: StartWorker) -> None:

@@ -13,7 +13,7 @@ from pytest_celery import CeleryBrokerCluster, CeleryTestSetup, CeleryWorkerClus
 
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import BrokerNode
-from tests.processes import wait_until
+from tests.processes import ended, wait_until
 from tests.servers import Database, Kind, SentinelServers, make_certificates
 
 TASKS = """
@@ -66,7 +66,7 @@ def test_sigkill_of_a_prefork_worker_takes_its_children(
     worker.kill()
 
     assert worker.exit_code == -signal.SIGKILL
-    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert [child for child in children if not ended(child)] == []
 
 
 def test_a_killed_worker_comes_back(valkey: Database, make_project: MakeProject, start_worker: StartWorker) -> None:
@@ -187,4 +187,4 @@ def test_servers_die_with_the_tests(tmp_path: Path) -> None:
         assert tests.stdout is not None
         server = psutil.Process(int(tests.stdout.readline()))
         tests.kill()
-    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: ended(server))
