@@ -24,17 +24,20 @@ app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_transport_options={"priority_steps": list(range(10))})
 
 if os.environ["BENCH_APP"] != "plain":
-    from celery_dynprio import DynPrio, Objective, dynprio_task, failures, logs, propagation, recorder
+    from celery_dynprio import DynPrio, Objective, dynprio_task, failures, logs, propagation
 
     app.conf.update(dynprio_queues=["celery"])
     if os.environ["BENCH_APP"] == "monitored":
         app.conf.update(dynprio_metrics_port=METRICS_PORT, dynprio_events=True)
         app.conf.dynprio_objectives = [Objective("work starts soon", "*.work", within=1)]
+    app.conf.dynprio_trace = os.environ["BENCH_APP"] != "untraced"
     dynprio = DynPrio(app)
     if os.environ["BENCH_APP"] == "untraced":
-        for module in (propagation, logs, failures, recorder):
+        for module in (logs, failures):
             module.disconnect(app)
-        signals.before_task_publish.connect(dynprio._router.complete)  # noqa: SLF001 - which tracing takes along
+        # Runs are followed all the same, to learn from them; and tracing takes along what completes a message.
+        signals.before_task_publish.disconnect(dispatch_uid=propagation._uid(app))  # noqa: SLF001
+        signals.before_task_publish.connect(dynprio._router.complete)  # noqa: SLF001
         app.steps["consumer"].discard("celery_dynprio.received:TraceReceived")
     task = dynprio_task(app=app, name=TASK, weight=5, deadline=3600, key="customer")
 else:

@@ -212,22 +212,21 @@ class DynPrio:
 
     def _connect(self, app: Celery) -> None:
         # Imported here: the command line loads this module for each of Celery's commands, and redis is slow to import.
-        from celery_dynprio import failures, logs, propagation, recorder, usage  # noqa: PLC0415
+        from celery_dynprio import failures, logs, propagation, recorder  # noqa: PLC0415
 
         for signal, receiver, sender in self._receivers(app):
             signal.connect(receiver, sender=sender, weak=False, dispatch_uid=_uid(app))
         propagation.connect(app, lambda: self.settings, self._router.complete)
         logs.connect(app, lambda: self.settings)
         failures.connect(app)
-        recorder.connect(app, lambda: self.settings)  # after the propagation, whose spans it records
-        usage.connect(app, lambda: self.settings)
+        recorder.connect(app, lambda: self.settings)  # after the propagation, which follows the runs
 
     def _disconnect(self, app: Celery) -> None:
-        from celery_dynprio import failures, logs, propagation, recorder, usage  # noqa: PLC0415 - see _connect
+        from celery_dynprio import failures, logs, propagation, recorder  # noqa: PLC0415 - see _connect
 
         for signal, _, sender in self._receivers(app):
             signal.disconnect(sender=sender, dispatch_uid=_uid(app))
-        for each in (propagation, logs, failures, recorder, usage):
+        for each in (propagation, logs, failures, recorder):
             each.disconnect(app)
 
     def _receivers(self, app: Celery) -> list[tuple[Any, Callable[..., None], Any]]:

@@ -16,14 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery import signals
 
-from celery_dynprio import message, runs, tracing
+from celery_dynprio import message, tracing
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.message import clean
-from celery_dynprio.tracing import LINEAGE, TRACEPARENT, TRACESTATE, Span
+from celery_dynprio.tracing import LINEAGE, TRACEPARENT, TRACESTATE, Span, Spanned
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -39,8 +39,14 @@ MAX_RETRIES: Final = 1_000_000
 #: The attribute of a request that holds its run.
 _RUN: Final = "_dynprio_run"
 
-#: What a span is made of, and what is recorded with it.
-_NEEDED: Final = ("id", "task", "root_id", "retries", TRACEPARENT, TRACESTATE, LINEAGE, message.HEADER)
+#: The attribute of a Celery app that holds who carries its traces.
+_PROPAGATION: Final = "_dynprio_propagation"
+
+#: What is kept of a run's message: what a span is made of, and what is recorded with it.
+_NEEDED: Final = ("id", "task", "root_id", "retries", "eta", TRACEPARENT, TRACESTATE, LINEAGE, message.HEADER)
+
+#: Makes a span for OpenTelemetry of each run, before us or after us, of what it finds in the request.
+_INSTRUMENTATION: Final = "opentelemetry.instrumentation.celery"
 
 #: The headers that this thread wrote last.
 _last = threading.local()
@@ -48,31 +54,64 @@ _last = threading.local()
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 
+class Told(NamedTuple):
+    """What there is to tell of a run when it is asked."""
+
+    run: Running
+    #: Celery's; STARTED while it runs.
+    state: str
+    #: Seconds; None while it runs.
+    ran: float | None
+    #: Type and text of the exception that ended it, in one line.
+    error: str
+    #: Whether nothing was told of it before.
+    first: bool
+
+
 class Running:
     """A run of a task in this process. Its span is made when somebody first asks: mostly, that is no task's thread.
 
-    Holds nothing of the task's arguments, which may be of any size and are done with when the run is. ``outer`` is the
-    span around an eager task; ``started`` is in Unix seconds, and the others are as in :func:`span_of_headers`.
+    Holds nothing of the task's arguments, which may be of any size and are done with when the run is. ``outer`` is what
+    was current around an eager task, and ``started`` is in Unix seconds.
     """
 
-    __slots__ = ("_span", "delivery_info", "headers", "host", "name", "outer", "started", "steps")
+    __slots__ = (
+        "_began",
+        "_done",
+        "_end",
+        "_fields",
+        "_span",
+        "delivery_info",
+        "host",
+        "id",
+        "known",
+        "outer",
+        "propagation",
+        "started",
+        "task",
+    )
 
     def __init__(
-        self,
-        request: Any,
-        fields: Mapping[str, Any],
-        name: str,
-        steps: Sequence[int] | None,
-        outer: Span | None,
+        self, propagation: Propagation, task: Any, request: Any, fields: Mapping[str, Any], outer: Span | Spanned | None
     ) -> None:
-        self.headers = {header: fields.get(header) for header in _NEEDED}
+        self.propagation = propagation
+        self.task = task
+        self.id = request.id
         self.delivery_info = request.delivery_info
         self.host = request.hostname
-        self.name = name
-        self.steps = steps
         self.outer = outer
-        self.started = time.time()
+        self._fields = tuple(map(fields.get, _NEEDED))
         self._span: Span | None = None
+        self._end: tuple[object, float, str] | None = None
+        #: Whether somebody was told of it, and whether of its end.
+        self.known = self._done = False
+        self.started = time.time()
+        self._began = time.perf_counter()
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What is kept of its message's headers; what that did not have is None."""
+        return dict(zip(_NEEDED, self._fields, strict=True))
 
     def span(self) -> Span:
         """The span of this run; two threads that ask at once are given equal ones."""
@@ -80,8 +119,8 @@ class Running:
             self._span = span_of_headers(
                 self.headers,
                 self.delivery_info,
-                name=self.name,
-                steps=self.steps,
+                name=self.task.name,
+                steps=self.propagation.steps(),
                 host=self.host,
                 started=self.started,
             )
@@ -90,6 +129,25 @@ class Running:
     def change(self, span: Span) -> None:
         """Take another span, which others have made for this run."""
         self._span = span
+
+    def end(self, state: object, error: str) -> None:
+        """Note how it has ended."""
+        self._end = state, time.perf_counter() - self._began, error
+
+    def tell(self) -> Told | None:
+        """What is known now; None if its end was told before. To be called by one thread only.
+
+        A run that ends while this is called is told as ended here, or finds itself ``known`` and has to be told again.
+        """
+        first, self.known = not self.known, True
+        end = self._end  # after that
+        if end is None:
+            return Told(self, "STARTED", None, "", first)
+        if self._done:
+            return None
+        self._done = True
+        state, ran, error = end
+        return Told(self, state if isinstance(state, str) else "STARTED", ran, error, first)
 
     @classmethod
     def of(cls, request: Any) -> Running | None:
@@ -111,7 +169,15 @@ class Propagation:
         self._app = app
         self._settings = settings
         self._complete = complete
+        #: Is given each run that is no eager one when it starts, and those that are ``known`` when they end.
+        self.follower: Callable[[Running], None] | None = None
         self._known: tuple[Sequence[int] | None] | None = None
+
+    @staticmethod
+    def of(app: Celery) -> Propagation | None:
+        """Who carries the traces of this app, None if nobody does."""
+        found: Propagation | None = vars(app).get(_PROPAGATION)
+        return found
 
     def publishing(self, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:
         """Receive ``before_task_publish``; all that is to be done there, because each receiver costs a microsecond."""
@@ -121,23 +187,39 @@ class Propagation:
             _last.headers = headers
             self._write(headers, properties)
 
-    def started(self, task: Any, request: Any) -> None:
-        """Let what a run does belong to its span."""
-        fields, outer = vars(request), None
-        if request.is_eager:
-            fields, outer = self._eager_fields(request), tracing.current()
-        run = Running(request, fields, task.name, self._steps(), outer)
-        if "opentelemetry.trace" in sys.modules:
-            run.change(_as_opentelemetry(run.span(), request))
+    def started(self, task: Any, **_: Any) -> None:
+        """Receive ``task_prerun``: let what a run does belong to its span."""
+        if task.app is not self._app:
+            return
+        request = task.request
+        fields, outer, eager = vars(request), None, request.is_eager
+        if eager:
+            fields, outer = self._eager_fields(request), tracing.spanned()
+        run = Running(self, task, request, fields, outer)
+        # That OpenTelemetry is imported says little: redis-py does that itself where it is installed.
+        active = tracing.opentelemetry_span()
+        if active is not None or _INSTRUMENTATION in sys.modules:
+            run.change(_as_opentelemetry(run.span(), request, active))
         vars(request)[_RUN] = run
         tracing._current.set(run)  # noqa: SLF001 - its other half
+        if self.follower is not None and not eager:
+            self.follower(run)
 
-    def ended(self, task: Any, request: Any, state: object, retval: object) -> None:  # noqa: ARG002 - a follower's
-        """Let what follows belong to no run."""
-        run = Running.of(request)
-        if run is not None:
-            # Only an eager task has code around it; by value, since a pool may end a task in another context.
-            tracing._current.set(run.outer if request.is_eager else None)  # noqa: SLF001 - as above
+    def ended(self, task: Any, task_id: object = None, state: object = None, retval: object = None, **_: Any) -> None:
+        """Receive ``task_postrun``: let what follows belong to no run. A run that ends with its process sends none."""
+        run = tracing.spanned()
+        if type(run) is not Running or run.task is not task or run.id != task_id or run.propagation is not self:
+            # A pool may end a task in another context; it takes longer to find the run by its request.
+            found = Running.of(task.request) if task.app is self._app else None
+            if found is None:
+                return
+            run = found
+        # Only an eager task has code around it; by value, for the same reason.
+        tracing._current.set(run.outer)  # noqa: SLF001 - as above
+        if self.follower is not None:
+            run.end(state, "" if state == "SUCCESS" or not isinstance(retval, BaseException) else tracing.said(retval))
+            if run.known:
+                self.follower(run)
 
     def retrying(self, request: Any, reason: Any = None, **_: Any) -> None:
         """Receive ``task_retry``: an eager retry is no message, and runs when this run has ended."""
@@ -185,11 +267,12 @@ class Propagation:
                 parent = span.parent_span_id  # a retry is no child of the run before it
             else:
                 ancestors = (*ancestors, tracing.itself(span))
-        steps = self._steps()
+        steps = self.steps()
         level = None if steps is None else message.level_of(properties.get("priority") or 0, steps)
         headers[LINEAGE] = [level, [each.row() for each in tracing.bounded(ancestors)], parent]
 
-    def _steps(self) -> Sequence[int] | None:
+    def steps(self) -> Sequence[int] | None:
+        """Give kombu's ``priority_steps`` of the app, None if its broker has no levels."""
         if self._known is None:
             self._known = (steps_of(self._app, self._settings),)
         return self._known[0]
@@ -214,20 +297,24 @@ def connect(app: Celery, settings: Callable[[], Settings], complete: Callable[..
 
     See :class:`Propagation` for ``complete``.
     """
+    if Propagation.of(app) is not None:
+        return
     propagation = Propagation(app, settings, complete)
+    setattr(app, _PROPAGATION, propagation)
     for signal, receiver in (
         (signals.before_task_publish, propagation.publishing),
         (signals.task_retry, propagation.retrying),
+        (signals.task_prerun, propagation.started),
+        (signals.task_postrun, propagation.ended),
     ):
         signal.connect(receiver, weak=False, dispatch_uid=_uid(app))
-    runs.follow(app, "propagation", propagation)
 
 
 def disconnect(app: Celery) -> None:
     """Carry no more traces; doing it twice changes nothing."""
-    for signal in (signals.before_task_publish, signals.task_retry):
+    for signal in (signals.before_task_publish, signals.task_retry, signals.task_prerun, signals.task_postrun):
         signal.disconnect(dispatch_uid=_uid(app))
-    runs.unfollow(app, "propagation")
+    vars(app).pop(_PROPAGATION, None)
 
 
 def _uid(app: Celery) -> str:
@@ -295,9 +382,8 @@ def _write_ids(headers: dict[str, Any], base: Span | None) -> None:
         headers.pop(TRACESTATE, None)  # a retry brings the headers of the run before it
 
 
-def _as_opentelemetry(span: Span, request: Any) -> Span:
+def _as_opentelemetry(span: Span, request: Any, active: Span | None) -> Span:
     """Take the ids of the span that OpenTelemetry has made for this run, or let it take ours."""
-    active = tracing.opentelemetry_span()
     if active is not None and (not request.is_eager or tracing.opentelemetry_kind() == "CONSUMER"):
         ids = span._replace(trace_id=active.trace_id, span_id=active.span_id)
         return ids._replace(flags=active.flags, tracestate=active.tracestate)

@@ -56,7 +56,7 @@ class Traced:
 
     def revoked(self: Any) -> bool:
         """Let a task that was revoked while it waited for its time be discarded in its trace."""
-        if tracing.is_current():
+        if tracing.spanned() is not None:
             return bool(super().revoked())  # type: ignore[misc]
         with tracing.Deferred(self.span_of_message):  # asked of each message, and hardly any is revoked
             return bool(super().revoked())  # type: ignore[misc]

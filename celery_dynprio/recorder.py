@@ -1,6 +1,6 @@
-"""Tells the trace store what becomes of the tasks of this process; see :mod:`celery_dynprio.spans`.
+"""Tells what becomes of the tasks of this process: to the trace store, and to all that learns from runs or counts them.
 
-On a task's path only what is at hand is put aside: records are made of it in the sender's thread.
+On a task's path the run alone is put aside, once: what there is to tell of it is read in the sender's thread.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from celery import signals
 from celery._state import get_current_worker_task
 
-from celery_dynprio import message, runs, tracing
+from celery_dynprio import message, tracing, usage
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.models import Moved
-from celery_dynprio.propagation import Running, level_at_publish, span_of_headers
+from celery_dynprio.propagation import Propagation, Running, Told, level_at_publish, span_of_headers
 from celery_dynprio.sender import Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
 from celery_dynprio.tracing import LINEAGE, TRACEPARENT, Span
@@ -92,21 +92,6 @@ class Event(NamedTuple):
         )
 
 
-class Told(NamedTuple):
-    """What the process that runs a task tells of its run; the run is read when it is sent."""
-
-    state: str
-    run: Running
-    #: Seconds.
-    ran: float | None = None
-    error: str = ""
-
-    def event(self) -> Event:
-        """The same as an event."""
-        span = self.run.span()
-        return Event(self.state, span, Known.of(self.run.headers, span), self.ran, self.error)
-
-
 class Published(NamedTuple):
     """A task of this process published another; of it there is the message only, which is read when it is sent."""
 
@@ -119,17 +104,23 @@ class Published(NamedTuple):
         return Event("PENDING", span, Known.of(self.headers, span))
 
 
-#: What is put aside.
-Entry: TypeAlias = Event | Told | Published
+#: What is sent, and what is put aside: of a run, what there is to tell is asked for when it is sent.
+Telling: TypeAlias = Event | Told | Published
+Entry: TypeAlias = Event | Running | Published
 
 
-def coalesced(entries: Iterable[Entry]) -> Iterable[Event]:
+def event_of(told: Telling) -> Event:
+    """What is recorded of what was told."""
+    if not isinstance(told, Told):
+        return told if isinstance(told, Event) else told.event()
+    span = told.run.span()
+    return Event(told.state, span, Known.of(told.run.headers, span), told.ran, told.error[:MAX_ERROR])
+
+
+def coalesced(events: Iterable[Event]) -> Iterable[Event]:
     """The last of the events of each run: what a store would keep of them."""
-    # Most runs begin and end between two sends: what began is not even read.
-    told = {entry.run if isinstance(entry, Told) else number: entry for number, entry in enumerate(entries)}
     latest: dict[tuple[str, str, str], Event] = {}
-    for entry in told.values():
-        event = entry if isinstance(entry, Event) else entry.event()
+    for event in events:
         run = event.span.trace_id, event.span.task_id, event.known.key
         known = latest.get(run)
         if known is None or known.rank <= event.rank:
@@ -137,21 +128,46 @@ def coalesced(entries: Iterable[Entry]) -> Iterable[Event]:
     return latest.values()
 
 
-class _Events:
-    """A store of spans that takes events."""
+class _Traces:
+    """Takes what is told into the trace store."""
 
     def __init__(self, spans: RedisSpans) -> None:
         self._spans = spans
 
-    def add(self, entries: Sequence[Entry], /) -> None:
-        self._spans.add([event.record() for event in coalesced(entries)])
+    def add(self, entries: Sequence[Telling], /) -> None:
+        self._spans.add([event.record() for event in coalesced(map(event_of, entries))])
 
     def close(self) -> None:
         self._spans.close()
 
 
+class _Stores:
+    """All that takes in what a process tells; one that fails keeps it from none of the others."""
+
+    def __init__(self, stores: Sequence[Store[Telling]]) -> None:
+        self._stores = stores
+
+    def add(self, entries: Sequence[Entry], /) -> None:
+        """Take it in; raises the first error of any of them."""
+        told = [entry.tell() if isinstance(entry, Running) else entry for entry in entries]
+        telling = [each for each in told if each is not None]
+        failed = None
+        for store in self._stores:
+            try:
+                store.add(telling)
+            except Exception as exc:  # noqa: BLE001 - raised below
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        """Give back what they hold of the broker."""
+        for store in self._stores:
+            store.close()
+
+
 class Recorder:
-    """Records the runs of one app's tasks in this process, in any pool, forked or not; eager ones are left out.
+    """Tells what becomes of one app's tasks in this process, in any pool, forked or not; eager ones are left out.
 
     ``settings`` is called when the first task runs: an app may be configured after it was made.
     """
@@ -160,7 +176,8 @@ class Recorder:
         self._app = app
         self._settings = settings
         self._on: bool | None = None
-        self.senders: Senders[Entry] = Senders("trace spans", self._open)
+        self._traced = False
+        self.senders: Senders[Entry] = Senders("what tasks did", self._open)
 
     @staticmethod
     def of(app: Celery) -> Recorder | None:
@@ -168,19 +185,12 @@ class Recorder:
         found: Recorder | None = getattr(app, _RECORDER, None)
         return found
 
-    def started(self, task: Any, request: Any) -> None:  # noqa: ARG002 - a follower's
-        """Record that a run begins."""
-        run = Running.of(request)
-        if run is not None and not request.is_eager and self._wanted():
-            self.senders.put(Told("STARTED", run))
-
-    def ended(self, task: Any, request: Any, state: object, retval: object) -> None:  # noqa: ARG002 - as above
-        """Record how a run ended."""
-        run = Running.of(request)
-        if run is None or not self._on or request.is_eager or not isinstance(state, str):
-            return
-        error = tracing.said(retval)[:MAX_ERROR] if isinstance(retval, BaseException) and state != "SUCCESS" else ""
-        self.senders.put(Told(state, run, max(time.time() - run.started, 0.0), error))
+    def follow(self, run: Running) -> None:
+        """Take in a run that begins, or that has ended since it was told of."""
+        if self._on is None:
+            self._on = self._decide()
+        if self._on:
+            self.senders.put(run)
 
     def published(self, headers: Any = None, routing_key: Any = None, **_: Any) -> None:
         """Receive ``after_task_publish``: what a task publishes belongs to its trace before any worker has it."""
@@ -190,28 +200,34 @@ class Recorder:
 
     def told(self, state: str, span: Span, headers: Mapping[str, Any], exc: BaseException) -> None:
         """Record what the worker's parent process knows of a run, or of a message that is not run at all."""
-        if self._wanted():
+        if self._on is None:
+            self._on = self._decide()
+        if self._traced:
             ran = None if span.started is None else max(time.time() - span.started, 0.0)
             self.senders.put(Event(state, span, Known.of(headers, span), ran, tracing.said(exc)[:MAX_ERROR]))
 
-    def _wanted(self) -> bool:
-        if self._on is None:
-            self._on = self._settings().trace
-            if self._on:
-                # Only where tasks run: publishers elsewhere have nothing to tell.
-                signals.after_task_publish.connect(self.published, weak=False, dispatch_uid=_uid(self._app))
-        return self._on
+    def _decide(self) -> bool:
+        """Look into the settings, once, whether anything is to be told, and of what."""
+        settings = self._settings()
+        if settings.trace:
+            # Only where tasks run: publishers elsewhere have nothing to tell.
+            signals.after_task_publish.connect(self.published, weak=False, dispatch_uid=_uid(self._app))
+        self._traced = settings.trace
+        return settings.trace or settings.learn or settings.metrics_port is not None or bool(settings.objectives)
 
     def _open(self) -> Store[Entry]:
-        settings = self._settings()
-        bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
-        return _Events(RedisSpans(RedisClient.from_app(self._app), *bounds))
+        settings, client = self._settings(), RedisClient.from_app(self._app)
+        stores: list[Store[Telling]] = usage.stores(client, settings)
+        if settings.trace:
+            bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
+            stores.append(_Traces(RedisSpans(client, *bounds)))
+        return _Stores(stores)
 
 
 def connect(app: Celery, settings: Callable[[], Settings]) -> None:
-    """Record the tasks of this app from now on; a second call changes nothing.
+    """Tell of the tasks of this app from now on; a second call changes nothing.
 
-    To be called after :func:`celery_dynprio.propagation.connect`, whose spans are recorded.
+    To be called after :func:`celery_dynprio.propagation.connect`, which follows their runs.
     """
     if Recorder.of(app) is not None:
         return
@@ -219,14 +235,18 @@ def connect(app: Celery, settings: Callable[[], Settings]) -> None:
     setattr(app, _RECORDER, recorder)
     for signal in (signals.worker_process_shutdown, signals.worker_shutdown):
         signal.connect(recorder.senders.stop, weak=False, dispatch_uid=_uid(app))
-    runs.follow(app, "recorder", recorder)
+    propagation = Propagation.of(app)
+    if propagation is not None:
+        propagation.follower = recorder.follow
 
 
 def disconnect(app: Celery) -> None:
-    """Record no more; what waits is still sent by the threads that have it."""
+    """Tell no more; what waits is still sent by the threads that have it."""
     for signal in (signals.after_task_publish, signals.worker_process_shutdown, signals.worker_shutdown):
         signal.disconnect(dispatch_uid=_uid(app))
-    runs.unfollow(app, "recorder")
+    propagation = Propagation.of(app)
+    if propagation is not None:
+        propagation.follower = None
     vars(app).pop(_RECORDER, None)
 
 

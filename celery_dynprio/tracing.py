@@ -142,9 +142,9 @@ def current() -> Span | None:
     return found if found is None or isinstance(found, Span) else found.span()
 
 
-def is_current() -> bool:
-    """Whether this code runs in a span; asking makes no deferred one."""
-    return _current.get() is not None
+def spanned() -> Span | Spanned | None:
+    """What has the span that this code runs in: asking makes no deferred one. None outside of any."""
+    return _current.get()
 
 
 @contextmanager

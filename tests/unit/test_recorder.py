@@ -10,8 +10,9 @@ import pytest
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
-from celery_dynprio import propagation, recorder, tracing
-from celery_dynprio.recorder import Entry, Event, Recorder, coalesced
+from celery_dynprio import propagation, recorder
+from celery_dynprio.propagation import Running
+from celery_dynprio.recorder import Entry, Event, Recorder, _Stores, coalesced, event_of
 from celery_dynprio.settings import Settings
 from celery_dynprio.spans import SpanRecord
 from celery_dynprio.tracing import Span
@@ -41,10 +42,24 @@ def app(settings: dict[str, Any]) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def events(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+def entries(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     """What is put aside to be sent."""
     found: list[Entry] = []
     monkeypatch.setattr(Recorder.of(app), "senders", SimpleNamespace(put=found.append))
+    return found
+
+
+@pytest.fixture
+def events(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """What is sent, if all is sent at once."""
+    found: list[Event] = []
+
+    def send(entry: Entry) -> None:
+        told = entry.tell() if isinstance(entry, Running) else entry
+        if told is not None:
+            found.append(event_of(told))
+
+    monkeypatch.setattr(Recorder.of(app), "senders", SimpleNamespace(put=send))
     return found
 
 
@@ -57,11 +72,16 @@ def run(task: Any, **headers: Any) -> None:
     tracer("1", (), {}, {"traceparent": PARENT, **request, **headers})
 
 
-def records(events: list[Entry]) -> list[SpanRecord]:
-    return [(event if isinstance(event, Event) else event.event()).record() for event in events]
+def running(entry: Entry) -> Running:
+    assert isinstance(entry, Running)
+    return entry
 
 
-def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[Entry]) -> None:
+def records(events: list[Event]) -> list[SpanRecord]:
+    return [event.record() for event in events]
+
+
+def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[Event]) -> None:
     @app.task(name="shop.work")
     def work() -> None: ...
 
@@ -91,7 +111,7 @@ def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[E
 )
 def test_how_a_run_ended_is_recorded(
     app: Celery,
-    events: list[Entry],
+    events: list[Event],
     monkeypatch: pytest.MonkeyPatch,
     exc: Exception,
     ended: tuple[str, str],
@@ -106,7 +126,7 @@ def test_how_a_run_ended_is_recorded(
     assert (last.state, last.error) == ended
 
 
-def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, events: list[Entry]) -> None:
+def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, events: list[Event]) -> None:
     @app.task(name="shop.work")
     def work() -> None:
         app.send_task("shop.next", task_id="2", queue="elsewhere")
@@ -125,7 +145,52 @@ def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, e
     assert pending.host == ""
 
 
-def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Entry]) -> None:
+def test_a_run_is_put_aside_once_unless_it_was_told_of_before_its_end(app: Celery, entries: list[Entry]) -> None:
+    told: list[Any] = []
+
+    @app.task
+    def short() -> None: ...
+
+    @app.task
+    def long() -> None:
+        told.append(running(entries[-1]).tell())
+
+    run(short)
+    assert len(entries) == 1
+    assert (first := running(entries[0]).tell()) is not None
+    assert (first.state, first.first, first.ran is None) == ("SUCCESS", True, False)
+    assert running(entries[0]).tell() is None, "that was all"
+    run(long)
+    told += [running(entry).tell() for entry in entries[1:]]
+    assert [each and (each.state, each.first) for each in told] == [("STARTED", True), ("SUCCESS", False), None]
+
+
+def test_a_store_that_fails_keeps_nothing_from_the_others(app: Celery, entries: list[Entry]) -> None:
+    kept: list[Any] = []
+
+    class Broken:
+        def add(self, told: Any) -> None:
+            raise OSError(len(told))
+
+        def close(self) -> None: ...
+
+    class Fine:
+        def add(self, told: Any) -> None:
+            kept.extend(told)
+
+        def close(self) -> None: ...
+
+    @app.task
+    def work() -> None: ...
+
+    run(work)
+    stores = _Stores([Broken(), Fine(), Broken()])
+    with pytest.raises(OSError, match="1"):
+        stores.add(entries)
+    assert [each.run for each in kept] == entries
+
+
+def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Event]) -> None:
     other = Celery("other", broker="memory://", set_as_current=False)
 
     @app.task
@@ -141,21 +206,24 @@ def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Entry
     other.close()
 
 
-def test_it_can_be_turned_off(app: Celery, settings: dict[str, Any], events: list[Entry]) -> None:
-    settings["trace"] = False
+@pytest.mark.parametrize(("other", "told"), [({"learn": False}, []), ({"learn": True}, ["1"])])
+def test_it_can_be_turned_off(
+    app: Celery, settings: dict[str, Any], entries: list[Entry], other: dict[str, Any], told: list[str]
+) -> None:
+    settings.update(trace=False, **other)
 
     @app.task
     def work() -> None:
         app.send_task("shop.next")
 
     run(work)
-    told = Recorder.of(app)
-    assert told is not None
-    told.told("FAILURE", Span("a" * 32, "b" * 16), {}, ValueError())
-    assert events == []
+    recording = Recorder.of(app)
+    assert recording is not None
+    recording.told("FAILURE", Span("a" * 32, "b" * 16), {}, ValueError())
+    assert [isinstance(entry, Running) and entry.id for entry in entries] == told
 
 
-def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Entry]) -> None:
+def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Event]) -> None:
     told = Recorder.of(app)
     assert told is not None
     span = Span("a" * 32, "d" * 16, task_id="1", task_name="shop.work", host="w@h", started=1.0)
@@ -166,7 +234,7 @@ def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Entry]
     assert told_record.ran is not None
 
 
-def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[Entry]) -> None:
+def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[Event]) -> None:
     @app.task
     def work() -> None:
         app.send_task("shop.next")
@@ -177,7 +245,7 @@ def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[
     assert [event.state for event in coalesced(events)] == ["SUCCESS", "PENDING"] * 3
 
 
-def test_hostile_headers_make_bounded_records(app: Celery, events: list[Entry]) -> None:
+def test_hostile_headers_make_bounded_records(app: Celery, events: list[Event]) -> None:
     @app.task
     def work() -> None: ...
 
@@ -204,8 +272,7 @@ def test_connect_and_disconnect_leave_the_signals_as_they_were() -> None:
     before = [list(signal.receivers or ()) for signal in watched]
     recorder.connect(app, Settings)
     recorder.connect(app, Settings)
-    assert sum(len(signal.receivers or ()) for signal in watched) == sum(map(len, before)) + 4
-    assert tracing.current() is None
+    assert sum(len(signal.receivers or ()) for signal in watched) == sum(map(len, before)) + 2
     recorder.disconnect(app)
     recorder.disconnect(app)
     assert [list(signal.receivers or ()) for signal in watched] == before

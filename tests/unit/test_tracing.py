@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from celery_dynprio import DynPrio, propagation, tracing
 from celery_dynprio.message import MAX_TEXT, clean
-from celery_dynprio.propagation import Running, level_at_publish, span_of_headers
+from celery_dynprio.propagation import Propagation, Running, level_at_publish, span_of_headers
+from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Ancestor, Span
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -417,3 +418,104 @@ def test_a_task_that_leaves_a_span_behind_leaves_none_to_the_next(app: Celery) -
 
     untidy.apply()
     assert tracing.current() is None
+
+
+# What is followed of a run
+
+
+@pytest.fixture
+def followed(app: Celery) -> list[Running]:
+    """The runs that a follower is given."""
+    propagating = Propagation.of(app)
+    assert propagating is not None
+    runs: list[Running] = []
+    propagating.follower = runs.append
+    return runs
+
+
+def trace_task(task: Any, task_id: str, **headers: Any) -> None:
+    """Run a task as a worker's pool does."""
+    from celery.app.trace import build_tracer  # noqa: PLC0415 - only workers have it
+
+    build_tracer(task.name, task, app=task.app)(task_id, (), {}, {"id": task_id, "retries": 0, **headers})
+
+
+def test_a_run_makes_no_span_of_itself_until_somebody_asks(app: Celery, followed: list[Running]) -> None:
+    pytest.importorskip("opentelemetry.trace")  # which is imported now, and used by nobody
+    seen: list[Any] = []
+
+    @app.task
+    def work() -> None:
+        seen.append(followed[0]._span)
+
+    trace_task(work, "1")
+    assert [*seen, followed[0]._span] == [None, None]
+    assert followed[0].span() is followed[0].span()
+
+
+def test_runs_in_runs_end_each_for_itself(app: Celery, followed: list[Running]) -> None:
+    seen: list[Any] = []
+
+    @app.task(bind=True)
+    def work(self: Any, depth: int) -> None:
+        if depth:
+            work.apply((depth - 1,), task_id="1")  # eager, and of the same name and id
+        seen.append((depth, tracing.spanned() is Running.of(self.request)))
+
+    @app.task(bind=True)
+    def outer(self: Any) -> None:
+        work.apply((2,), task_id="1")
+        seen.append(("outer", tracing.spanned() is Running.of(self.request) is followed[-1]))
+
+    trace_task(outer, "1")
+    assert seen == [(0, True), (1, True), (2, True), ("outer", True)]
+    assert [run.task for run in followed] == [outer], "eager ones are nobody's business"
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_run_of_another_app_is_not_ours(app: Celery, followed: list[Running], connected: object) -> None:
+    other = Celery("other", broker="redis://localhost:1/0", set_as_current=False)
+
+    @other.task
+    def inner() -> None: ...
+
+    @app.task
+    def outer() -> None:
+        trace_task(inner, "1")
+
+    if connected:
+        propagation.connect(other, Settings)
+    try:
+        trace_task(inner, "1")
+        trace_task(outer, "1")
+    finally:
+        propagation.disconnect(other)
+    (run,) = followed
+    assert run.task is outer
+    assert (told := run.tell()) is not None
+    assert told.state == "SUCCESS"
+
+
+def test_a_run_may_end_in_another_context_than_it_began(app: Celery, followed: list[Running]) -> None:
+    @app.task
+    def work() -> None:
+        followed[0].tell()
+        tracing._current.set(None)
+
+    trace_task(work, "1")
+    started, ended = followed
+    assert started is ended
+    assert (told := ended.tell()) is not None
+    assert told.state == "SUCCESS"
+
+
+def test_a_run_that_was_not_seen_to_start_is_left_alone(app: Celery, followed: list[Running]) -> None:
+    @app.task
+    def work() -> None: ...
+
+    work.push_request(id="1")
+    try:
+        signals.task_postrun.send(sender=work, task_id="1", task=work, state="SUCCESS", retval=None)
+    finally:
+        work.pop_request()
+    assert followed == []

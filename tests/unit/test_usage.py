@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, signals
+from celery import Celery
 
-from celery_dynprio import usage
+from celery_dynprio import Objective
+from celery_dynprio.attainment import Start
 from celery_dynprio.learned import Learnt, MemoryUsage, Run
+from celery_dynprio.objectives import Names
+from celery_dynprio.propagation import Propagation, Running, Told
 from celery_dynprio.settings import Settings
-from celery_dynprio.usage import Ended, Recorder, measured
+from celery_dynprio.usage import Ended, Started, stores
 
 
 def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> Learnt:
@@ -48,84 +52,93 @@ def test_a_clock_that_went_back_makes_nothing_grow() -> None:
     assert memory.read(0.0)[1] == {"x": 8.0}
 
 
-class Collecting(Recorder):
-    """A recorder whose entries go to a list."""
+class Runs:
+    """A store that keeps what it is given."""
 
-    def __init__(self, app: Celery, settings: Settings) -> None:
-        super().__init__(app, lambda: settings)
-        self.entries: list[Ended] = []
-        self.senders = SimpleNamespace(put=self.entries.append)  # type: ignore[assignment]
+    def __init__(self) -> None:
+        self.kept: list[Run] = []
+
+    def add(self, entries: Sequence[Run], /) -> None:
+        self.kept += entries
+
+    def close(self) -> None: ...
 
 
-@pytest.fixture
-def task() -> Any:
+def nothing() -> None: ...
+
+
+def told(*, ran: float | None = 2.0, first: bool = True, **request: Any) -> Told:
+    """What is told of a run that a worker has begun, of this request."""
     app = Celery("learning", broker="memory://", set_as_current=False)
-
-    @app.task(name="work")
-    def work() -> None: ...
-
-    return work
-
-
-def run(task: Any, settings: Settings, **request: Any) -> list[Run]:
-    recorder = Collecting(task.app, settings)
-    task.push_request(id="1", **request)
-    try:
-        recorder.started(task, task.request)
-        recorder.ended(task, task.request, "SUCCESS", None)
-    finally:
-        task.pop_request()
-    return [measured(entry) for entry in recorder.entries]
+    task = app.task(name="work")(nothing)
+    made = SimpleNamespace(**{"id": "1", "delivery_info": {}, "hostname": "w", **request})
+    run = Running(Propagation(app, Settings), task, made, vars(made), None)
+    return Told(run, "SUCCESS", ran, "", first)
 
 
-def settings(**values: Any) -> Settings:
-    return Settings(**{"queues": ("celery",), **values})
+def ended(told: Told, *, spans: bool = False) -> list[Run]:
+    kept = Runs()
+    Ended([kept], {"celery"}, spans=spans).add([told, "something else"])
+    return kept.kept
 
 
-def test_a_run_is_measured_under_its_key(task: Any) -> None:
-    (measured,) = run(task, settings(), dynprio={"key": "tenant-1"})
-    assert measured[:2] == ("work", "tenant-1")
-    assert 0 <= measured.seconds < 10
+def test_a_run_is_measured_under_its_key() -> None:
+    assert ended(told(dynprio={"key": "tenant-1"})) == [Run("work", "tenant-1", 2.0)]
+
+
+def test_a_run_is_measured_when_it_ends() -> None:
+    assert ended(told(dynprio={}, ran=None)) == []
 
 
 @pytest.mark.parametrize("fields", [{}, {"key": 5}, {"key": ""}, {"key": "x" * 201}, {"key": "\ud800"}])
-def test_no_key_or_a_wrong_one_counts_under_the_empty_key(task: Any, fields: dict[str, Any]) -> None:
-    assert [measured.key for measured in run(task, settings(), dynprio=fields)] == [""]
+def test_no_key_or_a_wrong_one_counts_under_the_empty_key(fields: dict[str, Any]) -> None:
+    assert [run.key for run in ended(told(dynprio=fields))] == [""]
 
 
-def test_a_foreign_task_of_a_managed_queue_is_measured(task: Any) -> None:
-    assert len(run(task, settings(), delivery_info={"routing_key": "celery"})) == 1
+def test_a_foreign_task_of_a_managed_queue_is_measured() -> None:
+    assert len(ended(told(delivery_info={"routing_key": "celery"}))) == 1
 
 
 @pytest.mark.parametrize(
     "request_",
     [
         {"delivery_info": {"routing_key": "elsewhere"}},
+        {"delivery_info": {"routing_key": ["hostile"]}},
         {"delivery_info": None},
         {"dynprio": "hostile"},
-        {"dynprio": {}, "is_eager": True},
     ],
 )
-def test_what_is_not_ours_is_not_measured(task: Any, request_: dict[str, Any]) -> None:
-    assert run(task, settings(), **request_) == []
+def test_what_is_not_ours_is_not_measured(request_: dict[str, Any]) -> None:
+    assert ended(told(**request_)) == []
 
 
-def test_learning_can_be_turned_off(task: Any) -> None:
-    assert run(task, settings(learn=False), dynprio={}) == []
+def test_a_histogram_is_told_wait_and_deadline() -> None:
+    now = time.time()
+    (run,) = ended(told(dynprio={"at": now - 5, "due": now - 1}), spans=True)
+    assert run.wait == pytest.approx(5, abs=1)
+    assert run.in_time is False
+    (run,) = ended(told(dynprio={"at": now - 5, "due": now + 60}, eta="2026-01-01"), spans=True)
+    assert (run.wait, run.in_time) == (None, True), "to wait for a time that was asked for is no waiting"
 
 
-def test_connect_and_disconnect_leave_the_signals_as_they_were(task: Any) -> None:
-    watched = (
-        signals.task_prerun,
-        signals.task_postrun,
-        signals.worker_process_shutdown,
-        signals.worker_shutdown,
-    )
-    before = [list(signal.receivers or ()) for signal in watched]
-    get: Callable[[], Settings] = settings
-    usage.connect(task.app, get)
-    usage.connect(task.app, get)
-    assert [len(signal.receivers) for signal in watched] == [len(receivers) + 1 for receivers in before]
-    usage.disconnect(task.app)
-    usage.disconnect(task.app)
-    assert [list(signal.receivers or ()) for signal in watched] == before
+def test_each_start_that_an_objective_is_about_is_counted_once() -> None:
+    counted: list[Start] = []
+    starts = Started(SimpleNamespace(add=counted.extend), Names(["w*"]))  # type: ignore[arg-type]
+    fields = {"at": time.time() - 5}
+    starts.add([told(dynprio=fields), told(dynprio=fields, first=False), told(dynprio=fields, eta="2026-01-01")])
+    starts.add([told(dynprio="no time"), "something else"])
+    assert [(start.name, round(start.wait)) for start in counted] == [("work", 5)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kinds"),
+    [
+        ({}, [Ended]),
+        ({"learn": False}, []),
+        ({"learn": False, "metrics_port": 1}, [Ended]),
+        ({"objectives": [Objective("soon", "*", within=1)]}, [Ended, Started]),
+    ],
+)
+def test_only_what_the_settings_ask_for_is_kept(wanted: dict[str, Any], kinds: list[type]) -> None:
+    client: Any = SimpleNamespace(app_key=str, script=lambda name: name, redis=None)
+    assert [type(each) for each in stores(client, Settings(**wanted))] == kinds
