@@ -80,6 +80,8 @@ class Running:
         "_done",
         "_end",
         "_fields",
+        "_headers",
+        "_key",
         "_span",
         "delivery_info",
         "host",
@@ -102,6 +104,8 @@ class Running:
         self.outer = outer
         self._fields = tuple(map(fields.get, _NEEDED))
         self._span: Span | None = None
+        self._headers: dict[str, Any] | None = None
+        self._key = ""
         self._end: tuple[object, float, str] | None = None
         #: Whether somebody was told of it, and whether of its end.
         self.known = self._done = False
@@ -111,7 +115,9 @@ class Running:
     @property
     def headers(self) -> dict[str, Any]:
         """What is kept of its message's headers; what that did not have is None."""
-        return dict(zip(_NEEDED, self._fields, strict=True))
+        if self._headers is None:
+            self._headers = dict(zip(_NEEDED, self._fields, strict=True))
+        return self._headers
 
     def span(self) -> Span:
         """The span of this run; two threads that ask at once are given equal ones."""
@@ -126,8 +132,14 @@ class Running:
             )
         return self._span
 
+    @property
+    def key(self) -> str:
+        """The span id that its message carries, whatever others have made of it: all processes tell the same."""
+        return self._key or self.span().span_id
+
     def change(self, span: Span) -> None:
         """Take another span, which others have made for this run."""
+        self._key = self.key
         self._span = span
 
     def end(self, state: object, error: str) -> None:

@@ -14,11 +14,10 @@ from celery._state import get_current_worker_task
 
 from celery_dynprio import message, tracing, usage
 from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.models import Moved
 from celery_dynprio.propagation import Propagation, Running, Told, level_at_publish, span_of_headers
 from celery_dynprio.sender import Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
-from celery_dynprio.tracing import LINEAGE, TRACEPARENT, Span
+from celery_dynprio.tracing import LINEAGE, Span
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -29,102 +28,77 @@ if TYPE_CHECKING:
 _RECORDER: Final = "_dynprio_recorder"
 
 
-class Known(NamedTuple):
-    """What the message of a run tells besides its span; small, whatever is in the message."""
-
-    #: As in :class:`~celery_dynprio.spans.SpanRecord`.
-    key: str
-    published: float | None
-    level_at_publish: int | None
-    moves: tuple[Moved, ...]
-
-    @classmethod
-    def of(cls, headers: Mapping[str, Any], span: Span) -> Known:
-        """Read the headers of the message that ``span`` was made of."""
-        own, fields = tracing.read(headers.get(TRACEPARENT)), headers.get(message.HEADER)
-        return cls(
-            own.span_id if own else span.span_id,
-            message.number(fields.get("at")) if isinstance(fields, dict) else None,
-            level_at_publish(headers, span.level),
-            tuple(message.moves_of(fields)),
-        )
-
-
-class Event(NamedTuple):
-    """Something that happened to a run of a task."""
-
-    state: str
-    span: Span
-    known: Known
-    #: Seconds.
-    ran: float | None = None
-    error: str = ""
-
-    @property
-    def rank(self) -> int:
-        """As in the store."""
-        return RANKS.get(self.state, FAILED)
-
-    def record(self) -> SpanRecord:
-        """What the store keeps of it."""
-        span, known = self.span, self.known
-        return SpanRecord(
-            span.trace_id,
-            known.key,
-            span.task_id,
-            span.task_name,
-            self.state,
-            span.span_id,
-            span.parent_span_id,
-            span.lineage[-1].id if span.lineage else "",
-            span.queue,
-            span.host,
-            span.attempt,
-            known.published,
-            span.started,
-            known.level_at_publish,
-            span.level,
-            span.wait,
-            self.ran,
-            self.error,
-            known.moves,
-            span.lineage if self.rank == FAILED else (),
-        )
-
-
 class Published(NamedTuple):
     """A task of this process published another; of it there is the message only, which is read when it is sent."""
 
     headers: Mapping[str, Any]
     queue: str
 
-    def event(self) -> Event:
-        """The same as an event."""
-        span = span_of_headers(self.headers, {"routing_key": self.queue})
-        return Event("PENDING", span, Known.of(self.headers, span))
+
+class Seen(NamedTuple):
+    """What the worker's parent process knows of a run, or of a message that is not run at all."""
+
+    state: str
+    span: Span
+    headers: Mapping[str, Any]
+    #: Seconds; None if it did not run.
+    ran: float | None
+    #: Type and text of the exception in one line.
+    error: str
 
 
 #: What is sent, and what is put aside: of a run, what there is to tell is asked for when it is sent.
-Telling: TypeAlias = Event | Told | Published
-Entry: TypeAlias = Event | Running | Published
+Telling: TypeAlias = Told | Published | Seen
+Entry: TypeAlias = Running | Published | Seen
 
 
-def event_of(told: Telling) -> Event:
-    """What is recorded of what was told."""
-    if not isinstance(told, Told):
-        return told if isinstance(told, Event) else told.event()
-    span = told.run.span()
-    return Event(told.state, span, Known.of(told.run.headers, span), told.ran, told.error[:MAX_ERROR])
+def record_of(told: Telling) -> SpanRecord:
+    """What the trace store keeps of it."""
+    if isinstance(told, Told):
+        run = told.run
+        return _record(told.state, run.span(), run.key, run.headers, told.ran, told.error)
+    if isinstance(told, Published):
+        span = span_of_headers(told.headers, {"routing_key": told.queue})
+        return _record("PENDING", span, span.span_id, told.headers)
+    return _record(told.state, told.span, told.span.span_id, told.headers, told.ran, told.error)
 
 
-def coalesced(events: Iterable[Event]) -> Iterable[Event]:
-    """The last of the events of each run: what a store would keep of them."""
-    latest: dict[tuple[str, str, str], Event] = {}
-    for event in events:
-        run = event.span.trace_id, event.span.task_id, event.known.key
+def _record(  # noqa: PLR0917 - what a record is made of
+    state: str, span: Span, key: str, headers: Mapping[str, Any], ran: float | None = None, error: str = ""
+) -> SpanRecord:
+    fields, lineage = headers.get(message.HEADER), span.lineage
+    return SpanRecord(
+        span.trace_id,
+        key,
+        span.task_id,
+        span.task_name,
+        state,
+        span.span_id,
+        span.parent_span_id,
+        lineage[-1].id if lineage else "",
+        span.queue,
+        span.host,
+        span.attempt,
+        message.number(fields.get("at")) if isinstance(fields, dict) else None,
+        span.started,
+        level_at_publish(headers, span.level),
+        span.level,
+        span.wait,
+        ran,
+        error[:MAX_ERROR],
+        tuple(message.moves_of(fields)),
+        lineage if RANKS.get(state, FAILED) == FAILED else (),
+    )
+
+
+def coalesced(records: Iterable[SpanRecord]) -> Iterable[SpanRecord]:
+    """The last record of each run: what a store would keep of them."""
+    latest: dict[tuple[str, str, str], SpanRecord] = {}
+    for record in records:
+        run = record.trace_id, record.task_id, record.key
         known = latest.get(run)
-        if known is None or known.rank <= event.rank:
-            latest[run] = event
+        if known is None or known.rank <= record.rank:
+            latest[run] = record
     return latest.values()
 
 
@@ -135,7 +109,7 @@ class _Traces:
         self._spans = spans
 
     def add(self, entries: Sequence[Telling], /) -> None:
-        self._spans.add([event.record() for event in coalesced(map(event_of, entries))])
+        self._spans.add(list(coalesced(map(record_of, entries))))
 
     def close(self) -> None:
         self._spans.close()
@@ -204,7 +178,7 @@ class Recorder:
             self._on = self._decide()
         if self._traced:
             ran = None if span.started is None else max(time.time() - span.started, 0.0)
-            self.senders.put(Event(state, span, Known.of(headers, span), ran, tracing.said(exc)[:MAX_ERROR]))
+            self.senders.put(Seen(state, span, headers, ran, tracing.said(exc)))
 
     def _decide(self) -> bool:
         """Look into the settings, once, whether anything is to be told, and of what."""

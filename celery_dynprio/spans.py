@@ -76,28 +76,30 @@ class SpanRecord(NamedTuple):
     lineage: Sequence[Ancestor] = ()
 
     def to_json(self) -> str:
-        """One JSON object with what is known."""
-        known: dict[str, Any] = {name: value for name, value in zip(_FIELDS, self, strict=True) if value or value == 0}
-        if self.lineage:
-            known["lineage"] = [each.row() for each in self.lineage]
-        return _encode(known)
+        """All that is not in the names of the hash and the field that keep it, as one JSON array, in this order."""
+        if self.moves or self.lineage:
+            return _encode([*self[_NAMED:-2], self.moves, [each.row() for each in self.lineage]])
+        return _encode(self[_NAMED:-2])
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> SpanRecord | None:
+    def from_json(cls, trace_id: str, field: str, text: str | bytes) -> SpanRecord | None:
         """Read what :meth:`to_json` made; None if it is something else, and what is odd in it counts as not known."""
+        task_id, _, key = map(clean, field.rpartition(" "))
         try:
-            found = json.loads(text)
+            row = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(found, dict):
+        if not isinstance(row, list):
             return None
+        found = dict(zip(_ROW, row, strict=False))
         known: dict[str, Any] = {name: clean(found.get(name), longest) for name, longest in _TEXTS.items()}
-        if not all(known[name] for name in ("trace_id", "key", "task_id", "state")):
+        if not (trace_id and key and task_id and known["state"]):
             return None
         known |= {name: number(found.get(name)) for name in ("published", "started", "wait", "ran")}
         known |= {name: whole(found.get(name)) for name in ("level_at_publish", "level")}
         known["attempt"] = whole(found.get("attempt")) or 1
-        return cls(**known, moves=tuple(moves_of({"mv": found.get("moves")})), lineage=ancestors(found.get("lineage")))
+        moves, lineage = tuple(moves_of({"mv": found.get("moves")})), ancestors(found.get("lineage"))
+        return cls(trace_id, key, task_id, **known, moves=moves, lineage=lineage)
 
     @property
     def rank(self) -> int:
@@ -107,10 +109,12 @@ class SpanRecord(NamedTuple):
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder for each call
 
-_FIELDS: Final = SpanRecord._fields
+#: How many of a record's fields are in the names of the hash and the field that keep it, and the others.
+_NAMED: Final = 3
+_ROW: Final = SpanRecord._fields[_NAMED:]
+
 _TEXTS: Final[Mapping[str, int]] = {
-    **dict.fromkeys(("trace_id", "key", "task_id", "task_name", "state", "span_id", "parent_span_id"), MAX_TEXT),
-    **dict.fromkeys(("parent_task_id", "queue", "host"), MAX_TEXT),
+    **dict.fromkeys(("task_name", "state", "span_id", "parent_span_id", "parent_task_id", "queue", "host"), MAX_TEXT),
     "error": MAX_ERROR,
 }
 
@@ -201,6 +205,7 @@ class RedisSpans:
         self._client = client
         self._bounds = (ttl, min(spans, total), total)
         self._keys = [client.app_key("traces"), client.app_key("trace_sizes")]
+        self._prefix = client.app_key("trace:")
         self._record = client.script("trace_record")
 
     def add(self, records: Sequence[SpanRecord], /) -> None:
@@ -226,10 +231,10 @@ class RedisSpans:
         spans: dict[bytes, SpanRecord] = {}  # a scan may give a field twice
         dropped = 0
         for field, value in self._client.redis.hscan_iter(self._trace_key(trace_id), count=CHUNK):
-            record = SpanRecord.from_json(value[1:])
+            record = SpanRecord.from_json(trace_id, field.decode(errors="replace"), value[1:])
             if field == b"":
                 dropped = int(value) if value.isdigit() else 0
-            elif record is not None and record.trace_id == trace_id:
+            elif record is not None:
                 spans[field] = record
         return Trace(trace_id, tuple(spans.values()), dropped)
 
@@ -238,15 +243,13 @@ class RedisSpans:
         self._client.close()
 
     def _call(self, records: Sequence[SpanRecord], oldest: Sequence[str]) -> list[str]:
-        index: dict[str, int] = {}
-        for trace_id in (*(record.trace_id for record in records), *oldest):
-            index.setdefault(trace_id, len(self._keys) + len(index) + 1)
-        arguments: list[Any] = [*self._bounds, len(records)]
+        keys = list(self._keys)
+        arguments: list[Any] = [*self._bounds, len(self._prefix.encode()), len(records)]
         for record in records:
-            arguments += (index[record.trace_id], record.trace_id, _field(record), f"{record.rank}{record.to_json()}")
-        for trace_id in oldest:
-            arguments += (index[trace_id], trace_id)
-        refused, *ids = self._record(keys=[*self._keys, *map(self._trace_key, index)], args=arguments)
+            keys.append(self._trace_key(record.trace_id))
+            arguments += (_field(record), f"{record.rank}{record.to_json()}")
+        keys += map(self._trace_key, oldest)
+        refused, *ids = self._record(keys=keys, args=arguments)
         self.dropped += refused
         return [trace_id.decode(errors="replace") for trace_id in ids]
 
@@ -276,7 +279,7 @@ class RedisSpans:
         return list(found.values())
 
     def _trace_key(self, trace_id: str) -> str:
-        return self._client.app_key(f"trace:{trace_id}")
+        return self._prefix + trace_id
 
 
 def _field(record: SpanRecord) -> str:

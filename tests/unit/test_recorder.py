@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject
 
 from celery_dynprio import propagation, recorder
 from celery_dynprio.propagation import Running
-from celery_dynprio.recorder import Entry, Event, Recorder, _Stores, coalesced, event_of
+from celery_dynprio.recorder import Entry, Recorder, _Stores, coalesced, record_of
 from celery_dynprio.settings import Settings
 from celery_dynprio.spans import SpanRecord
 from celery_dynprio.tracing import Span
@@ -50,14 +50,14 @@ def entries(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 
 @pytest.fixture
-def events(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """What is sent, if all is sent at once."""
-    found: list[Event] = []
+def records(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[SpanRecord]:
+    """What is recorded, if all is sent at once."""
+    found: list[SpanRecord] = []
 
     def send(entry: Entry) -> None:
         told = entry.tell() if isinstance(entry, Running) else entry
         if told is not None:
-            found.append(event_of(told))
+            found.append(record_of(told))
 
     monkeypatch.setattr(Recorder.of(app), "senders", SimpleNamespace(put=send))
     return found
@@ -77,18 +77,14 @@ def running(entry: Entry) -> Running:
     return entry
 
 
-def records(events: list[Event]) -> list[SpanRecord]:
-    return [event.record() for event in events]
-
-
-def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[Event]) -> None:
+def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, records: list[SpanRecord]) -> None:
     @app.task(name="shop.work")
     def work() -> None: ...
 
     header = {"at": 1000.0, "mv": [[1001.0, 5, 0, 0.9, "score"]]}
     lineage = [5, [["shop.a", "0", "v@h", 1, 0.5, 0.5]], "c" * 16]
     run(work, dynprio=header, dynprio_lineage=lineage)
-    started, ended = records(events)
+    started, ended = records
     assert (started.state, ended.state) == ("STARTED", "SUCCESS")
     assert (ended.trace_id, ended.key, ended.span_id, ended.parent_span_id) == ("a" * 32, "b" * 16, "b" * 16, "c" * 16)
     assert (ended.task_id, ended.task_name, ended.parent_task_id) == ("1", "shop.work", "0")
@@ -111,7 +107,7 @@ def test_a_run_is_recorded_from_its_start_to_its_end(app: Celery, events: list[E
 )
 def test_how_a_run_ended_is_recorded(
     app: Celery,
-    events: list[Event],
+    records: list[SpanRecord],
     monkeypatch: pytest.MonkeyPatch,
     exc: Exception,
     ended: tuple[str, str],
@@ -122,11 +118,11 @@ def test_how_a_run_ended_is_recorded(
 
     monkeypatch.setattr(app.backend, "mark_as_failure", lambda *_args, **_options: None)
     run(work)
-    _, last = records(events)
+    _, last = records
     assert (last.state, last.error) == ended
 
 
-def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, events: list[Event]) -> None:
+def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, records: list[SpanRecord]) -> None:
     @app.task(name="shop.work")
     def work() -> None:
         app.send_task("shop.next", task_id="2", queue="elsewhere")
@@ -134,7 +130,7 @@ def test_what_a_task_publishes_is_recorded_before_anybody_runs_it(app: Celery, e
     app.send_task("shop.next", task_id="before")
     run(work)
     app.send_task("shop.next", task_id="after")
-    _, pending, ended = records(events)
+    _, pending, ended = records
     assert (pending.state, pending.task_name, pending.task_id, pending.queue) == (
         "PENDING",
         "shop.next",
@@ -190,7 +186,7 @@ def test_a_store_that_fails_keeps_nothing_from_the_others(app: Celery, entries: 
     assert [each.run for each in kept] == entries
 
 
-def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Event]) -> None:
+def test_eager_tasks_and_other_apps_are_left_out(app: Celery, records: list[SpanRecord]) -> None:
     other = Celery("other", broker="memory://", set_as_current=False)
 
     @app.task
@@ -202,7 +198,7 @@ def test_eager_tasks_and_other_apps_are_left_out(app: Celery, events: list[Event
 
     work.apply()
     run(elsewhere)
-    assert events == []
+    assert records == []
     other.close()
 
 
@@ -223,18 +219,18 @@ def test_it_can_be_turned_off(
     assert [isinstance(entry, Running) and entry.id for entry in entries] == told
 
 
-def test_the_parent_process_tells_what_it_knows(app: Celery, events: list[Event]) -> None:
+def test_the_parent_process_tells_what_it_knows(app: Celery, records: list[SpanRecord]) -> None:
     told = Recorder.of(app)
     assert told is not None
-    span = Span("a" * 32, "d" * 16, task_id="1", task_name="shop.work", host="w@h", started=1.0)
+    span = Span("a" * 32, "b" * 16, task_id="1", task_name="shop.work", host="w@h", started=1.0)
     told.told("REVOKED", span, {"traceparent": PARENT, "dynprio": "hostile"}, ValueError("x" * 1000))
-    (told_record,) = records(events)
-    assert (told_record.state, told_record.key, told_record.span_id) == ("REVOKED", "b" * 16, "d" * 16)
+    (told_record,) = records
+    assert (told_record.state, told_record.key, told_record.span_id) == ("REVOKED", "b" * 16, "b" * 16)
     assert len(told_record.error) == 500
     assert told_record.ran is not None
 
 
-def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[Event]) -> None:
+def test_of_what_comes_together_only_the_last_is_sent(app: Celery, records: list[SpanRecord]) -> None:
     @app.task
     def work() -> None:
         app.send_task("shop.next")
@@ -242,10 +238,10 @@ def test_of_what_comes_together_only_the_last_is_sent(app: Celery, events: list[
     run(work)
     run(work, traceparent=f"00-{'a' * 32}-{'e' * 16}-01")
     run(work, traceparent="hostile", id="3")
-    assert [event.state for event in coalesced(events)] == ["SUCCESS", "PENDING"] * 3
+    assert [record.state for record in coalesced(records)] == ["SUCCESS", "PENDING"] * 3
 
 
-def test_hostile_headers_make_bounded_records(app: Celery, events: list[Event]) -> None:
+def test_hostile_headers_make_bounded_records(app: Celery, records: list[SpanRecord]) -> None:
     @app.task
     def work() -> None: ...
 
@@ -253,11 +249,11 @@ def test_hostile_headers_make_bounded_records(app: Celery, events: list[Event]) 
     for value in odd:
         run(work, traceparent=value, dynprio_lineage=value, dynprio=value, tracestate=value)
         run(work, dynprio={"at": value, "mv": value}, dynprio_lineage=[value] * 3)
-    assert len(events) == 32
-    for event in coalesced(events):
-        text = event.record().to_json()
+    assert len(records) == 32
+    for record in coalesced(records):
+        text = record.to_json()
         assert len(text) < 1000
-        assert SpanRecord.from_json(text) == event.record()
+        assert SpanRecord.from_json(record.trace_id, f"{record.task_id} {record.key}", text) == record
 
 
 def test_connect_and_disconnect_leave_the_signals_as_they_were() -> None:

@@ -1,12 +1,10 @@
 -- Keep what is known of some runs of tasks, within bounds.
 --
 -- KEYS  1 the traces (sorted set of trace id by the time at which its time is over), 2 how many spans each has (hash; the field ""
---       is the sum), 3.. one hash for each trace that is written or dropped below: span -> "<rank><record>", and "" -> how
---       many spans found no room
--- ARGV  1 seconds that a trace is kept after its last change, 2 spans of one trace, 3 spans of all traces, 4 how many
---       entries follow
---       then for each entry: index in KEYS, trace id, span, "<rank><record>"
---       then for each trace to drop: index in KEYS, trace id
+--       is the sum), then the hash of its trace for each entry, and those of traces to drop: span -> "<rank><record>", and
+--       "" -> how many spans found no room
+-- ARGV  1 seconds that a trace is kept after its last change, 2 spans of one trace, 3 spans of all traces, 4 length of what
+--       stands before the trace id in the name of its hash, 5 how many entries there are; then for each: span, "<rank><record>"
 -- Returns how many spans found no room, and the ids of the oldest traces, to be dropped because the sum is over its bound.
 --
 -- Keeps: of two records of one span the one of the higher rank (0 published, 1 started, 2 ended well, 3 anything else), of
@@ -16,6 +14,11 @@ local TRACES, SIZES, RESERVED = KEYS[1], KEYS[2], 3
 local clock = redis.call('TIME')
 local now, ttl = tonumber(clock[1]) + tonumber(clock[2]) / 1e6, tonumber(ARGV[1])
 local room, bound = tonumber(ARGV[2]), tonumber(ARGV[3])
+local FIRST, last = 3, 2 + tonumber(ARGV[5])
+
+local function id_of(key)
+  return string.sub(key, tonumber(ARGV[4]) + 1)
+end
 
 local function size(id)
   return tonumber(redis.call('HGET', SIZES, id) or 0) or 0
@@ -36,37 +39,44 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', TRACES, '-inf', now, 'LIMIT', 0,
   forget(id)
 end
 
-local refused, added, written, last = 0, 0, {}, 4 + 4 * tonumber(ARGV[4])
-for i = 5, last, 4 do
-  local key, id, span, value = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local rank = string.byte(value)
-  if not written[id] and redis.call('HEXISTS', SIZES, id) == 1 and redis.call('EXISTS', key) == 0 then
-    forget(id)
-  end
+local refused, added, written, times = 0, 0, {}, {}
+for i = FIRST, last do
+  local key, span, value = KEYS[i], ARGV[2 * i], ARGV[2 * i + 1]
+  local id, rank = id_of(key), string.byte(value)
   if redis.call('HSETNX', key, span, value) == 0 then
     if (string.byte(redis.call('HGET', key, span)) or 0) <= rank then
       redis.call('HSET', key, span, value)
     end
-  elseif redis.call('HINCRBY', SIZES, id, 1) <= (rank == 48 + RESERVED and room or room - math.floor(room / 10)) then
-    added = added + 1
   else
-    redis.call('HDEL', key, span)
-    redis.call('HINCRBY', SIZES, id, -1)
-    redis.call('HINCRBY', key, '', 1)
-    refused = refused + 1
+    local count = redis.call('HINCRBY', SIZES, id, 1)
+    if count > 1 and not written[id] and redis.call('HLEN', key) == 1 then  -- all that was counted is gone
+      redis.call('HSET', SIZES, id, 1)
+      added, count = added - (count - 1), 1
+    end
+    if count <= (rank == 48 + RESERVED and room or room - math.floor(room / 10)) then
+      added = added + 1
+    else
+      redis.call('HDEL', key, span)
+      redis.call('HINCRBY', SIZES, id, -1)
+      redis.call('HINCRBY', key, '', 1)
+      refused = refused + 1
+    end
   end
   if not written[id] then
     written[id] = true
-    redis.call('ZADD', TRACES, now + ttl, id)
+    times[#times + 1], times[#times + 2] = now + ttl, id
     redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
   end
 end
-redis.call('HSET', SIZES, '', size('') + added)
+if #times > 0 then
+  redis.call('ZADD', TRACES, unpack(times))
+end
+redis.call('HSET', SIZES, '', math.max(size('') + added, 0))
 
-for i = last + 1, #ARGV, 2 do
-  local key, id = KEYS[tonumber(ARGV[i])], ARGV[i + 1]
+for i = last + 1, #KEYS do
+  local id = id_of(KEYS[i])
   if size('') > bound and not written[id] then
-    redis.call('UNLINK', key)
+    redis.call('UNLINK', KEYS[i])
     forget(id)
   end
 end
