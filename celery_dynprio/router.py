@@ -242,7 +242,7 @@ class DynPrioRouter:
 
     def _parent(self) -> Any:
         """The request of the task that this worker is running, None outside of any."""
-        if tracing.current() is None:  # which is far quicker to see
+        if tracing.spanned() is None:  # which is far quicker to see
             return None
         task = get_current_worker_task()
         return None if task is None else task.request
