@@ -54,11 +54,15 @@ _last = threading.local()
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 
+#: The state of a run that runs; Celery's name.
+STARTED: Final = "STARTED"
+
+
 class Told(NamedTuple):
     """What there is to tell of a run when it is asked."""
 
     run: Running
-    #: Celery's; STARTED while it runs.
+    #: Celery's: STARTED while it runs, and if it was ended from outside and has none.
     state: str
     #: Seconds; None while it runs.
     ran: float | None
@@ -72,7 +76,7 @@ class Running:
     """A run of a task in this process. Its span is made when somebody first asks: mostly, that is no task's thread.
 
     Holds nothing of the task's arguments, which may be of any size and are done with when the run is. ``outer`` is what
-    was current around an eager task, and ``started`` is in Unix seconds.
+    has the span around an eager task, and ``started`` is in Unix seconds.
     """
 
     __slots__ = (
@@ -154,12 +158,12 @@ class Running:
         first, self.known = not self.known, True
         end = self._end  # after that
         if end is None:
-            return Told(self, "STARTED", None, "", first)
+            return Told(self, STARTED, None, "", first)
         if self._done:
             return None
         self._done = True
         state, ran, error = end
-        return Told(self, state if isinstance(state, str) else "STARTED", ran, error, first)
+        return Told(self, state if isinstance(state, str) else STARTED, ran, error, first)
 
     @classmethod
     def of(cls, request: Any) -> Running | None:
@@ -205,11 +209,13 @@ class Propagation:
             return
         request = task.request
         fields, outer, eager = vars(request), None, request.is_eager
-        if eager:
-            fields, outer = self._eager_fields(request), tracing.spanned()
-        run = Running(self, task, request, fields, outer)
         # That OpenTelemetry is imported says little: redis-py does that itself where it is installed.
         active = tracing.opentelemetry_span()
+        if eager:
+            fields, outer, around = self._eager_fields(request), tracing.spanned(), tracing.current()
+            if active is not None and around is not None and active.span_id == around.span_id:
+                active = None  # that is what is around this task, not its own
+        run = Running(self, task, request, fields, outer)
         if active is not None or _INSTRUMENTATION in sys.modules:
             run.change(_as_opentelemetry(run.span(), request, active))
         vars(request)[_RUN] = run
@@ -369,6 +375,11 @@ def span_of_headers(
         started,
         tracing.ancestors(ancestors),
     )
+
+
+def needed(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """What a span and its record are made of, and nothing else that may be in a message."""
+    return {name: headers.get(name) for name in _NEEDED}
 
 
 def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> int | None:

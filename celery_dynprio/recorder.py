@@ -5,6 +5,7 @@ On a task's path the run alone is put aside, once: what there is to tell of it i
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -14,8 +15,8 @@ from celery._state import get_current_worker_task
 
 from celery_dynprio import message, tracing, usage
 from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.propagation import Propagation, Running, Told, level_at_publish, span_of_headers
-from celery_dynprio.sender import Senders, Store
+from celery_dynprio.propagation import STARTED, Propagation, Running, Told, level_at_publish, needed, span_of_headers
+from celery_dynprio.sender import Outlet, Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
 from celery_dynprio.tracing import LINEAGE, Span
 
@@ -56,7 +57,8 @@ def record_of(told: Telling) -> SpanRecord:
     """What the trace store keeps of it."""
     if isinstance(told, Told):
         run = told.run
-        return _record(told.state, run.span(), run.key, run.headers, told.ran, told.error)
+        ran = None if told.state == STARTED else told.ran
+        return _record(told.state, run.span(), run.key, run.headers, ran, told.error)
     if isinstance(told, Published):
         span = span_of_headers(told.headers, {"routing_key": told.queue})
         return _record("PENDING", span, span.span_id, told.headers)
@@ -115,29 +117,25 @@ class _Traces:
         self._spans.close()
 
 
-class _Stores:
-    """All that takes in what a process tells; one that fails keeps it from none of the others."""
+class _All:
+    """All that takes in what a process tells; what goes wrong with one of them concerns none of the others."""
 
-    def __init__(self, stores: Sequence[Store[Telling]]) -> None:
-        self._stores = stores
+    def __init__(self, outlets: Sequence[Outlet[Telling]]) -> None:
+        self._outlets = outlets
 
     def add(self, entries: Sequence[Entry], /) -> None:
-        """Take it in; raises the first error of any of them."""
         told = [entry.tell() if isinstance(entry, Running) else entry for entry in entries]
-        telling = [each for each in told if each is not None]
-        failed = None
-        for store in self._stores:
-            try:
-                store.add(telling)
-            except Exception as exc:  # noqa: BLE001 - raised below
-                failed = failed or exc
-        if failed is not None:
-            raise failed
+        for outlet in self._outlets:
+            outlet.add([each for each in told if each is not None])
 
     def close(self) -> None:
-        """Give back what they hold of the broker."""
-        for store in self._stores:
-            store.close()
+        for outlet in self._outlets:
+            outlet.close()
+
+
+def _lost(entry: Entry) -> None:
+    if isinstance(entry, Running):
+        entry.tell()  # to nobody: its end, if it is still to come, is told all the same
 
 
 class Recorder:
@@ -151,7 +149,7 @@ class Recorder:
         self._settings = settings
         self._on: bool | None = None
         self._traced = False
-        self.senders: Senders[Entry] = Senders("what tasks did", self._open)
+        self.senders: Senders[Entry] = Senders("what tasks did", self._open, _lost)
 
     @staticmethod
     def of(app: Celery) -> Recorder | None:
@@ -178,7 +176,7 @@ class Recorder:
             self._on = self._decide()
         if self._traced:
             ran = None if span.started is None else max(time.time() - span.started, 0.0)
-            self.senders.put(Seen(state, span, headers, ran, tracing.said(exc)))
+            self.senders.put(Seen(state, span, needed(headers), ran, tracing.said(exc)))
 
     def _decide(self) -> bool:
         """Look into the settings, once, whether anything is to be told, and of what."""
@@ -190,12 +188,13 @@ class Recorder:
         return settings.trace or settings.learn or settings.metrics_port is not None or bool(settings.objectives)
 
     def _open(self) -> Store[Entry]:
-        settings, client = self._settings(), RedisClient.from_app(self._app)
-        stores: list[Store[Telling]] = usage.stores(client, settings)
+        settings = self._settings()
+        client = functools.cache(lambda: RedisClient.from_app(self._app))
+        outlets: list[Outlet[Telling]] = usage.outlets(client, settings)
         if settings.trace:
             bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
-            stores.append(_Traces(RedisSpans(client, *bounds)))
-        return _Stores(stores)
+            outlets.append(Outlet("trace spans", lambda: _Traces(RedisSpans(client(), *bounds))))
+        return _All(outlets)
 
 
 def connect(app: Celery, settings: Callable[[], Settings]) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from celery_dynprio.errors import UnsupportedBrokerError
@@ -39,31 +40,78 @@ class Store(Protocol[T_contra]):
         """Give back what this holds of the broker."""
 
 
-class Sender(Generic[T]):
-    """Carries entries from the tasks of one process to their store.
+class Outlet(Generic[T]):
+    """A store that is opened when there is something for it; it never raises.
 
-    ``what`` names them in the log. ``open_store`` is called in the thread. Whatever goes wrong there, entries are
-    dropped and counted in ``dropped``, and a line is logged once a minute. ``interval`` (seconds) is the least time
-    between two sends.
+    ``what`` names the entries in the log. Those that go wrong are counted in ``dropped``, and a line is logged once a
+    minute.
     """
 
-    def __init__(self, what: str, open_store: Callable[[], Store[T]], interval: float = SEND_INTERVAL) -> None:
+    def __init__(self, what: str, open_store: Callable[[], Store[T]]) -> None:
         self.dropped = 0
         self._what = what
         self._open = open_store
-        self._interval = interval
         self._store: Store[T] | None = None
-        self._waiting: deque[T] = deque(maxlen=MAX_WAITING)
+        self._next_complaint = 0.0
+
+    def add(self, entries: Sequence[T], /) -> None:
+        """Let the store take them in."""
+        try:
+            if self._store is None:
+                self._store = self._open()
+            self._store.add(entries)
+        except UnsupportedBrokerError:
+            self.dropped += len(entries)  # said once at the start of the worker
+        except Exception as exc:  # noqa: BLE001 - whatever it is, tasks must not notice
+            self.dropped += len(entries)
+            self.complain(exc)
+
+    def complain(self, problem: Exception) -> None:
+        """Log that something could not be sent, unless that was logged within the last minute."""
+        now = time.monotonic()
+        if now >= self._next_complaint:
+            self._next_complaint = now + COMPLAINT_INTERVAL
+            logger.warning("%s could not be sent, %d dropped so far: %s", self._what, self.dropped, problem)
+
+    def close(self) -> None:
+        """Give back what the store holds of the broker."""
+        if self._store is not None:
+            self._store.close()
+
+
+class Sender(Generic[T]):
+    """Carries entries from the tasks of one process to their store, an :class:`Outlet` of these parameters.
+
+    ``open_store`` is called in the thread. ``interval`` (seconds) is the least time between two sends. When a broker
+    stays away the oldest entries are dropped: counted in ``dropped``, and given to ``lost``.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        open_store: Callable[[], Store[T]],
+        interval: float = SEND_INTERVAL,
+        lost: Callable[[T], object] = lambda _: None,
+    ) -> None:
+        self._outlet = Outlet(what, open_store)
+        self._interval = interval
+        self._lost = lost
+        self._overflown = 0
+        self._waiting: deque[T] = deque()
         self._something = threading.Event()
         self._stop = threading.Event()
-        self._next_complaint = 0.0
         self._thread = threading.Thread(target=self._work, name=f"dynprio {what}", daemon=True)
         self._starting = threading.Lock()
+
+    @property
+    def dropped(self) -> int:
+        """Entries that were never sent."""
+        return self._overflown + self._outlet.dropped
 
     def put(self, entry: T) -> None:
         """Hand over an entry; never blocks on the network."""
         if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
+            self._overflow()
         self._waiting.append(entry)
         if not self._something.is_set():
             self._something.set()
@@ -76,6 +124,12 @@ class Sender(Generic[T]):
         if self._thread.is_alive():
             self._thread.join(timeout)
 
+    def _overflow(self) -> None:
+        with suppress(IndexError):  # the thread may have taken all of them just now
+            oldest = self._waiting.popleft()
+            self._overflown += 1
+            self._lost(oldest)
+
     def _start(self) -> None:
         with self._starting:
             if self._thread.ident is None:
@@ -83,7 +137,7 @@ class Sender(Generic[T]):
                     self._thread.start()
                 except RuntimeError as exc:  # no more threads: tasks must not notice, the next entry tries again
                     self._something.clear()
-                    self._complain(exc)
+                    self._outlet.complain(exc)
 
     def _work(self) -> None:
         while not self._stop.is_set():
@@ -92,36 +146,21 @@ class Sender(Generic[T]):
             self._send()
             self._stop.wait(self._interval)
         self._send()
-        if self._store is not None:
-            self._store.close()
+        self._outlet.close()
 
     def _send(self) -> None:
         entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not entries:
-            return
-        try:
-            if self._store is None:
-                self._store = self._open()
-            self._store.add(entries)
-        except UnsupportedBrokerError:
-            self.dropped += len(entries)  # said once at the start of the worker
-        except Exception as exc:  # noqa: BLE001 - whatever it is, tasks must not notice
-            self.dropped += len(entries)
-            self._complain(exc)
-
-    def _complain(self, problem: Exception) -> None:
-        now = time.monotonic()
-        if now >= self._next_complaint:
-            self._next_complaint = now + COMPLAINT_INTERVAL
-            logger.warning("%s could not be sent, %d dropped so far: %s", self._what, self.dropped, problem)
+        if entries:
+            self._outlet.add(entries)
 
 
 class Senders(Generic[T]):
     """One sender for each process that this one is forked into: threads, and what they held locked, survive no fork."""
 
-    def __init__(self, what: str, open_store: Callable[[], Store[T]]) -> None:
-        self._what = what
-        self._open = open_store
+    def __init__(
+        self, what: str, open_store: Callable[[], Store[T]], lost: Callable[[T], object] = lambda _: None
+    ) -> None:
+        self._make: Callable[[], Sender[T]] = lambda: Sender(what, open_store, lost=lost)
         self._by_process: dict[int, Sender[T]] = {}
 
     def put(self, entry: T) -> None:
@@ -129,7 +168,7 @@ class Senders(Generic[T]):
         process = os.getpid()
         sender = self._by_process.get(process)
         if sender is None:
-            sender = self._by_process.setdefault(process, Sender(self._what, self._open))
+            sender = self._by_process.setdefault(process, self._make())
         sender.put(entry)
 
     def stop(self, **_: Any) -> None:

@@ -259,7 +259,7 @@ class RedisSpans:
         newest: list[bytes] = self._client.redis.zrevrange(self._keys[0], 0, -1)
         for chunk in _chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):
             for trace_id, found in zip(chunk, self._matching(chunk, pattern), strict=True):
-                if found:
+                if found and trace_id == clean(trace_id):
                     return trace_id
         return None
 

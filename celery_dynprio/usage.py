@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_dynprio import message
@@ -12,33 +12,30 @@ from celery_dynprio.histograms import RedisHistograms
 from celery_dynprio.learned import RedisUsage, Run
 from celery_dynprio.objectives import Names
 from celery_dynprio.propagation import Told
-from celery_dynprio.sender import Store
+from celery_dynprio.sender import Outlet, Store
 
 if TYPE_CHECKING:
     from celery_dynprio.settings import Settings
 
 
 class Ended:
-    """Gives the runs that have ended to some stores; of foreign tasks, those from managed queues.
+    """Gives the runs that have ended to a store; of foreign tasks, those from managed queues.
 
-    ``spans`` says whether they ask for more than a run's time: level and wait need its span.
+    ``spans`` says whether it asks for more than a run's time: level and wait need its span.
     """
 
-    def __init__(self, stores: Sequence[Store[Run]], queues: Collection[str], *, spans: bool) -> None:
-        self._stores = stores
+    def __init__(self, store: Store[Run], queues: Collection[str], *, spans: bool) -> None:
+        self._store = store
         self._queues = queues
         self._spans = spans
 
     def add(self, entries: Sequence[Any], /) -> None:
         """Take in what is told of runs; the rest is for others."""
-        ended = list(self._read(entries))
-        for store in self._stores:
-            store.add(ended)
+        self._store.add(list(self._read(entries)))
 
     def close(self) -> None:
-        """Give back what the stores hold of the broker."""
-        for store in self._stores:
-            store.close()
+        """Give back what the store holds of the broker."""
+        self._store.close()
 
     def _read(self, entries: Sequence[Any]) -> Iterator[Run]:
         for told in entries:
@@ -86,17 +83,15 @@ class Started:
         self._attainment.close()
 
 
-def stores(client: RedisClient, settings: Settings) -> list[Store[Any]]:
-    """All that learns from runs or counts them, as the settings ask for."""
-    found: list[Store[Any]] = []
-    ended: list[Store[Run]] = []
+def outlets(client: Callable[[], RedisClient], settings: Settings) -> list[Outlet[Any]]:
+    """All that learns from runs or counts them, as the settings ask for; ``client`` is called by who first needs it."""
+    found: list[Outlet[Any]] = []
+    queues, half_life, objectives = settings.queues, settings.half_life, settings.objectives
     if settings.learn:
-        ended.append(RedisUsage(client, settings.half_life))
+        found.append(Outlet("learned use", lambda: Ended(RedisUsage(client(), half_life), queues, spans=False)))
     if settings.metrics_port is not None:
-        ended.append(RedisHistograms(client))
-    if ended:
-        found.append(Ended(ended, settings.queues, spans=settings.metrics_port is not None))
-    if settings.objectives:
-        names = Names([objective.match for objective in settings.objectives])
-        found.append(Started(RedisAttainment(client, settings.objectives), names))
+        found.append(Outlet("histograms", lambda: Ended(RedisHistograms(client()), queues, spans=True)))
+    if objectives:
+        names = Names([objective.match for objective in objectives])
+        found.append(Outlet("starts for objectives", lambda: Started(RedisAttainment(client(), objectives), names)))
     return found

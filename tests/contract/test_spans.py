@@ -211,6 +211,19 @@ def test_the_store_goes_on_when_one_of_its_keys_is_lost(server: Database, lost: 
     spans.add([record(n, trace=trace) for trace in (0, 5) for n in range(20, 25)])
     assert {record(n).key for n in range(20, 25)} <= read(spans, record().trace_id).keys() or lost.endswith("sizes")
     assert len(read(spans, f"{5:032x}")) == 5
+    if not lost.endswith("sizes"):
+        assert int(server.client.hget("dynprio:trace_sizes", "") or 0) == stored(server.client)
+    spans.close()
+
+
+def test_a_call_that_fails_half_way_leaves_nothing_that_is_never_forgotten(server: Database) -> None:
+    spans = redis_spans(server.url)
+    server.client.set(f"dynprio:trace:{1:032x}", "not a hash")
+    with pytest.raises(redis.ResponseError):
+        spans.add([record(1), record(1, trace=1), record(1, trace=2)])
+    written = {key.rpartition(b":")[2] for key in server.client.scan_iter("dynprio:trace:*", _type="hash")}
+    assert written <= set(server.client.zrange("dynprio:traces", 0, -1))
+    assert record().trace_id.encode() in written
     spans.close()
 
 
@@ -250,11 +263,13 @@ def test_what_somebody_else_wrote_is_passed_over(server: Database) -> None:
     server.client.hset(key, "nobody's", "2" + record(5).to_json())
     server.client.hset(key, "", "many")
     server.client.hset("dynprio:trace_sizes", "", "nonsense")
-    server.client.zadd("dynprio:traces", {b"\xff": 1e12})
+    server.client.zadd("dynprio:traces", {b"\xff": 1e12, b"\x1b]0;odd\x07": 1e12})
+    server.client.hset("dynprio:trace:\x1b]0;odd\x07", "known k", "2" + record(5).to_json())
     found = spans.read(record().trace_id)
     assert found is not None
     assert (list(found.spans), found.dropped) == ([record(1)], 0)
     assert spans.read("nobody") is None
+    assert spans.read("known") is None, "its trace id would be written to a terminal"
     spans.close()
 
 

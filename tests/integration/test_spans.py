@@ -244,7 +244,7 @@ def test_tasks_run_while_the_store_is_broken(valkey: Database, project: Project,
     worker = start_worker(project, pool="threads")
     for _ in range(3):
         under_trace(project, "fine").get(timeout=30)
-    worker.wait_for_log("what tasks did could not be sent")
+    worker.wait_for_log("trace spans could not be sent")
     assert "Traceback" not in worker.logs()
     valkey.client.delete("dynprio:traces")
     under_trace(project, "fine").get(timeout=30)

@@ -136,7 +136,7 @@ def test_tasks_run_while_the_place_of_learning_is_broken(
     worker = start_worker(project, pool="threads")
     for _ in range(3):
         project.load().work.delay(0.0).get(timeout=30)
-    worker.wait_for_log("what tasks did could not be sent")
+    worker.wait_for_log("learned use could not be sent")
     assert "Traceback" not in worker.logs()
 
 

@@ -10,9 +10,10 @@ import pytest
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
-from celery_dynprio import propagation, recorder
+from celery_dynprio import Objective, propagation, recorder
 from celery_dynprio.propagation import Running
-from celery_dynprio.recorder import Entry, Recorder, _Stores, coalesced, record_of
+from celery_dynprio.recorder import Entry, Recorder, _All, _lost, coalesced, record_of
+from celery_dynprio.sender import Outlet
 from celery_dynprio.settings import Settings
 from celery_dynprio.spans import SpanRecord
 from celery_dynprio.tracing import Span
@@ -161,29 +162,88 @@ def test_a_run_is_put_aside_once_unless_it_was_told_of_before_its_end(app: Celer
     assert [each and (each.state, each.first) for each in told] == [("STARTED", True), ("SUCCESS", False), None]
 
 
-def test_a_store_that_fails_keeps_nothing_from_the_others(app: Celery, entries: list[Entry]) -> None:
-    kept: list[Any] = []
+class Store:
+    """A store of which some attempts fail."""
 
-    class Broken:
-        def add(self, told: Any) -> None:
-            raise OSError(len(told))
+    def __init__(self, *fails: str) -> None:
+        self._fails = list(fails)
+        self.kept: list[Any] = []
+        self._fail("open")
 
-        def close(self) -> None: ...
+    def _fail(self, what: str) -> None:
+        if what in self._fails:
+            self._fails.remove(what)
+            raise OSError(what)
 
-    class Fine:
-        def add(self, told: Any) -> None:
-            kept.extend(told)
+    def add(self, told: Any) -> None:
+        self._fail("add")
+        self.kept.extend(told)
 
-        def close(self) -> None: ...
+    def close(self) -> None: ...
 
+
+def test_a_store_that_fails_keeps_nothing_from_the_others(
+    app: Celery, entries: list[Entry], caplog: pytest.LogCaptureFixture
+) -> None:
     @app.task
     def work() -> None: ...
 
     run(work)
-    stores = _Stores([Broken(), Fine(), Broken()])
-    with pytest.raises(OSError, match="1"):
-        stores.add(entries)
-    assert [each.run for each in kept] == entries
+    fine = Store()
+    outlets = [Outlet("a", lambda: Store("open")), Outlet("b", lambda: fine), Outlet("c", lambda: Store("add"))]
+    _All(outlets).add(entries)
+    assert [each.run for each in fine.kept] == entries
+    assert [record.getMessage() for record in caplog.records if "sent" in record.msg] == [
+        "a could not be sent, 1 dropped so far: open",
+        "c could not be sent, 1 dropped so far: add",
+    ]
+    assert [outlet.dropped for outlet in outlets] == [1, 0, 1]
+
+
+def test_the_end_of_a_run_is_told_though_its_start_was_lost(
+    app: Celery, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker is away when it starts, and back when it ends; or what waits overflowed meanwhile."""
+    opened = iter([Store, Store("nothing"), Store("nothing")])
+    kept: list[Any] = []
+
+    def open_store() -> Any:
+        store = next(opened)
+        if store is Store:
+            raise OSError("no broker")
+        kept.append(store)
+        return store
+
+    everything = _All([Outlet("a", open_store)])
+    lose: list[Callable[[Entry], None]] = [lambda entry: everything.add([entry]), _lost]
+
+    @app.task
+    def work() -> None:
+        lose.pop(0)(entries.pop())
+
+    for _ in range(2):
+        run(work)
+        everything.add([entries.pop()])
+    assert entries == []
+    assert [(told.state, told.first) for told in kept[0].kept] == [("SUCCESS", False)] * 2
+
+
+def test_a_run_that_was_ended_from_outside_has_no_time(app: Celery, records: list[SpanRecord]) -> None:
+    @app.task
+    def work() -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run(work)
+    assert [(record.state, record.ran) for record in records] == [("STARTED", None)] * 2
+
+
+def test_what_waits_of_a_message_is_bounded(app: Celery, entries: list[Entry]) -> None:
+    told = Recorder.of(app)
+    assert told is not None
+    headers = {"traceparent": PARENT, "argsrepr": "x" * 10**6}
+    told.told("REVOKED", Span("a" * 32, "b" * 16), headers, ValueError("x" * 10**6))
+    assert len(repr(entries)) < 2_000
 
 
 def test_eager_tasks_and_other_apps_are_left_out(app: Celery, records: list[SpanRecord]) -> None:
@@ -202,7 +262,15 @@ def test_eager_tasks_and_other_apps_are_left_out(app: Celery, records: list[Span
     other.close()
 
 
-@pytest.mark.parametrize(("other", "told"), [({"learn": False}, []), ({"learn": True}, ["1"])])
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"learn": False}, []),
+        ({"learn": True}, ["1"]),
+        ({"learn": False, "metrics_port": 1}, ["1"]),
+        ({"learn": False, "objectives": [Objective("soon", "*", within=1)]}, ["1"]),
+    ],
+)
 def test_it_can_be_turned_off(
     app: Celery, settings: dict[str, Any], entries: list[Entry], other: dict[str, Any], told: list[str]
 ) -> None:

@@ -66,12 +66,13 @@ def test_what_waits_is_sent_at_the_end(blocked: Blocked) -> None:
 
 
 def test_a_broker_that_hangs_blocks_neither_tasks_nor_the_end(blocked: Blocked) -> None:
-    sender = Sender("numbers", lambda: blocked)
+    lost: list[int] = []
+    sender = Sender("numbers", lambda: blocked, lost=lost.append)
     sender.put(-1)
     assert blocked.entered.wait(10)
     for n in range(MAX_WAITING + 5):
         sender.put(n)
-    assert sender.dropped == 5
+    assert (sender.dropped, lost) == (5, [0, 1, 2, 3, 4])
     sender.stop(timeout=0.01)
     blocked.answer.set()
     wait_until(lambda: len(blocked.added) == MAX_WAITING + 1)

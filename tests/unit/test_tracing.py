@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -440,8 +442,11 @@ def trace_task(task: Any, task_id: str, **headers: Any) -> None:
     build_tracer(task.name, task, app=task.app)(task_id, (), {}, {"id": task_id, "retries": 0, **headers})
 
 
-def test_a_run_makes_no_span_of_itself_until_somebody_asks(app: Celery, followed: list[Running]) -> None:
+def test_a_run_makes_no_span_of_itself_until_somebody_asks(
+    app: Celery, followed: list[Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("opentelemetry.trace")  # which is imported now, and used by nobody
+    monkeypatch.delitem(sys.modules, propagation._INSTRUMENTATION, raising=False)
     seen: list[Any] = []
 
     @app.task
@@ -451,6 +456,42 @@ def test_a_run_makes_no_span_of_itself_until_somebody_asks(app: Celery, followed
     trace_task(work, "1")
     assert [*seen, followed[0]._span] == [None, None]
     assert followed[0].span() is followed[0].span()
+
+
+def test_the_instrumentation_of_opentelemetry_is_told_the_span_of_a_message_without_one(
+    app: Celery, followed: list[Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, propagation._INSTRUMENTATION, ModuleType("as it is where it is used"))
+    seen: list[Any] = []
+
+    @app.task(bind=True)
+    def work(self: Any) -> None:
+        seen.append(self.request.traceparent)
+
+    trace_task(work, "1")
+    assert seen == [followed[0].span().traceparent]
+
+
+def test_eager_tasks_have_spans_of_their_own_in_the_span_of_opentelemetry(app: Celery) -> None:
+    trace = pytest.importorskip("opentelemetry.sdk.trace")
+    kind = pytest.importorskip("opentelemetry.trace").SpanKind.CONSUMER
+    seen: list[Any] = []
+
+    @app.task(bind=True)
+    def inner(self: Any) -> None:
+        seen.append(span_of(self.request))
+
+    @app.task(bind=True)
+    def outer(self: Any) -> None:
+        seen.append(span_of(self.request))
+        inner.apply(throw=True)
+
+    with trace.TracerProvider().get_tracer("t").start_as_current_span("outer", kind=kind) as active:
+        trace_task(outer, "1")
+    first, second = seen
+    assert int(first.span_id, 16) == active.get_span_context().span_id
+    assert (second.trace_id, second.parent_span_id) == (first.trace_id, first.span_id)
+    assert second.span_id != first.span_id
 
 
 def test_runs_in_runs_end_each_for_itself(app: Celery, followed: list[Running]) -> None:

@@ -16,7 +16,7 @@ from celery_dynprio.learned import Learnt, MemoryUsage, Run
 from celery_dynprio.objectives import Names
 from celery_dynprio.propagation import Propagation, Running, Told
 from celery_dynprio.settings import Settings
-from celery_dynprio.usage import Ended, Started, stores
+from celery_dynprio.usage import Ended, Started, outlets
 
 
 def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> Learnt:
@@ -78,7 +78,7 @@ def told(*, ran: float | None = 2.0, first: bool = True, **request: Any) -> Told
 
 def ended(told: Told, *, spans: bool = False) -> list[Run]:
     kept = Runs()
-    Ended([kept], {"celery"}, spans=spans).add([told, "something else"])
+    Ended(kept, {"celery"}, spans=spans).add([told, "something else"])
     return kept.kept
 
 
@@ -131,14 +131,20 @@ def test_each_start_that_an_objective_is_about_is_counted_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kinds"),
+    ("wanted", "told"),
     [
-        ({}, [Ended]),
+        ({}, ["learned use"]),
         ({"learn": False}, []),
-        ({"learn": False, "metrics_port": 1}, [Ended]),
-        ({"objectives": [Objective("soon", "*", within=1)]}, [Ended, Started]),
+        ({"learn": False, "metrics_port": 1}, ["histograms"]),
+        ({"objectives": [Objective("soon", "*", within=1)]}, ["learned use", "starts for objectives"]),
     ],
 )
-def test_only_what_the_settings_ask_for_is_kept(wanted: dict[str, Any], kinds: list[type]) -> None:
-    client: Any = SimpleNamespace(app_key=str, script=lambda name: name, redis=None)
-    assert [type(each) for each in stores(client, Settings(**wanted))] == kinds
+def test_only_what_the_settings_ask_for_is_kept(
+    wanted: dict[str, Any], told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def client() -> Any:
+        raise OSError("no broker")
+
+    for outlet in outlets(client, Settings(**wanted)):
+        outlet.add([])
+    assert [record.getMessage().split(" could not be sent")[0] for record in caplog.records] == told

@@ -39,7 +39,16 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', TRACES, '-inf', now, 'LIMIT', 0,
   forget(id)
 end
 
-local refused, added, written, times = 0, 0, {}, {}
+-- First, so that whatever fails below leaves nothing that would never be forgotten.
+local times = {}
+for i = FIRST, last do
+  times[#times + 1], times[#times + 2] = now + ttl, id_of(KEYS[i])
+end
+if #times > 0 then
+  redis.call('ZADD', TRACES, unpack(times))
+end
+
+local refused, added, written = 0, 0, {}
 for i = FIRST, last do
   local key, span, value = KEYS[i], ARGV[2 * i], ARGV[2 * i + 1]
   local id, rank = id_of(key), string.byte(value)
@@ -64,12 +73,8 @@ for i = FIRST, last do
   end
   if not written[id] then
     written[id] = true
-    times[#times + 1], times[#times + 2] = now + ttl, id
     redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
   end
-end
-if #times > 0 then
-  redis.call('ZADD', TRACES, unpack(times))
 end
 redis.call('HSET', SIZES, '', math.max(size('') + added, 0))
 
