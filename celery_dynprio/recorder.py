@@ -15,6 +15,7 @@ from celery._state import get_current_worker_task
 
 from celery_dynprio import message, tracing, usage
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.dropped import RedisDropped
 from celery_dynprio.propagation import STARTED, Propagation, Running, Told, level_at_publish, needed, span_of_headers
 from celery_dynprio.sender import Outlet, Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
@@ -117,6 +118,20 @@ class _Traces:
         self._spans.close()
 
 
+class _Dropped:
+    """Tells Prometheus what the trace store did not get; after it, at each send."""
+
+    def __init__(self, dropped: RedisDropped, totals: Callable[[], Mapping[str, int]]) -> None:
+        self._dropped = dropped
+        self._totals = totals
+
+    def add(self, _: Sequence[Telling], /) -> None:
+        self._dropped.tell(self._totals())
+
+    def close(self) -> None:
+        self._dropped.close()
+
+
 class _All:
     """All that takes in what a process tells; what goes wrong with one of them concerns none of the others."""
 
@@ -193,7 +208,23 @@ class Recorder:
         outlets: list[Outlet[Telling]] = usage.outlets(client, settings)
         if settings.trace:
             bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
-            outlets.append(Outlet("trace spans", lambda: _Traces(RedisSpans(client(), *bounds))))
+            opened: list[RedisSpans] = []
+
+            def open_traces() -> Store[Telling]:
+                opened.append(RedisSpans(client(), *bounds))
+                return _Traces(opened[-1])
+
+            traces = Outlet("trace spans", open_traces)
+            outlets.append(traces)
+            if settings.metrics_port is not None:
+
+                def totals() -> dict[str, int]:
+                    return {
+                        "no_room": sum(spans.dropped for spans in opened),
+                        "not_sent": traces.dropped + self.senders.dropped,
+                    }
+
+                outlets.append(Outlet("counts of dropped spans", lambda: _Dropped(RedisDropped(client()), totals)))
         return _All(outlets)
 
 

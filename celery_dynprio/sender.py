@@ -171,6 +171,12 @@ class Senders(Generic[T]):
             sender = self._by_process.setdefault(process, self._make())
         sender.put(entry)
 
+    @property
+    def dropped(self) -> int:
+        """Entries of this process that were never sent."""
+        sender = self._by_process.get(os.getpid())
+        return 0 if sender is None else sender.dropped
+
     def stop(self, **_: Any) -> None:
         """Receive ``worker_process_shutdown`` and ``worker_shutdown``: send what waits."""
         sender = self._by_process.pop(os.getpid(), None)

@@ -21,6 +21,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.dropped import RedisDropped
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.histograms import Distribution, RedisHistograms, Series, SeriesKey
 from celery_dynprio.learned import RedisUsage
@@ -46,6 +47,8 @@ class Shared(NamedTuple):
     series: Mapping[SeriesKey, Series]
     #: Decayed use in seconds by fairness key.
     use: Mapping[str, float]
+    #: Records that the trace store did not get, by cause.
+    dropped: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -118,6 +121,12 @@ class Exporter(Collector):
         if shared is not None:
             yield from metrics.tasks(shared.series)
             yield metrics.use(shared.use)
+            yield metrics.counter(
+                "spans_dropped",
+                "Records of runs that the trace store did not get.",
+                ("cause",),
+                {(cause,): count for cause, count in shared.dropped.items()},
+            )
         yield metrics.counter("scrape_errors", "Scrapes at which the broker did not answer.", (), {(): self._errors})
         if self._dropped is not None:
             yield metrics.counter("events_dropped", "Celery events that were not sent.", (), {(): self._dropped()})
@@ -212,7 +221,7 @@ class _Broker:
     def __init__(self, app: Celery, half_life: float) -> None:
         self._app = app
         self._half_life = half_life
-        self._open: tuple[RedisUsage, RedisHistograms] | None = None
+        self._open: tuple[RedisUsage, RedisHistograms, RedisDropped] | None = None
         self._one = threading.Lock()
 
     def read(self) -> Shared:
@@ -222,16 +231,16 @@ class _Broker:
                     timeouts = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
                     options = {**(self._app.conf.broker_transport_options or {}), **timeouts}
                     client = RedisClient(self._app.connection_for_write(transport_options=options))
-                    self._open = RedisUsage(client, self._half_life), RedisHistograms(client)
-                usage, histograms = self._open
-                return Shared(histograms.read(), usage.read(time.time())[1])
+                    self._open = RedisUsage(client, self._half_life), RedisHistograms(client), RedisDropped(client)
+                usage, histograms, dropped = self._open
+                return Shared(histograms.read(), usage.read(time.time())[1], dropped.read())
             except Exception:
                 self.close()
                 raise
 
     def close(self) -> None:
         if self._open is not None:
-            self._open[0].close()  # both have the same connection
+            self._open[0].close()  # all have the same connection
             self._open = None
 
 

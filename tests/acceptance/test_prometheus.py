@@ -60,7 +60,8 @@ def test_starvation_fires_and_resolves_and_every_panel_shows_something(  # noqa:
     start_worker(project)
     wait_until(lambda: "DynprioStarvation" not in prometheus.firing(), message="all has run")
     # A rate needs a second sample that differs.
-    project.load().work.delay("customer 1")
+    wait_until(lambda: prometheus.query('dynprio_deadlines_total{outcome="late"} >= 50'), message="all were late")
+    project.load().work.apply_async(("customer 1",), dynprio={"deadline": 1e-6})
     wait_until(lambda: prometheus.firing() == {"DynprioDeadlinesMissed"}, 60, message="all had waited for too long")
     assert [query for query in queries() if not shown(prometheus, query)] == []
 

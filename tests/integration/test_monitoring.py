@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from celery_dynprio import tracing
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.models import Outcome
 from celery_dynprio.monitoring.events import TYPE, EventSender
@@ -89,6 +90,24 @@ def test_all_metrics_are_exported_as_prometheus_wants_them(
     }
     assert set(families(text)) == set(families(everything()))
     promtool("check", "metrics", text=text)
+
+
+def test_spans_that_are_dropped_are_counted(
+    valkey: Database, make_project: MakeProject, port: int, start_worker: StartWorker
+) -> None:
+    project = make_project(valkey.url, BODY, conf={"dynprio_metrics_port": port, "dynprio_trace_max_spans": 5})
+    start_worker(project)
+    work = project.load().work
+    wait_until(lambda: value(scrape(port), "dynprio_spans_dropped_total", cause="no_room") == 0)
+    with tracing.use():
+        for _ in range(8):
+            work.delay("x")
+    wait_until(lambda: value(scrape(port), "dynprio_spans_dropped_total", cause="no_room") == 3)
+    assert value(scrape(port), "dynprio_spans_dropped_total", cause="not_sent") == 0
+    valkey.client.delete("dynprio:traces")
+    valkey.client.set("dynprio:traces", "not a sorted set")
+    work.delay("x")
+    wait_until(lambda: (value(scrape(port), "dynprio_spans_dropped_total", cause="not_sent") or 0) >= 1)
 
 
 def test_a_standby_and_a_pause_are_visible(

@@ -26,7 +26,7 @@ SETTINGS = Settings(queues=("orders", "mails"), objectives=(OBJECTIVE,))
 def shared(runs: Iterable[Run] = (), **use: float) -> Shared:
     memory = MemoryHistograms()
     memory.add(runs)
-    return Shared(memory.read(), use)
+    return Shared(memory.read(), use, {"no_room": 7, "not_sent": 0})
 
 
 def report(queue: str = "orders", role: Role = Role.LEADER, **values: Any) -> Report:
@@ -120,6 +120,13 @@ def test_what_all_share_is_told_by_one_of_them() -> None:
     assert value(text, "dynprio_pending", queue="mails") is not None
     assert value(text, "dynprio_use_seconds") is None
     assert value(text, "dynprio_task_run_seconds_count") is None
+    assert value(text, "dynprio_spans_dropped_total") is None
+
+
+def test_dropped_spans_are_counted_by_cause() -> None:
+    text = everything()
+    assert value(text, "dynprio_spans_dropped_total", cause="no_room") == 7
+    assert value(text, "dynprio_spans_dropped_total", cause="not_sent") == 0
 
 
 def test_moves_are_counted_by_direction_and_reason() -> None:

@@ -1,0 +1,51 @@
+"""How many records of runs the trace store did not get, counted by the workers for whoever shows it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from celery_dynprio.backlogs.redis_client import RedisClient
+
+#: Why a record was dropped: its trace was full, or a worker could not send it.
+CAUSES: Final = ("no_room", "not_sent")
+
+#: Seconds for which counts are kept that nobody adds to.
+KEPT: Final = 86_400
+
+#: A count with more digits is none of ours.
+MAX_DIGITS: Final = 15
+
+
+class RedisDropped:
+    """The counts in the broker's Redis, in one small hash; raises what redis-py raises when the broker is away."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._key = client.app_key("spans_dropped")
+        self._told: Counter[str] = Counter()
+
+    def tell(self, totals: Mapping[str, int]) -> None:
+        """Add by how much the totals of this process, by cause, have grown since it last told them."""
+        grown = {cause: total - self._told[cause] for cause, total in totals.items() if total > self._told[cause]}
+        if grown:
+            pipe = self._client.redis.pipeline()
+            for cause, count in grown.items():
+                pipe.hincrby(self._key, cause, count)
+            pipe.expire(self._key, KEPT)
+            pipe.execute()
+            self._told.update(grown)
+
+    def read(self) -> Mapping[str, int]:
+        """The counts of all processes by cause; what in Redis is not as :meth:`tell` writes it counts as 0."""
+        values = self._client.redis.hmget(self._key, CAUSES)
+        return {cause: _count(value) for cause, value in zip(CAUSES, values, strict=True)}
+
+    def close(self) -> None:
+        """Close the connection that this was given."""
+        self._client.close()
+
+
+def _count(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() and len(value) <= MAX_DIGITS else 0
