@@ -1,4 +1,4 @@
-"""How many records of runs the trace store did not get, counted by the workers for whoever shows it."""
+"""How many records of runs the trace store is not known to have, counted by the workers for whoever shows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from celery_dynprio.backlogs.redis_client import RedisClient
 
-#: Why a record was dropped: its trace was full, or a worker could not send it.
+#: Why a record was dropped: its trace was full, or a worker had no answer.
 CAUSES: Final = ("no_room", "not_sent")
 
 #: Seconds for which counts are kept that nobody adds to.
@@ -27,15 +27,23 @@ class RedisDropped:
         self._told: Counter[str] = Counter()
 
     def tell(self, totals: Mapping[str, int]) -> None:
-        """Add by how much the totals of this process, by cause, have grown since it last told them."""
+        """Add by how much the totals of this process, by cause, have grown since it last told them.
+
+        What is told without an answer is told again, and may count twice.
+        """
         grown = {cause: total - self._told[cause] for cause, total in totals.items() if total > self._told[cause]}
         if grown:
             pipe = self._client.redis.pipeline()
             for cause, count in grown.items():
                 pipe.hincrby(self._key, cause, count)
             pipe.expire(self._key, KEPT)
-            pipe.execute()
-            self._told.update(grown)
+            answers = pipe.execute(raise_on_error=False)
+            errors = [answer for answer in answers if isinstance(answer, Exception)]
+            for cause, answer in zip(grown, answers, strict=False):
+                if not isinstance(answer, Exception):
+                    self._told[cause] = totals[cause]
+            if errors:
+                raise errors[0]
 
     def read(self) -> Mapping[str, int]:
         """The counts of all processes by cause; what in Redis is not as :meth:`tell` writes it counts as 0."""

@@ -9,12 +9,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import Final, Protocol
 
 from celery_dynprio.models import PendingTask, Snapshot
 from celery_dynprio.objectives import Names, Objective, Standing, globs
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for which an objective of which nothing is known any more stays as it was: what was overdue may have started,
+#: and its worker tells so a second later.
+TOLD_WITHIN: Final = 3.0
 
 
 class Attainment(Protocol):
@@ -83,6 +87,8 @@ class Guard:
         self._attainment = attainment
         self._names = Names([objective.match for objective in objectives])
         self._hooks: list[threading.Thread] = []
+        #: When anything was last known of an objective, by its index (Unix seconds).
+        self._known: dict[int, float] = {}
 
     def close(self, timeout: float) -> None:
         """Let hooks end that were called, for at most ``timeout`` seconds: nobody would call them again."""
@@ -96,8 +102,11 @@ class Guard:
             self._attainment.tell(self._queue, self._overdue(snapshot, now))
         standings = list(self._attainment.read())
         turned = []
-        for index, standing in enumerate(standings if acts else ()):
-            if standing.is_breached != (standing.since is not None):
+        for index, standing in enumerate(standings):
+            if standing.attained is not None or index not in self._known:
+                self._known[index] = now
+            silent = standing.attained is None and 0 <= now - self._known[index] < TOLD_WITHIN
+            if acts and not silent and standing.is_breached != (standing.since is not None):
                 after = self._attainment.turn(standing)
                 if after is not None:
                     standings[index] = after

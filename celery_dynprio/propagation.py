@@ -151,7 +151,7 @@ class Running:
         self._end = state, time.perf_counter() - self._began, error
 
     def tell(self) -> Told | None:
-        """What is known now; None if its end was told before. To be called by one thread only.
+        """What is known now; None if its end was told before. Not to be called by two threads at once.
 
         A run that ends while this is called is told as ended here, or finds itself ``known`` and has to be told again.
         """

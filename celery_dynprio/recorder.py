@@ -5,7 +5,6 @@ On a task's path the run alone is put aside, once: what there is to tell of it i
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -17,7 +16,7 @@ from celery_dynprio import message, tracing, usage
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.dropped import RedisDropped
 from celery_dynprio.propagation import STARTED, Propagation, Running, Told, level_at_publish, needed, span_of_headers
-from celery_dynprio.sender import Outlet, Senders, Store
+from celery_dynprio.sender import Outlet, Sender, Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
 from celery_dynprio.tracing import LINEAGE, Span
 
@@ -106,16 +105,31 @@ def coalesced(records: Iterable[SpanRecord]) -> Iterable[SpanRecord]:
 
 
 class _Traces:
-    """Takes what is told into the trace store."""
+    """Takes what is told into the trace store, and counts what that did not get."""
 
-    def __init__(self, spans: RedisSpans) -> None:
-        self._spans = spans
+    def __init__(self, open_spans: Callable[[], RedisSpans]) -> None:
+        self.not_sent = 0
+        self._open = open_spans
+        self._spans: RedisSpans | None = None
+
+    @property
+    def no_room(self) -> int:
+        return 0 if self._spans is None else self._spans.dropped
 
     def add(self, entries: Sequence[Telling], /) -> None:
-        self._spans.add(list(coalesced(map(record_of, entries))))
+        records = list(coalesced(map(record_of, entries)))
+        self.not_sent += len(records)  # until there is an answer
+        if self._spans is None:
+            self._spans = self._open()
+        before = self._spans.taken
+        try:
+            self._spans.add(records)
+        finally:
+            self.not_sent -= self._spans.taken - before
 
     def close(self) -> None:
-        self._spans.close()
+        if self._spans is not None:
+            self._spans.close()
 
 
 class _Dropped:
@@ -132,16 +146,42 @@ class _Dropped:
         self._dropped.close()
 
 
+class _Connection:
+    """The client that all share; that the broker is away only the first of them finds out in each send."""
+
+    def __init__(self, connect: Callable[[], RedisClient]) -> None:
+        self._connect = connect
+        self._client: RedisClient | None = None
+        self._problem: Exception | None = None
+
+    def __call__(self) -> RedisClient:
+        if self._problem is not None:
+            raise self._problem
+        if self._client is None:
+            try:
+                self._client = self._connect()
+            except Exception as exc:
+                self._problem = exc
+                raise
+        return self._client
+
+    def try_again(self) -> None:
+        self._problem = None
+
+
 class _All:
     """All that takes in what a process tells; what goes wrong with one of them concerns none of the others."""
 
-    def __init__(self, outlets: Sequence[Outlet[Telling]]) -> None:
+    def __init__(self, outlets: Sequence[Outlet[Telling]], before: Callable[[], None] = lambda: None) -> None:
         self._outlets = outlets
+        self._before = before
 
     def add(self, entries: Sequence[Entry], /) -> None:
         told = [entry.tell() if isinstance(entry, Running) else entry for entry in entries]
+        telling = [each for each in told if each is not None]
+        self._before()
         for outlet in self._outlets:
-            outlet.add([each for each in told if each is not None])
+            outlet.add(telling)
 
     def close(self) -> None:
         for outlet in self._outlets:
@@ -202,30 +242,20 @@ class Recorder:
         self._traced = settings.trace
         return settings.trace or settings.learn or settings.metrics_port is not None or bool(settings.objectives)
 
-    def _open(self) -> Store[Entry]:
-        settings = self._settings()
-        client = functools.cache(lambda: RedisClient.from_app(self._app))
+    def _open(self, sender: Sender[Entry]) -> Store[Entry]:
+        settings, client = self._settings(), _Connection(lambda: RedisClient.from_app(self._app))
         outlets: list[Outlet[Telling]] = usage.outlets(client, settings)
         if settings.trace:
             bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
-            opened: list[RedisSpans] = []
-
-            def open_traces() -> Store[Telling]:
-                opened.append(RedisSpans(client(), *bounds))
-                return _Traces(opened[-1])
-
-            traces = Outlet("trace spans", open_traces)
-            outlets.append(traces)
+            traces = _Traces(lambda: RedisSpans(client(), *bounds))
+            outlets.append(Outlet("trace spans", lambda: traces))
             if settings.metrics_port is not None:
 
                 def totals() -> dict[str, int]:
-                    return {
-                        "no_room": sum(spans.dropped for spans in opened),
-                        "not_sent": traces.dropped + self.senders.dropped,
-                    }
+                    return {"no_room": traces.no_room, "not_sent": traces.not_sent + sender.dropped}
 
                 outlets.append(Outlet("counts of dropped spans", lambda: _Dropped(RedisDropped(client()), totals)))
-        return _All(outlets)
+        return _All(outlets, client.try_again)
 
 
 def connect(app: Celery, settings: Callable[[], Settings]) -> None:

@@ -96,7 +96,6 @@ class Sender(Generic[T]):
         self._outlet = Outlet(what, open_store)
         self._interval = interval
         self._lost = lost
-        self._overflown = 0
         self._waiting: deque[T] = deque()
         self._something = threading.Event()
         self._stop = threading.Event()
@@ -106,7 +105,7 @@ class Sender(Generic[T]):
     @property
     def dropped(self) -> int:
         """Entries that were never sent."""
-        return self._overflown + self._outlet.dropped
+        return self._outlet.dropped
 
     def put(self, entry: T) -> None:
         """Hand over an entry; never blocks on the network."""
@@ -127,7 +126,7 @@ class Sender(Generic[T]):
     def _overflow(self) -> None:
         with suppress(IndexError):  # the thread may have taken all of them just now
             oldest = self._waiting.popleft()
-            self._overflown += 1
+            self._outlet.dropped += 1
             self._lost(oldest)
 
     def _start(self) -> None:
@@ -149,18 +148,26 @@ class Sender(Generic[T]):
         self._outlet.close()
 
     def _send(self) -> None:
-        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        entries: list[T] = []
+        with suppress(IndexError):  # a task may be dropping the oldest just now
+            for _ in range(len(self._waiting)):
+                entries.append(self._waiting.popleft())  # noqa: PERF401 - what was taken is kept
         if entries:
             self._outlet.add(entries)
 
 
 class Senders(Generic[T]):
-    """One sender for each process that this one is forked into: threads, and what they held locked, survive no fork."""
+    """One sender for each process that this one is forked into: threads, and what they held locked, survive no fork.
+
+    ``open_store`` is given the sender.
+    """
 
     def __init__(
-        self, what: str, open_store: Callable[[], Store[T]], lost: Callable[[T], object] = lambda _: None
+        self, what: str, open_store: Callable[[Sender[T]], Store[T]], lost: Callable[[T], object] = lambda _: None
     ) -> None:
-        self._make: Callable[[], Sender[T]] = lambda: Sender(what, open_store, lost=lost)
+        self._what = what
+        self._open = open_store
+        self._lost = lost
         self._by_process: dict[int, Sender[T]] = {}
 
     def put(self, entry: T) -> None:
@@ -171,11 +178,9 @@ class Senders(Generic[T]):
             sender = self._by_process.setdefault(process, self._make())
         sender.put(entry)
 
-    @property
-    def dropped(self) -> int:
-        """Entries of this process that were never sent."""
-        sender = self._by_process.get(os.getpid())
-        return 0 if sender is None else sender.dropped
+    def _make(self) -> Sender[T]:
+        made: Sender[T] = Sender(self._what, lambda: self._open(made), lost=self._lost)
+        return made
 
     def stop(self, **_: Any) -> None:
         """Receive ``worker_process_shutdown`` and ``worker_shutdown``: send what waits."""

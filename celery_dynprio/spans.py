@@ -201,7 +201,8 @@ class RedisSpans:
     """
 
     def __init__(self, client: RedisClient, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> None:
-        self.dropped = 0
+        #: Records for which there was no room, and all that the server has answered for.
+        self.dropped = self.taken = 0
         self._client = client
         self._bounds = (ttl, min(spans, total), total)
         self._keys = [client.app_key("traces"), client.app_key("trace_sizes")]
@@ -213,6 +214,7 @@ class RedisSpans:
         oldest: list[str] = []
         for chunk in _chunks(records, CHUNK):
             oldest = self._call(chunk, oldest)
+            self.taken += len(chunk)
         before: list[str] = []
         while oldest and oldest != before:  # what cannot be dropped comes again
             before, oldest = oldest, self._call((), oldest)

@@ -123,7 +123,7 @@ class Exporter(Collector):
             yield metrics.use(shared.use)
             yield metrics.counter(
                 "spans_dropped",
-                "Records of runs that the trace store did not get.",
+                "Records of runs that the trace store is not known to have.",
                 ("cause",),
                 {(cause,): count for cause, count in shared.dropped.items()},
             )

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from celery_dynprio.monitoring.events import BREACHED, RECOVERED
@@ -54,6 +56,25 @@ def objective(project: Project) -> dict[str, Any]:
     return dict(found)
 
 
+@contextmanager
+def publishing(tasks: Sequence[Any]) -> Iterator[None]:
+    """Publish each of these tasks ten times a second, whatever the test waits for meanwhile."""
+    stop = threading.Event()
+
+    def publish() -> None:
+        while not stop.wait(0.1):
+            for task in tasks:
+                task.delay()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_degrading_makes_a_breached_objective_recover_and_nothing_else_does(
     open_database: Callable[[Kind], Database],
     make_project: MakeProject,
@@ -73,18 +94,13 @@ def test_degrading_makes_a_breached_objective_recover_and_nothing_else_does(
             start_celery(project, "dynprio", "run", name=f"run-{name}", ready_line="dynprio ready"),
         )
 
-    def loaded(condition: str) -> bool:
-        """Let both go on getting checkouts until the one that degrades says so."""
-        for _, module, _, _ in sides.values():
-            module.checkout.delay()
-        return condition in sides["degrading"][3].logs()
-
     breached, recovered = "'checkouts' is breached", "'checkouts' is met"
     seen: list[dict[str, Any]] = []
-    with receiving(sides["degrading"][1].app, seen, BREACHED, RECOVERED) as receive:
-        wait_until(lambda: receive() or loaded(breached), 60)
-        project, module, reports, run = sides["degrading"]
-        wait_until(lambda: loaded("held back "), 60)
+    project, module, reports, run = sides["degrading"]
+    checkouts = [module.checkout for _, module, _, _ in sides.values()]
+    with publishing(checkouts), receiving(module.app, seen, BREACHED, RECOVERED) as receive:
+        wait_until(lambda: receive() or breached in run.logs(), 60)
+        wait_until(lambda: "held back " in run.logs(), 60)
         found = objective(project)
         assert found["breached_since"] is not None
         assert found["attained"] < 0.9
@@ -93,7 +109,7 @@ def test_degrading_makes_a_breached_objective_recover_and_nothing_else_does(
         explained = dynprio(project, "explain", waiting[-1])
         assert (explained["place"], explained["held_back_for"]) == ("parked", "checkouts")
 
-        wait_until(lambda: receive() or loaded(recovered), 60)
+        wait_until(lambda: receive() or recovered in run.logs(), 60)
         wait_until(lambda: receive() or len(seen) > 1)
     assert "holding back report, each for 600 s at most" in run.logs()
     assert [each["type"] for each in seen[:2]] == [BREACHED, RECOVERED]

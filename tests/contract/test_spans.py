@@ -216,14 +216,19 @@ def test_the_store_goes_on_when_one_of_its_keys_is_lost(server: Database, lost: 
     spans.close()
 
 
-def test_a_call_that_fails_half_way_leaves_nothing_that_is_never_forgotten(server: Database) -> None:
+@pytest.mark.parametrize("broken", [f"dynprio:trace:{1:032x}", "dynprio:trace_sizes"])
+def test_a_call_that_fails_half_way_leaves_nothing_that_is_never_forgotten(server: Database, broken: str) -> None:
     spans = redis_spans(server.url)
-    server.client.set(f"dynprio:trace:{1:032x}", "not a hash")
+    spans.add([record(1, trace=7)])
+    server.client.delete(broken)
+    server.client.set(broken, "not a hash")
     with pytest.raises(redis.ResponseError):
         spans.add([record(1), record(1, trace=1), record(1, trace=2)])
-    written = {key.rpartition(b":")[2] for key in server.client.scan_iter("dynprio:trace:*", _type="hash")}
-    assert written <= set(server.client.zrange("dynprio:traces", 0, -1))
-    assert record().trace_id.encode() in written
+    hashes = list(server.client.scan_iter("dynprio:trace:*", _type="hash"))
+    assert f"dynprio:trace:{record().trace_id}".encode() in hashes
+    assert {key.rpartition(b":")[2] for key in hashes} <= set(server.client.zrange("dynprio:traces", 0, -1))
+    assert all(server.client.pttl(key) > 0 for key in hashes)
+    assert spans.taken == 1
     spans.close()
 
 

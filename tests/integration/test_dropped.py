@@ -20,7 +20,6 @@ def test_what_processes_drop_is_summed_up(server: Database) -> None:
     assert one.read() == {"no_room": 0, "not_sent": 0}
     one.tell({"no_room": 3, "not_sent": 0})
     one.tell({"no_room": 3, "not_sent": 2})
-    one.tell({"no_room": 3, "not_sent": 1})  # its sender was stopped meanwhile
     other.tell({"no_room": 4, "not_sent": 0})
     assert other.read() == {"no_room": 7, "not_sent": 2}
 
@@ -33,6 +32,18 @@ def test_what_could_not_be_told_is_told_later(valkey: Database) -> None:
     valkey.client.delete("dynprio:spans_dropped")
     kept.tell({"no_room": 3})
     assert kept.read()["no_room"] == 3
+
+
+def test_what_one_cause_has_in_the_way_is_not_told_of_the_other_again(valkey: Database) -> None:
+    kept = dropped(valkey.url)
+    valkey.client.hset("dynprio:spans_dropped", "no_room", "many")
+    for _ in range(3):
+        with pytest.raises(redis.ResponseError):
+            kept.tell({"no_room": 1, "not_sent": 2})
+    assert kept.read() == {"no_room": 0, "not_sent": 2}
+    valkey.client.hdel("dynprio:spans_dropped", "no_room")
+    kept.tell({"no_room": 1, "not_sent": 2})
+    assert kept.read() == {"no_room": 1, "not_sent": 2}
 
 
 def test_nothing_is_written_before_something_is_dropped_and_nothing_stays(valkey: Database) -> None:

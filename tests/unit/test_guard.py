@@ -227,3 +227,17 @@ def test_while_all_is_paused_it_is_told_what_is_held_back_and_nobody_judges() ->
     report = guarded(queue, counts, paused=lambda: True, watched=True).tick()
     assert (report.role, report.held_back, counts.told) == (Role.PAUSED, 1, [])
     assert [each.since for each in report.standings] == [NOW]
+
+
+def test_what_was_overdue_and_has_just_started_is_no_recovery_before_its_worker_tells() -> None:
+    now = [NOW]
+    queue = queue_of(("checkout", 6))
+    counts = Counts(Standing(CHECKOUTS))
+    ticking = guarded(queue, counts)
+    ticking.clock = lambda: now[0]
+    assert [each.since for each in ticking.tick().turned] == [NOW]
+    queue.consume()
+    for later, recovered in ((1.0, False), (2.9, False), (3.1, True)):
+        now[0] = NOW + later
+        report = ticking.tick()
+        assert [each.since for each in report.turned] == ([None] if recovered else [])

@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject
 
 from celery_dynprio import Objective, propagation, recorder
 from celery_dynprio.propagation import Running
-from celery_dynprio.recorder import Entry, Recorder, _All, _lost, coalesced, record_of
+from celery_dynprio.recorder import Entry, Recorder, _All, _Connection, _lost, _Traces, coalesced, record_of
 from celery_dynprio.sender import Outlet
 from celery_dynprio.settings import Settings
 from celery_dynprio.spans import SpanRecord
@@ -200,9 +200,7 @@ def test_a_store_that_fails_keeps_nothing_from_the_others(
     assert [outlet.dropped for outlet in outlets] == [1, 0, 1]
 
 
-def test_the_end_of_a_run_is_told_though_its_start_was_lost(
-    app: Celery, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_end_of_a_run_is_told_though_its_start_was_lost(app: Celery, entries: list[Entry]) -> None:
     """The broker is away when it starts, and back when it ends; or what waits overflowed meanwhile."""
     opened = iter([Store, Store("nothing"), Store("nothing")])
     kept: list[Any] = []
@@ -226,6 +224,48 @@ def test_the_end_of_a_run_is_told_though_its_start_was_lost(
         everything.add([entries.pop()])
     assert entries == []
     assert [(told.state, told.first) for told in kept[0].kept] == [("SUCCESS", False)] * 2
+
+
+def test_that_the_broker_is_away_is_found_out_once_in_each_send() -> None:
+    tried: list[int] = []
+
+    def connect() -> Any:
+        tried.append(1)
+        if len(tried) < 3:
+            raise OSError("no broker")
+        return object()
+
+    connection = _Connection(connect)
+    everything = _All([Outlet(name, lambda: Store(str(connection()))) for name in "abc"], connection.try_again)
+    for sends in (1, 2, 3, 3):
+        everything.add([])
+        assert len(tried) == sends
+
+
+def test_what_the_trace_store_did_not_get_is_counted(app: Celery, entries: list[Entry]) -> None:
+    @app.task
+    def work() -> None: ...
+
+    for task_id in "abc":
+        run(work, id=task_id)
+    told = [running(entry).tell() for entry in entries]
+
+    class Spans:
+        taken, dropped = 0, 0
+
+        def add(self, records: list[SpanRecord]) -> None:
+            self.taken += len(records) - 1  # the second call is not answered
+            raise OSError("no broker")
+
+        def close(self) -> None: ...
+
+    spans: list[Any] = []
+    traces = _Traces(lambda: spans[0])
+    for opened, not_sent in (([], 3), ([Spans()], 4)):
+        spans[:] = opened
+        with pytest.raises((OSError, IndexError)):
+            traces.add([each for each in told if each is not None])
+        assert traces.not_sent == not_sent
 
 
 def test_a_run_that_was_ended_from_outside_has_no_time(app: Celery, records: list[SpanRecord]) -> None:

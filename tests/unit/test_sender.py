@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -122,7 +123,7 @@ def test_each_process_has_a_sender_of_its_own(blocked: Blocked, monkeypatch: pyt
     blocked.answer.set()
     opened: list[int] = []
 
-    def open_store() -> Blocked:
+    def open_store(_: Sender[int]) -> Blocked:
         opened.append(os.getpid())
         return blocked
 
@@ -137,3 +138,20 @@ def test_each_process_has_a_sender_of_its_own(blocked: Blocked, monkeypatch: pyt
     senders.stop()
     assert sorted(blocked.added) == [1, 2]
     assert len(opened) == 2
+
+
+def test_tasks_that_drop_the_oldest_do_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Taking(deque[int]):
+        """Another thread takes what was counted."""
+
+        def __len__(self) -> int:
+            return super().__len__() + 1
+
+    taken = Blocked()
+    taken.answer.set()
+    sender = Sender("numbers", lambda: taken, interval=0.01)
+    monkeypatch.setattr(sender, "_waiting", Taking())
+    for number in (1, 2):
+        sender.put(number)
+        wait_until(lambda: number in taken.added)  # noqa: B023 - it is waited for in this turn
+    sender.stop()

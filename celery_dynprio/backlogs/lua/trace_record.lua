@@ -52,13 +52,14 @@ local refused, added, written = 0, 0, {}
 for i = FIRST, last do
   local key, span, value = KEYS[i], ARGV[2 * i], ARGV[2 * i + 1]
   local id, rank = id_of(key), string.byte(value)
-  if redis.call('HSETNX', key, span, value) == 0 then
-    if (string.byte(redis.call('HGET', key, span)) or 0) <= rank then
-      redis.call('HSET', key, span, value)
-    end
-  else
+  local new, first = redis.call('HSETNX', key, span, value) == 1, not written[id]
+  if first then
+    written[id] = true
+    redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
+  end
+  if new then
     local count = redis.call('HINCRBY', SIZES, id, 1)
-    if count > 1 and not written[id] and redis.call('HLEN', key) == 1 then  -- all that was counted is gone
+    if count > 1 and first and redis.call('HLEN', key) == 1 then  -- all that was counted is gone
       redis.call('HSET', SIZES, id, 1)
       added, count = added - (count - 1), 1
     end
@@ -70,10 +71,8 @@ for i = FIRST, last do
       redis.call('HINCRBY', key, '', 1)
       refused = refused + 1
     end
-  end
-  if not written[id] then
-    written[id] = true
-    redis.call('PEXPIRE', key, math.ceil(ttl * 1000))
+  elseif (string.byte(redis.call('HGET', key, span)) or 0) <= rank then
+    redis.call('HSET', key, span, value)
   end
 end
 redis.call('HSET', SIZES, '', math.max(size('') + added, 0))
