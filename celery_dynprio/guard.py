@@ -16,8 +16,8 @@ from celery_dynprio.objectives import Names, Objective, Standing, globs
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which an objective of which nothing is known any more stays as it was: what was overdue may have started,
-#: and its worker tells so a second later.
+#: Seconds for which the figures must say that a breach is over: what was overdue may have started late, and its worker
+#: tells so a second later.
 TOLD_WITHIN: Final = 3.0
 
 
@@ -87,8 +87,8 @@ class Guard:
         self._attainment = attainment
         self._names = Names([objective.match for objective in objectives])
         self._hooks: list[threading.Thread] = []
-        #: When anything was last known of an objective, by its index (Unix seconds).
-        self._known: dict[int, float] = {}
+        #: Since when the figures say that a breach is over, by the index of the objective (Unix seconds).
+        self._met: dict[int, float] = {}
 
     def close(self, timeout: float) -> None:
         """Let hooks end that were called, for at most ``timeout`` seconds: nobody would call them again."""
@@ -103,16 +103,20 @@ class Guard:
         standings = list(self._attainment.read())
         turned = []
         for index, standing in enumerate(standings):
-            if standing.attained is not None or index not in self._known:
-                self._known[index] = now
-            silent = standing.attained is None and 0 <= now - self._known[index] < TOLD_WITHIN
-            if acts and not silent and standing.is_breached != (standing.since is not None):
+            if acts and self._turns(index, standing, now):
                 after = self._attainment.turn(standing)
                 if after is not None:
                     standings[index] = after
                     turned.append(after)
                     self._tell(after)
         return Watched(standings, turned, Yielding(standings, now))
+
+    def _turns(self, index: int, standing: Standing, now: float) -> bool:
+        """Whether a breach begins or ends now."""
+        if standing.since is None or standing.is_breached:
+            self._met.pop(index, None)
+            return standing.since is None and standing.is_breached
+        return now - self._met.setdefault(index, now) >= TOLD_WITHIN
 
     def _overdue(self, snapshot: Snapshot, now: float) -> Mapping[int, int]:
         counts: Counter[int] = Counter()

@@ -101,9 +101,7 @@ def test_degrading_makes_a_breached_objective_recover_and_nothing_else_does(
     with publishing(checkouts), receiving(module.app, seen, BREACHED, RECOVERED) as receive:
         wait_until(lambda: receive() or breached in run.logs(), 60)
         wait_until(lambda: "held back " in run.logs(), 60)
-        found = objective(project)
-        assert found["breached_since"] is not None
-        assert found["attained"] < 0.9
+        assert objective(project)["breached_since"] is not None
         waiting = [each["id"] for each in dynprio(project, "list", "--task", "report")["tasks"]]
         assert set(waiting) <= set(reports)
         explained = dynprio(project, "explain", waiting[-1])

@@ -12,7 +12,7 @@ import pytest
 
 from celery_dynprio.backlogs.memory import MemoryBacklog
 from celery_dynprio.errors import BrokerUnavailableError
-from celery_dynprio.guard import Guard, Yielding
+from celery_dynprio.guard import TOLD_WITHIN, Guard, Yielding
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role
 from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.reprioritizer import Reprioritizer, describe, serve
@@ -85,6 +85,8 @@ def test_a_breach_holds_back_what_is_expendable_until_it_recovers(caplog: pytest
     while "1" in places(queue):
         queue.consume()
     with caplog.at_level(logging.INFO, "celery_dynprio.guard"):
+        assert list(ticking.tick().turned) == []
+        ticking.clock = lambda: NOW + TOLD_WITHIN
         report = ticking.tick()
     assert report.turned[0].since is None
     assert "is met: 96.0% in time" in caplog.messages[-1]
@@ -237,7 +239,10 @@ def test_what_was_overdue_and_has_just_started_is_no_recovery_before_its_worker_
     ticking.clock = lambda: now[0]
     assert [each.since for each in ticking.tick().turned] == [NOW]
     queue.consume()
-    for later, recovered in ((1.0, False), (2.9, False), (3.1, True)):
-        now[0] = NOW + later
+    in_time, late = Standing(CHECKOUTS, 3, 3, since=NOW), Standing(CHECKOUTS, 5, 3, since=NOW)
+    nothing = Standing(CHECKOUTS, since=NOW)
+    steps = [(1.0, in_time), (3.9, nothing), (3.95, late), (5.0, in_time), (7.9, nothing), (8.1, nothing)]
+    for later, standing in steps:
+        now[0], counts.standings = NOW + later, [standing]
         report = ticking.tick()
-        assert [each.since for each in report.turned] == ([None] if recovered else [])
+        assert [each.since for each in report.turned] == ([None] if later > 8 else [])
