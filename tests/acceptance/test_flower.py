@@ -17,6 +17,7 @@ from celery_dynprio.attainment import RedisAttainment, Start
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.models import OVERFLOW, Move
+from celery_dynprio.spans import RedisSpans
 from tests.browser import DESKTOP, PHONE, Browser
 from tests.conftest import StartCelery, StartWorker
 from tests.flower import FlowerServer
@@ -293,6 +294,9 @@ def test_what_workers_run_and_reprioritizers_move_is_seen(
     assert ran[0] == b"2"
     page.shows()
 
+    spans = RedisSpans(RedisClient.from_app(module.app))
+    wait_until(lambda: (found := spans.read(checkout.id)) and len(found.spans) == 2, message="the worker tells")
+    spans.close()
     page.browser.driver.get(f"{page.url}/task/{checkout.id}")
     page.browser.click("#dynprio-task-link")
     page.browser.until(lambda: page.browser.all("#dp-about-body .dp-tree"), "the trace")
