@@ -102,8 +102,10 @@ class Guard:
             self._attainment.tell(self._queue, self._overdue(snapshot, now))
         standings = list(self._attainment.read())
         turned = []
-        for index, standing in enumerate(standings):
-            if acts and self._turns(index, standing, now):
+        if not acts:
+            self._met.clear()  # what the figures said before a pause is no news after it
+        for index, standing in enumerate(standings if acts else ()):
+            if self._turns(index, standing, now):
                 after = self._attainment.turn(standing)
                 if after is not None:
                     standings[index] = after
@@ -116,7 +118,8 @@ class Guard:
         if standing.since is None or standing.is_breached:
             self._met.pop(index, None)
             return standing.since is None and standing.is_breached
-        return now - self._met.setdefault(index, now) >= TOLD_WITHIN
+        self._met[index] = min(self._met.get(index, now), now)  # the clock may have gone back
+        return now - self._met[index] >= TOLD_WITHIN
 
     def _overdue(self, snapshot: Snapshot, now: float) -> Mapping[int, int]:
         counts: Counter[int] = Counter()

@@ -246,3 +246,13 @@ def test_what_was_overdue_and_has_just_started_is_no_recovery_before_its_worker_
         now[0], counts.standings = NOW + later, [standing]
         report = ticking.tick()
         assert [each.since for each in report.turned] == ([None] if later > 8 else [])
+
+
+def test_a_clock_that_goes_back_and_a_pause_begin_the_seconds_of_a_recovery_anew() -> None:
+    now, paused = [NOW], [False]
+    ticking = guarded(queue_of(), Counts(Standing(CHECKOUTS, since=NOW)), paused=lambda: paused[0], watched=True)
+    ticking.clock = lambda: now[0]
+    steps = [(0, False), (-3600, False), (-3598, False), (-3598, True), (-3596, False), (-3594, False), (-3593, False)]
+    for later, pause in steps:
+        now[0], paused[0] = NOW + later, pause
+        assert [each.since for each in ticking.tick().turned] == ([None] if later == -3593 else [])
