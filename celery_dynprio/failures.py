@@ -44,8 +44,10 @@ def told_by(teller: Teller) -> Iterator[None]:
 
 
 def tell(span: Span, exc: BaseException, trace: TracebackType | str | None = None) -> None:
-    """Log the report of a task that failed for good, as one ERROR record."""
+    """Log the report of a task that failed for good, as one ERROR record; ``report`` has the same text from then on."""
     text = tracing.describe(span, exc)
+    with suppress(Exception):  # not every class takes one more attribute
+        setattr(exc, TOLD, text)
     if isinstance(trace, str):
         text = f"{text}\n{trace.rstrip()}"
     lineage = [_row(each) for each in (*span.lineage, tracing.itself(span))]
@@ -65,8 +67,6 @@ def connect(app: Celery) -> None:
         if span is None or span.task_id != message.clean(task_id):
             return
         exc = exception if isinstance(exception, BaseException) else RuntimeError(str(exception))
-        with suppress(Exception):  # not every class takes one more attribute
-            setattr(exc, TOLD, tracing.describe(span, exc))
         teller: Teller = getattr(_teller, "tell", None) or tell
         teller(span, exc, info.get("traceback"))
 
