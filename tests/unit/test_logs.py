@@ -6,7 +6,6 @@ import json
 import logging
 import logging.config
 import sys
-from collections.abc import Iterator
 from io import StringIO
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from celery.app.log import TaskFormatter
 from celery_dynprio import logs, tracing
 from celery_dynprio.errors import SettingError
 from celery_dynprio.logs import FIELDS, TextFormatter, TraceFilter, add_trace, fields_of, json_formatter
-from celery_dynprio.propagation import span_of_headers
+from celery_dynprio.runs import span_of_headers
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Span
 
@@ -41,14 +40,11 @@ def written() -> StringIO:
 
 
 @pytest.fixture
-def logger(written: StringIO) -> Iterator[logging.Logger]:
+def logger(written: StringIO) -> logging.Logger:
     """A logger as Celery sets one up."""
-    made = logging.getLogger("of a test")
-    made.handlers = [logging.StreamHandler(written)]
-    made.propagate = False
-    yield made
-    made.handlers = []
-    made.propagate = True
+    made = logging.Logger("of a test")  # noqa: LOG001 - pytest adds its own handlers to one of getLogger
+    made.addHandler(logging.StreamHandler(written))
+    return made
 
 
 def fields_on(record: logging.LogRecord) -> dict[str, Any]:
@@ -238,14 +234,14 @@ def test_celery_s_handlers_get_filter_and_format(
         connected.set_up(logger)
     finally:
         logs.disconnect(connected.app)
-    handler = logger.handlers[0]  # behind it pytest adds its own
+    (handler,) = logger.handlers
     assert type(handler.formatter).__name__ == formatter
     assert [type(each) for each in handler.filters] == [TraceFilter]  # once, though both signals came
 
 
 def test_celery_s_own_format_of_task_loggers_stays_as_it_is(logger: logging.Logger) -> None:
     connected = Connected(None)
-    handler = logger.handlers[0]
+    (handler,) = logger.handlers
     handler.setFormatter(TaskFormatter("%(task_name)s[%(task_id)s]: %(message)s"))
     try:
         connected.set_up(logger)
@@ -265,7 +261,7 @@ def test_a_disconnected_app_leaves_handlers_alone(logger: logging.Logger) -> Non
     connected = Connected("text")
     logs.disconnect(connected.app)
     connected.set_up(logger)
-    handler = logger.handlers[0]  # behind it pytest adds its own
+    (handler,) = logger.handlers
     assert (handler.filters, handler.formatter) == ([], None)
     assert signals.import_modules.send(sender=connected.app) == []
 
