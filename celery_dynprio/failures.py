@@ -17,7 +17,7 @@ from celery import signals
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_dynprio import message, tracing
-from celery_dynprio.propagation import Running
+from celery_dynprio.runs import Running
 from celery_dynprio.tracing import TOLD, Ancestor, Span
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
 from celery_dynprio import failures, tracing
-from celery_dynprio.propagation import span_of_headers, steps_of
+from celery_dynprio.propagation import steps_of
 from celery_dynprio.recorder import Recorder
+from celery_dynprio.runs import span_of_headers
 from celery_dynprio.tracing import Span
 
 

@@ -15,7 +15,8 @@ from celery._state import get_current_worker_task
 from celery_dynprio import message, tracing, usage
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.dropped import RedisDropped
-from celery_dynprio.propagation import STARTED, Propagation, Running, Told, level_at_publish, needed, span_of_headers
+from celery_dynprio.propagation import Propagation
+from celery_dynprio.runs import STARTED, Running, Told, level_at_publish, needed, span_of_headers
 from celery_dynprio.sender import Outlet, Sender, Senders, Store
 from celery_dynprio.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
 from celery_dynprio.tracing import LINEAGE, Span

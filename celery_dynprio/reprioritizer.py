@@ -21,7 +21,7 @@ from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask,
 from celery_dynprio.objectives import Standing
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
-from celery_dynprio.propagation import span_of_headers
+from celery_dynprio.runs import span_of_headers
 from celery_dynprio.scores import Scores
 from celery_dynprio.settings import Settings
 from celery_dynprio.switch import Switch

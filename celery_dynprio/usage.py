@@ -11,7 +11,7 @@ from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.histograms import RedisHistograms
 from celery_dynprio.learned import RedisUsage, Run
 from celery_dynprio.objectives import Names
-from celery_dynprio.propagation import Told
+from celery_dynprio.runs import Told
 from celery_dynprio.sender import Outlet, Store
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Contributi
 from celery_dynprio.objectives import Standing
 from celery_dynprio.ordering import Shift, Turn, order, shifts, starts
 from celery_dynprio.policies.base import Policy, Scorer
-from celery_dynprio.propagation import span_of_headers
+from celery_dynprio.runs import span_of_headers
 from celery_dynprio.scores import Scores
 from celery_dynprio.selection import Filter
 from celery_dynprio.settings import Settings

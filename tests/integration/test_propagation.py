@@ -21,6 +21,7 @@ BODY: Final = """
     from concurrent.futures import ThreadPoolExecutor
     import redis
     from celery_dynprio import DynPrio, propagation, tracing
+    from celery_dynprio.runs import Running
 
     dynprio = DynPrio(app)
     propagation.connect(app, lambda: dynprio.settings)
@@ -43,7 +44,7 @@ BODY: Final = """
 
     @app.task(bind=True)
     def work(self, *args, what="work"):
-        assert propagation.Running.of(self.request).span() is tracing.current(), "request and context differ"
+        assert Running.of(self.request).span() is tracing.current(), "request and context differ"
         note(what)
 
     @app.task

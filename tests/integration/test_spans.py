@@ -14,9 +14,10 @@ import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
 
-from celery_dynprio import DynPrio, propagation, tracing
+from celery_dynprio import DynPrio, tracing
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.recorder import Recorder
+from celery_dynprio.runs import Running
 from celery_dynprio.spans import RedisSpans, SpanRecord
 from celery_dynprio.tracing import Span
 from tests.apps import make_app
@@ -286,7 +287,7 @@ def test_ten_thousand_tasks_every_second_failing_leave_nothing_but_what_is_bound
     @app.task(bind=True, ignore_result=True)
     def work(self: Any, n: int) -> None:
         span = tracing.current()
-        run = propagation.Running.of(self.request)
+        run = Running.of(self.request)
         assert run is not None
         assert span is run.span()
         assert span is not None

@@ -11,8 +11,8 @@ from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
 from celery_dynprio import Objective, propagation, recorder
-from celery_dynprio.propagation import Running
 from celery_dynprio.recorder import Entry, Recorder, _All, _Connection, _lost, _Traces, coalesced, record_of
+from celery_dynprio.runs import Running
 from celery_dynprio.sender import Outlet
 from celery_dynprio.settings import Settings
 from celery_dynprio.spans import SpanRecord

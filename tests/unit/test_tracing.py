@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from celery_dynprio import DynPrio, propagation, tracing
 from celery_dynprio.message import MAX_TEXT, clean
-from celery_dynprio.propagation import Propagation, Running, level_at_publish, span_of_headers
+from celery_dynprio.propagation import Propagation
+from celery_dynprio.runs import Running, level_at_publish, span_of_headers
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Ancestor, Span
 
@@ -275,7 +276,7 @@ def running(**fields: Any) -> Span:
 
 
 def test_a_task_is_an_ancestor_of_what_it_publishes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_dynprio.propagation.time.time", lambda: 12.25)
+    monkeypatch.setattr("celery_dynprio.runs.time.time", lambda: 12.25)
     with tracing.resume(running(lineage=(Ancestor("root", "r"),))):
         span = span_of_headers(publish({"id": "y"}))
     assert span.parent_span_id == SPAN

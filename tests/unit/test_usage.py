@@ -14,7 +14,8 @@ from celery_dynprio import Objective
 from celery_dynprio.attainment import Start
 from celery_dynprio.learned import Learnt, MemoryUsage, Run
 from celery_dynprio.objectives import Names
-from celery_dynprio.propagation import Propagation, Running, Told
+from celery_dynprio.propagation import Propagation
+from celery_dynprio.runs import Running, Told
 from celery_dynprio.settings import Settings
 from celery_dynprio.usage import Ended, Started, outlets
 
@@ -72,7 +73,7 @@ def told(*, ran: float | None = 2.0, first: bool = True, **request: Any) -> Told
     app = Celery("learning", broker="memory://", set_as_current=False)
     task = app.task(name="work")(nothing)
     made = SimpleNamespace(**{"id": "1", "delivery_info": {}, "hostname": "w", **request})
-    run = Running(Propagation(app, Settings), task, made, vars(made), None)
+    run = Running(task, made, vars(made), Propagation(app, Settings).steps, None)
     return Told(run, "SUCCESS", ran, "", first)
 
 

@@ -1,0 +1,230 @@
+"""What is known of a run of a task: from its message in any process, and in the process that runs it.
+
+``traceparent`` and ``dynprio_lineage`` are read here as ``propagation`` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from celery_dynprio import message, tracing
+from celery_dynprio.message import clean
+from celery_dynprio.tracing import LINEAGE, TRACEPARENT, TRACESTATE, Span, Spanned
+
+#: How many parts the header of the lineage has.
+LINEAGE_PARTS: Final = 3
+
+#: More retries than this are not told apart.
+MAX_RETRIES: Final = 1_000_000
+
+#: The attribute of a request that holds its run.
+_RUN: Final = "_dynprio_run"
+
+#: What is kept of a run's message: what a span is made of, and what is recorded with it.
+_NEEDED: Final = ("id", "task", "root_id", "retries", "eta", TRACEPARENT, TRACESTATE, LINEAGE, message.HEADER)
+
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+#: The state of a run that runs; Celery's name.
+STARTED: Final = "STARTED"
+
+
+class Told(NamedTuple):
+    """What there is to tell of a run when it is asked."""
+
+    run: Running
+    #: Celery's: STARTED while it runs, and if it was ended from outside and has none.
+    state: str
+    #: Seconds; None while it runs.
+    ran: float | None
+    #: Type and text of the exception that ended it, in one line.
+    error: str
+    #: Whether nothing was told of it before.
+    first: bool
+
+
+class Running:
+    """A run of a task in this process. Its span is made when somebody first asks: mostly, that is no task's thread.
+
+    Holds nothing of the task's arguments, which may be of any size and are done with when the run is. ``outer`` is what
+    has the span around an eager task, ``steps`` gives kombu's ``priority_steps``, and ``started`` is in Unix seconds.
+    """
+
+    __slots__ = (
+        "_began",
+        "_done",
+        "_end",
+        "_fields",
+        "_headers",
+        "_key",
+        "_span",
+        "delivery_info",
+        "host",
+        "id",
+        "known",
+        "outer",
+        "started",
+        "steps",
+        "task",
+    )
+
+    def __init__(
+        self,
+        task: Any,
+        request: Any,
+        fields: Mapping[str, Any],
+        steps: Callable[[], Sequence[int] | None],
+        outer: Span | Spanned | None,
+    ) -> None:
+        self.steps = steps
+        self.task = task
+        self.id = request.id
+        self.delivery_info = request.delivery_info
+        self.host = request.hostname
+        self.outer = outer
+        self._fields = tuple(map(fields.get, _NEEDED))
+        self._span: Span | None = None
+        self._headers: dict[str, Any] | None = None
+        self._key = ""
+        self._end: tuple[object, float, str] | None = None
+        #: Whether somebody was told of it, and whether of its end.
+        self.known = self._done = False
+        vars(request)[_RUN] = self
+        self.started = time.time()
+        self._began = time.perf_counter()
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What is kept of its message's headers; what that did not have is None."""
+        if self._headers is None:
+            self._headers = dict(zip(_NEEDED, self._fields, strict=True))
+        return self._headers
+
+    def span(self) -> Span:
+        """The span of this run; two threads that ask at once are given equal ones."""
+        if self._span is None:
+            self._span = span_of_headers(
+                self.headers,
+                self.delivery_info,
+                name=self.task.name,
+                steps=self.steps(),
+                host=self.host,
+                started=self.started,
+            )
+        return self._span
+
+    @property
+    def key(self) -> str:
+        """The span id that its message carries, whatever others have made of it: all processes tell the same."""
+        return self._key or self.span().span_id
+
+    def change(self, span: Span) -> None:
+        """Take another span, which others have made for this run."""
+        self._key = self.key
+        self._span = span
+
+    def end(self, state: object, error: str) -> None:
+        """Note how it has ended."""
+        self._end = state, time.perf_counter() - self._began, error
+
+    def tell(self) -> Told | None:
+        """What is known now; None if its end was told before. Not to be called by two threads at once.
+
+        A run that ends while this is called is told as ended here, or finds itself ``known`` and has to be told again.
+        """
+        first, self.known = not self.known, True
+        end = self._end  # after that
+        if end is None:
+            return Told(self, STARTED, None, "", first)
+        if self._done:
+            return None
+        self._done = True
+        state, ran, error = end
+        return Told(self, state if isinstance(state, str) else STARTED, ran, error, first)
+
+    @classmethod
+    def of(cls, request: Any) -> Running | None:
+        """The run that this is the request of; None if it was not seen to start."""
+        found = vars(request).get(_RUN)
+        return found if isinstance(found, cls) else None
+
+
+def span_of_headers(
+    headers: Mapping[str, Any],
+    delivery_info: object = None,
+    *,
+    name: str | None = None,
+    steps: Sequence[int] | None = None,
+    host: str = "",
+    started: float | None = None,
+) -> Span:
+    """Make the span of a run from its message; it never raises, and all processes make the same of one message.
+
+    ``name`` is the task's, that in the headers if None. ``steps`` are kombu's ``priority_steps`` (None if the broker
+    has no levels), ``host`` is the worker's name and ``started`` the time (Unix seconds) up to which the task has
+    waited. What is missing in the headers, or not as ``propagation`` writes it, counts as absent: a message without a
+    trace gets one that follows from its root's id.
+    """
+    delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
+    task_id, retries = clean(headers.get("id")), retries_of(headers)
+    known = tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
+    _, ancestors, parent = _parts(headers.get(LINEAGE))
+    return Span(
+        known.trace_id if known else _digest(headers.get("root_id") or task_id)[:32],
+        known.span_id if known else _digest(f"{task_id} {retries}")[:16],
+        parent if isinstance(parent, str) and len(parent) == 16 and _HEXADECIMAL.issuperset(parent) else "",  # noqa: PLR2004
+        known.flags if known else 1,
+        known.tracestate if known else "",
+        task_id,
+        clean(headers.get("task") if name is None else name),
+        clean(delivery.get("routing_key")),
+        clean(host),
+        _level(delivery.get("priority"), steps),
+        _wait(headers.get(message.HEADER), started),
+        retries + 1,
+        started,
+        tracing.ancestors(ancestors),
+    )
+
+
+def needed(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """What a span and its record are made of, and nothing else that may be in a message."""
+    return {name: headers.get(name) for name in _NEEDED}
+
+
+def retries_of(headers: Mapping[str, Any]) -> int:
+    """How many runs of this task came before."""
+    number = headers.get("retries")
+    return min(number, MAX_RETRIES) if type(number) is int and number > 0 else 0
+
+
+def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> int | None:
+    """The level that a message was published with; None if that is not known. It is at ``level`` now."""
+    known = message.whole(_parts(headers.get(LINEAGE))[0])
+    if known is not None:
+        return known
+    moves = message.moves_of(headers.get(message.HEADER))
+    if not moves:
+        return level
+    return moves[0].source if moves[0].source >= 0 else None
+
+
+def _parts(header: object) -> Sequence[Any]:
+    return header if isinstance(header, list) and len(header) == LINEAGE_PARTS else (None, None, None)
+
+
+def _digest(text: object) -> str:
+    known = text if isinstance(text, str) else ""
+    return hashlib.sha256(known.encode(errors="surrogatepass")).hexdigest()
+
+
+def _level(priority: object, steps: Sequence[int] | None) -> int | None:
+    return message.level_of(priority, steps) if steps and type(priority) is int else None
+
+
+def _wait(fields: object, started: float | None) -> float | None:
+    published = message.number(fields.get("at")) if isinstance(fields, dict) else None
+    return None if published is None or started is None else max(started - published, 0.0)
