@@ -87,7 +87,7 @@ def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
                 for side in sides.values():
                     workers.enter_context(side.worker())
                 time.sleep(SETTLE)
-                consume.add(max(pairs // 10, 2), {which: side.consume for which, side in sides.items()})
+                consume.add(max(pairs // 5, 2), {which: side.consume for which, side in sides.items()})
     return {"publish": publish.summary(), "consume": consume.summary()}
 
 
