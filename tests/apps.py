@@ -10,6 +10,8 @@ from celery import Celery
 def make_app(url: str, *, prefix: str = "", steps: Sequence[int] = range(10), sep: str | None = None) -> Celery:
     """An app without the add-on, on this broker, with these of kombu's transport options."""
     app = Celery("plain", broker=url, set_as_current=False)
-    options = {"priority_steps": list(steps), "global_keyprefix": prefix} | ({"sep": sep} if sep else {})
+    # A server that waits for a processor is not away.
+    patience = {"socket_timeout": 60, "socket_connect_timeout": 60}
+    options = {"priority_steps": list(steps), "global_keyprefix": prefix, **patience} | ({"sep": sep} if sep else {})
     app.conf.update(broker_transport_options=options)
     return app

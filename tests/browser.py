@@ -20,7 +20,7 @@ DESKTOP: Final = (1280, 1000)
 PHONE: Final = (390, 844)
 
 #: Seconds that anything on a page may take.
-PATIENCE: Final = 20
+PATIENCE: Final = 60
 
 
 def _program(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,9 +60,10 @@ def unshared_signals() -> Iterator[None]:
 def started(request: pytest.FixtureRequest) -> Iterator[list[Process]]:
     """Processes to stop after the test, the last one first."""
     processes: list[Process] = request.node.stash.setdefault(STARTED, [])
-    yield processes
-    for process in reversed(processes):
-        process.teardown()
+    with ExitStack() as stops:  # all of them, also when one fails
+        yield processes
+        for process in processes:
+            stops.callback(process.teardown)
 
 
 @pytest.fixture(scope="session")

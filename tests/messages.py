@@ -13,10 +13,12 @@ import redis
 def pending(client: redis.Redis, queue: str = "celery") -> list[dict[str, Any]]:
     """Every message of a queue, in the front and parked."""
     keys = [queue, *(f"{queue}\x06\x16{priority}" for priority in range(1, 10))]
-    raws = [raw for key in keys for raw in cast("list[bytes]", client.lrange(key, 0, -1))]
+    reading = client.pipeline(transaction=True)  # whoever moves them meanwhile
+    for key in keys:
+        reading.lrange(key, 0, -1)
     for what in ("overflow", "held"):
-        raws += cast("list[bytes]", client.hvals(f"dynprio:{queue}:{what}"))
-    return [json.loads(raw) for raw in raws]
+        reading.hvals(f"dynprio:{queue}:{what}")
+    return [json.loads(raw) for raws in cast("list[list[bytes]]", reading.execute()) for raw in raws]
 
 
 def unacknowledged(client: redis.Redis) -> list[dict[str, Any]]:

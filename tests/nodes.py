@@ -128,7 +128,7 @@ class ProcessNode(CeleryTestNode):
         """Start it without waiting; :meth:`ready` waits."""
         self._container.start()
 
-    def wait(self, deadline: float = 30.0) -> int:
+    def wait(self, deadline: float = 60.0) -> int:
         """Wait until it ends by itself; its exit code."""
         return self._container.wait(deadline)
 
@@ -141,7 +141,7 @@ class ProcessNode(CeleryTestNode):
         if self._container.status == "running":
             self._container.kill(signal, group=group)
 
-    def wait_for_log(self, log: str, message: str = "", timeout: float = 30) -> None:
+    def wait_for_log(self, log: str, message: str = "", timeout: float = 60) -> None:
         """Wait until ``log`` is in what it wrote since its last start."""
         written = self._container.fresh_logs
         wait_until(lambda: log in written(), timeout, message or f"{self.name()} logs {log!r}")

@@ -24,6 +24,9 @@ POLL: Final = 0.02
 #: own port as its local one, and so neither takes it away nor connects to itself.
 PORTS: Final = range(20_000, 30_000)
 
+#: Of its own: tests seed Python's, and two processes with one seed would draw the same ports.
+DRAW: Final = random.SystemRandom()
+
 #: Ends a process with the one that started it, even if that is killed; then becomes the command. In a process of its
 #: own and not a preexec_fn, which Python 3.12 warns of when threads run.
 LAUNCHER: Final = (
@@ -32,7 +35,7 @@ LAUNCHER: Final = (
 )
 
 
-def wait_until(predicate: Callable[[], object], deadline: float = 30.0, message: str = "") -> None:
+def wait_until(predicate: Callable[[], object], deadline: float = 60.0, message: str = "") -> None:
     """Wait until ``predicate()`` is true; fail with ``message`` after ``deadline`` seconds."""
     end = time.monotonic() + deadline
     while not predicate():
@@ -44,7 +47,7 @@ def wait_until(predicate: Callable[[], object], deadline: float = 30.0, message:
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nothing listens on now."""
     while True:
-        port = random.choice(PORTS)
+        port = DRAW.choice(PORTS)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -185,7 +185,7 @@ class Database:
 
 
 class SentinelServers:
-    """A master, its replica and one Sentinel that fails over after half a second."""
+    """A master, its replica and one Sentinel that fails over when the master is killed, and not before."""
 
     #: Name of the master group.
     NAME: Final = "mymaster"
@@ -205,7 +205,7 @@ class SentinelServers:
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self._directory}\n"
             f"sentinel monitor {self.NAME} 127.0.0.1 {self.master.port} 1\n"
-            f"sentinel down-after-milliseconds {self.NAME} 500\nsentinel failover-timeout {self.NAME} 2000\n",
+            f"sentinel down-after-milliseconds {self.NAME} 60000\nsentinel failover-timeout {self.NAME} 2000\n",
         )
         self.sentinel = Process("sentinel", [self._binary, str(config), "--sentinel"], self._directory)
         self.sentinel.start()
@@ -226,6 +226,14 @@ class SentinelServers:
         with redis.Redis(port=self.port, socket_timeout=5) as sentinel:
             return int(sentinel.sentinel_master(self.NAME)["port"])
 
+    def kill_master(self) -> None:
+        """Kill the master and wait until the replica follows it, half a minute if Sentinel stood still before."""
+        before = self.master_port()
+        with redis.Redis(port=self.port, socket_timeout=5) as sentinel:
+            sentinel.sentinel_set(self.NAME, "down-after-milliseconds", 500)
+        self.master.kill("SIGKILL")
+        wait_until(lambda: self.master_port() != before, 90, "Sentinel fails over")
+
     def stop(self) -> None:
         """End what runs of the three."""
         for process in (getattr(self, "sentinel", None), getattr(self, "replica", None), self.master):
@@ -239,5 +247,5 @@ class SentinelServers:
             except redis.RedisError:
                 return False
         with self.replica.client() as client:
-            link = client.info("replication")["master_link_status"]
+            link = client.info("replication").get("master_link_status")
         return bool(link == "up" and replicas and not replicas[0]["is_disconnected"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 #: Seconds that a process gets to become ready, and to end by itself.
-READY_TIMEOUT: Final = 30.0
+READY_TIMEOUT: Final = 60.0
 STOP_TIMEOUT: Final = 8.0
 
 POLL: Final = 0.05

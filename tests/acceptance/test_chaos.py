@@ -18,7 +18,7 @@ from tests.nodes import ProcessNode, Project, WorkerNode
 from tests.processes import wait_until
 from tests.servers import Database, RedisServer
 
-TASKS: Final = 5000
+TASKS: Final = 6000
 KILLS: Final = 50
 
 #: Where the tasks note that they ran: on another server, so that the broker's trouble is not theirs.
@@ -150,7 +150,7 @@ def test_workers_with_candidates_are_killed_under_acks_late(
     load: Callable[..., Load], valkey: Database, open_database: Callable[..., Database], start_worker: StartWorker
 ) -> None:
     broker = open_database("valkey")
-    options = {"visibility_timeout": 4, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    options = {"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
     running = load(
         broker.url,
         work=0.05,
@@ -206,7 +206,7 @@ def test_the_server_restarts_in_the_middle(
     load: Callable[..., Load], start_server: StartServer, start_worker: StartWorker, start_celery: StartCelery
 ) -> None:
     server = start_server("valkey", aof=True)
-    options = {"visibility_timeout": 4, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    options = {"visibility_timeout": 8, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
     running = load(server.url(), work=0.02, broker_transport_options=options, dynprio_embedded=False)
     running.publish(2000)
     workers: list[WorkerNode] = [start_worker(running.project, name, pool="prefork") for name in ("one", "two")]

@@ -90,9 +90,9 @@ def publish(project: Project, heavy: int, light: int = 0) -> None:
 def test_sigterm_between_moves_gives_the_lease_back_at_once(valkey: Database, project: Project, run: Run) -> None:
     count = 3000
     publish(project, count)
-    first = run("first", "--interval", "0.05", POLICY="light", LEASE_TTL="600", BUDGET="0.002")  # some dozens a tick
+    first = run("first", "--interval", "0.05", POLICY="light", LEASE_TTL="600", BUDGET="0.0005")  # a few a tick
     wait_until(lambda: valkey.client.llen(LAST))
-    second = run("second", "-l", "DEBUG", POLICY="light", LEASE_TTL="600", BUDGET="0.002")
+    second = run("second", "-l", "DEBUG", POLICY="light", LEASE_TTL="600", BUDGET="0.0005")
     second.wait_for_log("celery: standby")
 
     first.kill("SIGTERM")
@@ -110,10 +110,10 @@ def test_sigterm_between_moves_gives_the_lease_back_at_once(valkey: Database, pr
 def test_one_of_two_leads_and_the_other_takes_over_when_it_is_killed(
     valkey: Database, project: Project, run: Run
 ) -> None:
-    first = run("first", "-l", "DEBUG")
+    first = run("first", "-l", "DEBUG", LEASE_TTL="3")
     first.wait_for_log("celery: read")
-    second = run("second", "-l", "DEBUG")
-    wait_until(lambda: second.logs().count("celery: standby") > 15)  # longer than a lease that nobody renews
+    second = run("second", "-l", "DEBUG", LEASE_TTL="3")
+    wait_until(lambda: second.logs().count("celery: standby") > 40)  # longer than a lease that nobody renews
     assert "celery: read" not in second.logs()
     assert "celery: standby" not in first.logs()
 
@@ -128,9 +128,10 @@ def test_one_of_two_leads_and_the_other_takes_over_when_it_is_killed(
 def test_a_leader_that_slept_moves_nothing(valkey: Database, project: Project, run: Run) -> None:
     publish(project, 10, 10)
     lists = [valkey.client.lrange(key, 0, -1) for key in ("celery", LAST)]
-    stale = run("stale", "-l", "DEBUG", POLICY="sleeper")  # it stops itself between its reading and its moving
+    # It stops itself between its reading and its moving.
+    stale = run("stale", "-l", "DEBUG", POLICY="sleeper", LEASE_TTL="3")
     wait_until(lambda: psutil.Process(stale.pid).status() == psutil.STATUS_STOPPED)
-    leader = run("leader", POLICY="heavy")
+    leader = run("leader", POLICY="heavy", LEASE_TTL="3")
     leader.wait_for_log("celery: read 20 of 20, moved 0")
 
     stale.signal(SIGCONT)

@@ -85,7 +85,7 @@ class RedisBench:
     def lead(self) -> str:
         self._leads += 1
         kinds: tuple[LeaseKind, ...] = ("embedded", "dedicated", "operator")  # each takes over from the one before
-        fence = RedisLease(self.client, "celery", f"leader {self._leads}", kinds[self._leads - 1]).acquire()
+        fence = RedisLease(self.client, "celery", f"leader {self._leads}", kinds[self._leads - 1], ttl=600).acquire()
         assert fence is not None
         return fence
 

@@ -116,7 +116,7 @@ def reprioritizer(client: RedisClient, window: int) -> Reprioritizer:
     clock = iter(NOW + tick for tick in range(10_000))
     return Reprioritizer(
         backlog=RedisBacklog(client, "celery", window),
-        lease=RedisLease(client, "celery", "one"),
+        lease=RedisLease(client, "celery", "one", ttl=600),
         planner=Planner(len(STEPS), window, 0.25),
         policy=default_policy(),
         learned=_Nothing(),

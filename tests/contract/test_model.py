@@ -69,7 +69,7 @@ class Agreement(RuleBasedStateMachine):
     def restart(self) -> None:
         """A new reprioritizer process: it knows nothing but what is in the broker."""
         self.redis = RedisBacklog(self.client, self.queue, WINDOW)
-        lease = RedisLease(self.client, self.queue, owner="one")
+        lease = RedisLease(self.client, self.queue, owner="one", ttl=600)
         self.ticking = [self._reprioritizer(self.redis, lease), self._reprioritizer(self.memory, MemoryLease("only"))]
 
     def _reprioritizer(self, backlog: Any, lease: Any) -> Reprioritizer:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 import pytest
 from celery import Celery
+from celery.app.log import Logging
 from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 
@@ -46,6 +49,8 @@ ARGUMENTS = {
     **{name: ["some-id"] for name in ("bump", "cancel", "hold", "release")},
     "reprioritize": ["some-id", "--weight", "1"],
 }
+#: Those that Celery sets up: the root, and its own.
+LOGGERS = ("", "celery", "celery.task", "celery.redirected")
 NOBODY = "redis://127.0.0.1:1/0"
 
 
@@ -53,6 +58,24 @@ def make_app(broker: str = NOBODY, **conf: object) -> Celery:
     app = Celery("cli", broker=broker, set_as_current=False)
     app.conf.update(**conf)
     return app
+
+
+@pytest.fixture(autouse=True)
+def process_as_before() -> Iterator[None]:
+    """What a command that runs in this process sets for good, as it was: loggers, signal handlers, the environment."""
+    loggers = [(each, each.level, list(each.handlers), each.propagate) for each in map(logging.getLogger, LOGGERS)]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    environment, set_up = set(os.environ), Logging._setup
+    yield
+    for each, level, its_handlers, propagate in loggers:
+        each.setLevel(level)
+        each.handlers, each.propagate = its_handlers, propagate
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for name in set(os.environ) - environment:
+        del os.environ[name]
+    Logging._setup = set_up
+    logging.captureWarnings(capture=False)
 
 
 def invoke(app: Celery, args: Sequence[str]) -> Result:

@@ -51,7 +51,7 @@ def test_entries_are_sent_together_from_another_thread(blocked: Blocked) -> None
     for n in range(5):
         sender.put(n)
     wait_until(lambda: blocked.added == [0, 1, 2, 3, 4])
-    sender.stop()
+    sender.stop(60)
     assert blocked.closed
     assert threading.get_ident() not in blocked.threads
 
@@ -62,7 +62,7 @@ def test_what_waits_is_sent_at_the_end(blocked: Blocked) -> None:
     assert blocked.entered.wait(10)
     blocked.answer.set()
     sender.put(2)  # would wait an hour
-    sender.stop()
+    sender.stop(60)
     assert blocked.added == [1, 2]
 
 
@@ -88,7 +88,7 @@ def test_errors_are_counted_and_said_once_a_minute(caplog: pytest.LogCaptureFixt
         for sent in range(1, 4):
             sender.put(1)
             wait_until(lambda sent=sent: sender.dropped == sent)  # type: ignore[misc]
-        sender.stop()
+        sender.stop(60)
     said = [record.getMessage() for record in caplog.records]
     assert said == ["numbers could not be sent, 1 dropped so far: no broker"]
 
@@ -105,7 +105,7 @@ def test_a_process_that_gets_no_more_threads_tries_again(blocked: Blocked, monke
         sender.put(1)
     sender.put(2)
     wait_until(lambda: blocked.added == [1, 2])
-    sender.stop()
+    sender.stop(60)
 
 
 def test_a_broker_that_cannot_keep_anything_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +115,7 @@ def test_a_broker_that_cannot_keep_anything_is_no_news(caplog: pytest.LogCapture
     sender = Sender("numbers", refuse, interval=0.01)
     sender.put(1)
     wait_until(lambda: sender.dropped == 1)
-    sender.stop()
+    sender.stop(60)
     assert caplog.records == []
 
 
@@ -154,4 +154,4 @@ def test_tasks_that_drop_the_oldest_do_not_end_the_thread(monkeypatch: pytest.Mo
     for number in (1, 2):
         sender.put(number)
         wait_until(lambda: number in taken.added)  # noqa: B023 - it is waited for in this turn
-    sender.stop()
+    sender.stop(60)

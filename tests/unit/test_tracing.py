@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -276,7 +276,7 @@ def running(**fields: Any) -> Span:
 
 
 def test_a_task_is_an_ancestor_of_what_it_publishes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_dynprio.runs.time.time", lambda: 12.25)
+    monkeypatch.setattr(tracing, "time", SimpleNamespace(time=lambda: 12.25))
     with tracing.resume(running(lineage=(Ancestor("root", "r"),))):
         span = span_of_headers(publish({"id": "y"}))
     assert span.parent_span_id == SPAN
@@ -473,6 +473,7 @@ def test_the_instrumentation_of_opentelemetry_is_told_the_span_of_a_message_with
     assert seen == [followed[0].span().traceparent]
 
 
+@pytest.mark.usefixtures("followed")
 def test_eager_tasks_have_spans_of_their_own_in_the_span_of_opentelemetry(app: Celery) -> None:
     trace = pytest.importorskip("opentelemetry.sdk.trace")
     kind = pytest.importorskip("opentelemetry.trace").SpanKind.CONSUMER

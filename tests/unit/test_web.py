@@ -191,7 +191,7 @@ def test_asgi_lifespan_and_websockets() -> None:
 # Django
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # it cannot be set up twice in a process
 def django() -> Any:
     """Django with our middleware and a view of each kind."""
     made = pytest.importorskip("django")
