@@ -49,8 +49,9 @@ class Told(NamedTuple):
 class Running:
     """A run of a task in this process. Its span is made when somebody first asks: mostly, that is no task's thread.
 
-    Holds nothing of the task's arguments, which may be of any size and are done with when the run is. ``outer`` is what
-    has the span around an eager task, ``steps`` gives kombu's ``priority_steps``, and ``started`` is in Unix seconds.
+    From when it is made its request leads to it (:meth:`of`). It holds nothing of the task's arguments, which may be
+    of any size and are done with when the run is. ``outer`` is what has the span around an eager task, ``steps`` gives
+    kombu's ``priority_steps``, and ``started`` is in Unix seconds.
     """
 
     __slots__ = (
