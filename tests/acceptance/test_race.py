@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import pytest
+import redis
 from celery.result import AsyncResult
 
 from celery_dynprio import DynPrio
@@ -25,7 +26,7 @@ TASKS: Final = 1000
 OPERATORS: Final = 4
 
 BODY: Final = """
-import os, time
+import os
 import redis
 from celery_dynprio import Age, DynPrio, FairShare, Weight, dynprio_task
 
@@ -40,21 +41,25 @@ notes = redis.Redis.from_url(os.environ["NOTES"])
 @dynprio_task(app=app, key="tenant")
 def work(tenant):
     notes.rpush("ran", work.request.id)
-    time.sleep(0.02)
+    notes.blpop("permits")
 """
 
 OPS: Final = ("hold", "release", "bump", "reprioritize", "cancel")
 
 
 class Operator(threading.Thread):
-    """Does what it likes to tasks at random, and remembers what it was told."""
+    """Does what it likes to tasks at random, and remembers what it was told.
 
-    def __init__(self, dynprio: DynPrio, ids: list[str], stop: threading.Event, seed: int) -> None:
+    Each thing it does permits three tasks to end, so that neither operators nor workers are done before the others begin.
+    """
+
+    def __init__(self, dynprio: DynPrio, ids: list[str], notes: redis.Redis, stop: threading.Event, seed: int) -> None:
         super().__init__(name=f"operator {seed}")
         self.told: list[tuple[str, str, Answer]] = []
         self.error: BaseException | None = None
         self._dynprio = dynprio
         self._ids = ids
+        self._notes = notes
         self._stopped = stop
         self._random = random.Random(seed)
 
@@ -63,11 +68,12 @@ class Operator(threading.Thread):
             with self._dynprio.operations(self.name) as operations:
                 while not self._stopped.is_set():
                     self._operate(operations)
+                    self._notes.rpush("permits", *[self.name] * 3)
         except BaseException as exc:  # noqa: BLE001 - the test tells of it
             self.error = exc
 
     def _operate(self, operations: Operations) -> None:
-        op = self._random.choices(OPS, (5, 4, 3, 3, 1))[0]
+        op = self._random.choices(OPS, (5, 4, 3, 3, 2))[0]
         ids = self._random.sample(self._ids, self._random.choice((1, 1, 1, 20)))
         if op == "reprioritize":
             results = operations.reprioritize(ids, {"weight": self._random.randrange(11)})
@@ -81,8 +87,8 @@ def operators() -> Iterator[Any]:
     stop = threading.Event()
     running: list[Operator] = []
 
-    def start(dynprio: DynPrio, ids: list[str]) -> list[Operator]:
-        running.extend(Operator(dynprio, ids, stop, seed) for seed in range(OPERATORS))
+    def start(dynprio: DynPrio, ids: list[str], notes: redis.Redis) -> list[Operator]:
+        running.extend(Operator(dynprio, ids, notes, stop, seed) for seed in range(OPERATORS))
         for each in running:
             each.start()
         return running
@@ -111,7 +117,7 @@ def test_each_task_runs_once_or_is_cancelled_and_operators_are_told_the_truth(  
     start_celery(project, "dynprio", "run", "--interval", "0.05", ready_line="dynprio ready")
     for name in ("one", "two"):
         start_worker(project, name, pool="prefork", concurrency=2)
-    running = start(module.dynprio, ids)
+    running = start(module.dynprio, ids, valkey.client)
 
     def ran() -> Counter[str]:
         return Counter(raw.decode() for raw in cast("list[bytes]", valkey.client.lrange("ran", 0, -1)))
@@ -131,6 +137,7 @@ def test_each_task_runs_once_or_is_cancelled_and_operators_are_told_the_truth(  
     assert [each.error for each in running] == [None] * OPERATORS
     with module.dynprio.operations() as last:
         last.release([turn.task.id for turn in last.pending(Filter(held=True), workers=Workers()).turns])
+    valkey.client.rpush("permits", *["the end"] * TASKS)
     wait_until(lambda: len(ran()) + len(cancelled()) >= TASKS, 90, "each task ran or was cancelled")
     wait_until(lambda: all(AsyncResult(each, app=module.app).ready() for each in ids), 30, "each has a result")
 
