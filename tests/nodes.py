@@ -190,6 +190,11 @@ class WorkerNode(ProcessNode, CeleryTestWorker):
     def hostname(self) -> str:
         return self.container.node_name
 
+    def wait_for_answer(self, app: Celery) -> None:
+        """Wait until it answers remote control: it may not yet when it says that it is ready or connected."""
+        inspect = app.control.inspect([self.hostname()], timeout=1.0, limit=1)
+        wait_until(inspect.ping, message=f"{self.hostname()} answers")
+
     def get_running_processes_info(
         self, columns: list[str] | None = None, filters: Mapping[str, str] | None = None
     ) -> list[dict[str, Any]]:

@@ -223,7 +223,7 @@ class SentinelServers:
 
     def master_port(self) -> int:
         """The port of the server that is master now."""
-        with redis.Redis(port=self.port, socket_timeout=5) as sentinel:
+        with redis.Redis(port=self.port, socket_timeout=30) as sentinel:
             return int(sentinel.sentinel_master(self.NAME)["port"])
 
     def kill_master(self) -> None:
@@ -241,11 +241,11 @@ class SentinelServers:
                 process.teardown()
 
     def _complete(self) -> bool:
-        with redis.Redis(port=self.port, socket_timeout=5) as sentinel:
-            try:
+        try:
+            with redis.Redis(port=self.port, socket_timeout=5) as sentinel:
                 replicas = sentinel.sentinel_slaves(self.NAME)
-            except redis.RedisError:
-                return False
-        with self.replica.client() as client:
-            link = client.info("replication").get("master_link_status")
+            with self.replica.client() as client:
+                link = client.info("replication").get("master_link_status")
+        except redis.RedisError:
+            return False
         return bool(link == "up" and replicas and not replicas[0]["is_disconnected"])

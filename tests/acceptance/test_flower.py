@@ -311,6 +311,7 @@ def test_what_workers_run_and_reprioritizers_move_is_seen(
     assert page.browser.text(".task-name-value").strip() == "shop.report"
     assert "SUCCESS" in page.browser.text(".task-details-card"), "events of moves change no state"
     page.browser.driver.get(f"{page.url}/workers?json=1")
+    assert "worker@" in page.browser.text("body")
     assert "dynprio@" not in page.browser.text("body")
 
 
@@ -458,11 +459,26 @@ def test_all_can_be_done_with_the_keyboard_and_has_a_name(project: Project, page
     page.browser.one(f'tr[data-id="{task_id}"] [data-op="about"]').send_keys(Keys.TAB, Keys.TAB)
     page.browser.press(Keys.SPACE)
     page.browser.until(lambda: page.place(task_id) == "held", "it is held")
+
+    def focus() -> list[str | None]:
+        script = "const at = document.activeElement; return [at.closest('tr')?.dataset.id, at.dataset.op, at.id]"
+        found: list[str | None] = page.browser.script(script)
+        return found
+
+    page.browser.until(lambda: focus() == [task_id, "release", ""], "Release, which took the place of Hold")
+    other = project.load().checkout.delay("ada", 2).id
     page.refresh()
-    focused = page.browser.script(
-        "return document.activeElement.closest('tr')?.dataset.id ?? document.activeElement.tagName"
-    )
-    assert focused in {task_id, "BODY"}
+    page.shows(other, task_id)
+    page.browser.press(Keys.SPACE)
+    page.browser.until(lambda: focus() == [task_id, "hold", ""], "Hold, which is there again")
+    page.browser.one(f'tr[data-id="{task_id}"] [data-op="hold"]').send_keys(Keys.SHIFT, Keys.TAB)
+    page.browser.press(Keys.SPACE)
+    page.browser.until(lambda: page.ids() == [task_id, other], "it is bumped, so that its row moves")
+    assert focus() == [task_id, "bump", ""]
+    project.load().dynprio.cancel(task_id)
+    page.browser.until(lambda: focus() == [other, "about", ""], "the task that took its row")
+    project.load().dynprio.cancel(other)
+    page.browser.until(lambda: focus()[2] == "dp-search", "what leads to tasks, as none is shown")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -50,7 +50,7 @@ OPS: Final = ("hold", "release", "bump", "reprioritize", "cancel")
 class Operator(threading.Thread):
     """Does what it likes to tasks at random, and remembers what it was told.
 
-    Each thing it does permits three tasks to end, so that neither operators nor workers are done before the others begin.
+    Each thing it does permits three tasks to end: neither operators nor workers are done before the others begin.
     """
 
     def __init__(self, dynprio: DynPrio, ids: list[str], notes: redis.Redis, stop: threading.Event, seed: int) -> None:

@@ -16,7 +16,7 @@ from tests.servers import Database
 BODY = """
     from celery_dynprio import DynPrio, Weight, dynprio_task
 
-    app.conf.update(dynprio_policy=1 * Weight(), dynprio_embedded=False, dynprio_lease_ttl=3.0)
+    app.conf.update(dynprio_policy=1 * Weight(), dynprio_embedded=False, dynprio_lease_ttl=5.0)
     dynprio = DynPrio(app)
 
     @dynprio_task(app=app)
@@ -37,9 +37,11 @@ def publish_misplaced(project: Project, client: redis.Redis, count: int = 10) ->
     module = project.load()
     for n in range(count):
         module.work.apply_async((n,), dynprio={"weight": 10})
-    for _ in range(count):
-        client.lmove("celery", "celery\x06\x169", "RIGHT", "LEFT")
-    assert client.llen("celery\x06\x169") == count
+    with client.pipeline() as pipe:  # all at once: a reprioritizer may run
+        for _ in range(count):
+            pipe.lmove("celery", "celery\x06\x169", "RIGHT", "LEFT")
+        moved = pipe.execute()
+    assert None not in moved
 
 
 def finished(node: ProcessNode) -> tuple[int, str]:
@@ -137,6 +139,9 @@ def test_pause_and_resume(valkey: Database, project: Project, start_celery: Star
     node = start_celery(project, "dynprio", "run", "--interval", "0.1", ready_line=READY)
     node.wait_for_log("celery: paused")
     publish_misplaced(project, valkey.client)
+    ticks = node.logs().count("celery: paused")
+    wait_until(lambda: node.logs().count("celery: paused") > ticks + 1, message="a tick that began after that")
+    assert valkey.client.llen("celery\x06\x169") == 10
     assert "moved" not in node.logs()
     assert finished(start_celery(project, "dynprio", "resume", name="resume"))[0] == 0
     wait_until(lambda: valkey.client.llen("celery") == 10)

@@ -15,6 +15,7 @@ from celery_dynprio.doctor import examine, look
 from celery_dynprio.settings import Settings
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
+from tests.processes import wait_until
 from tests.servers import Database
 
 #: Seconds in which a worker answers on a busy machine.
@@ -96,17 +97,19 @@ def test_a_running_worker_without_the_addon_is_compared(
     valkey: Database, make_project: MakeProject, start_worker: StartWorker, steps: list[int] | None, level: str
 ) -> None:
     conf = {"broker_transport_options": {"priority_steps": steps}} if steps else {}
-    worker = start_worker(make_project(valkey.url, conf=conf))
-    found = [finding for finding in findings(good_app(valkey.url), ANSWER) if finding.check == "priority_steps"]
+    app, worker = good_app(valkey.url), start_worker(make_project(valkey.url, conf=conf))
+    worker.wait_for_answer(app)
+    found = [finding for finding in findings(app, ANSWER) if finding.check == "priority_steps"]
     assert [(finding.level, finding.text.partition(":")[0]) for finding in found] == [(level, worker.hostname())]
 
 
 def test_a_worker_of_other_queues_is_not_judged(
     valkey: Database, make_project: MakeProject, start_worker: StartWorker
 ) -> None:
-    start_worker(make_project(valkey.url), args=["-Q", "unmanaged"])
-    found = [finding for finding in findings(good_app(valkey.url), ANSWER) if finding.level == "error"]
-    assert found == []
+    app, worker = good_app(valkey.url), start_worker(make_project(valkey.url), args=["-Q", "unmanaged"])
+    worker.wait_for_answer(app)
+    found = findings(app, ANSWER)
+    assert [finding for finding in found if finding.level == "error"] == []
 
 
 def test_the_command_finds_a_worker_with_the_addon_well(
@@ -114,6 +117,7 @@ def test_the_command_finds_a_worker_with_the_addon_well(
 ) -> None:
     project = make_project(start_server(aof=True).url(), BODY)
     worker = start_worker(project)
+    worker.wait_for_answer(project.app)
     doctor = start_celery(project, "dynprio", "doctor", "--timeout", str(ANSWER))
     assert doctor.wait() == 0
     assert f"ok      priority_steps: {worker.hostname()}: the same as here" in doctor.logs()
@@ -136,7 +140,8 @@ def test_a_worker_warns_once_at_its_start(
     worker = start_worker(project)
     worker.wait_for_log("prefetch: this app: worker_prefetch_multiplier = 4")
     broker.restart()
-    worker.wait_for_log("Connected to")
+    wait_until(lambda: worker.logs().count("Connected to") == 2, message="it is connected again")
+    worker.wait_for_answer(project.app)
     assert worker.logs().count("worker_prefetch_multiplier = 4") == 1
     assert "persistence: " not in worker.logs()
 

@@ -159,13 +159,17 @@ def test_worker_and_child_survive_a_restart_of_the_broker(
     wait_until(another_child(worker, than=child), deadline=60, message="its timer outlived the lost connection")
 
 
-def test_it_can_be_turned_off(valkey: Database, make_project: MakeProject, start_worker: StartWorker) -> None:
-    project = make_project(valkey.url, BODY, conf={"dynprio_embedded": False, "dynprio_lease_ttl": 1.0})
+@pytest.mark.parametrize("embedded", [True, False])
+def test_it_can_be_turned_off(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker, *, embedded: bool
+) -> None:
+    at_once = f"{BODY}\n    from celery_dynprio import embedded\n    embedded.FIRST_LOOK = 0.0\n"
+    project = make_project(valkey.url, at_once, conf={"dynprio_embedded": embedded})
     worker = start_worker(project)
-    assert project.load().work.delay(5).get(timeout=30) == 5
+    assert project.load().work.delay(5).get(timeout=60) == 5
     worker.kill("SIGTERM")
-    assert "embedded reprioritizer" not in worker.logs()
-    assert not valkey.client.exists("dynprio:celery:fence"), "it never looked for a lease"
+    assert ("embedded reprioritizer started" in worker.logs()) is embedded
+    assert valkey.client.exists("dynprio:celery:fence") == embedded, "whether it ever looked for a lease"
 
 
 @pytest.mark.parametrize("how", ["by import", "as a script", "as a module"])

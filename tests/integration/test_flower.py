@@ -211,6 +211,7 @@ def test_search_sort_and_pages(project: Project, ada: Web) -> None:
     def shown(query: str) -> list[str]:
         return [row["task"] for row in ada.data(query)["table"]["rows"]]
 
+    wait_until(lambda: ada.data("sort=task")["table"]["matching"] == len(ids), message="what was published is read")
     assert shown("search=shop.b") == ["shop.B"] * 2
     assert shown("search=%3Cb%3E") == ["shop.a<b>"] * 2
     assert shown(f"search={ids[5]}") == ["bank.c"]
@@ -218,7 +219,7 @@ def test_search_sort_and_pages(project: Project, ada: Web) -> None:
     assert shown("sort=task&descending=1&start=1&count=2") == ["shop.a<b>", "shop.B"]
     assert ada.data("search=shop&count=1")["table"]["matching"] == 4
     ada.act("hold", ids[:2])
-    assert shown("place=held") == ["shop.a<b>"] * 2
+    wait_until(lambda: shown("place=held") == ["shop.a<b>"] * 2, message="they are shown as held")
     ada.act("cancel", ids)
 
 

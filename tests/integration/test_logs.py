@@ -242,7 +242,7 @@ def test_a_task_discarded_when_its_time_comes_is_in_its_trace(
     project = make_project(valkey.url, BODY, env={"FORMAT": "json"})
     worker = start_worker(project, pool="prefork")
     with tracing.use(HEADERS["traceparent"]):
-        result = project.load().chatty.apply_async(countdown=3)
+        result = project.load().chatty.apply_async(countdown=5)
     worker.wait_for_log("received")
     result.revoke()
     worker.wait_for_log("Discarding revoked task")

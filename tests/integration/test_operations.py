@@ -37,6 +37,7 @@ from celery_dynprio.reprioritizer import Reprioritizer, assemble
 from celery_dynprio.selection import Filter
 from celery_dynprio.spans import RedisSpans, SpanRecord
 from celery_dynprio.workers import Workers
+from tests.messages import pending
 from tests.servers import Database
 
 POLICY: Policy = 3 * Weight() + 1 * Age(saturation=3600)
@@ -343,11 +344,12 @@ class TestSteer:
         self, shop: Shop, changes: dict[str, object], said: str
     ) -> None:
         task_id = shop.report.delay("ada").id
-        before = shop.client.redis.lrange("celery\x06\x168", 0, -1)
+        before = pending(shop.client.redis)
         with pytest.raises(ArgumentError) as error:
             shop.operations.reprioritize([task_id], changes)
         assert said in str(error.value)
-        assert shop.client.redis.lrange("celery\x06\x168", 0, -1) == before
+        assert pending(shop.client.redis) == before
+        assert [message["headers"]["id"] for message in before] == [task_id]
         assert shop.operations.log() == []
 
     def test_held_tasks_come_back_when_they_are_released(self, shop: Shop) -> None:

@@ -30,6 +30,7 @@ def test_workers_are_asked_rarely(make_project: MakeProject, valkey: Database, s
     project = make_project(valkey.url, BODY)
     module = project.load()
     worker = start_worker(project, pool="solo")
+    worker.wait_for_answer(module.app)
     now = 0.0
     with module.dynprio.operations() as operations:
         reader = Reader(operations, 300.0, lambda: now)

@@ -108,8 +108,8 @@ def test_workers_learn_in_every_pool(
     kept = redis_usage(valkey.url)
     wait_until(lambda: {"x", "y"} <= set(kept.read(time.time())[1]))
     runtimes, use = kept.read(time.time())
-    assert 0.2 <= runtimes[work.name] < 2.0
-    assert 0.2 <= use["x"] < 2.0
+    assert 0.19 <= runtimes[work.name] < 60
+    assert 0.19 <= use["x"] < 60
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])

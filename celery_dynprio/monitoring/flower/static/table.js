@@ -30,6 +30,7 @@ export function rowOf(element) {
 }
 
 export function showRows(rows, several) {
+  const focused = whereFocusIs();
   const kept = new Set();
   const shown = rows.map((row) => {
     const key = `${row.queue} ${row.id}`;
@@ -42,6 +43,27 @@ export function showRows(rows, several) {
   });
   [...lines.keys()].filter((key) => !kept.has(key)).forEach((key) => lines.delete(key));
   place(byId("dp-rows"), shown);
+  if (focused) {
+    giveFocusBack(focused, shown);
+  }
+}
+
+function whereFocusIs() {
+  const element = document.activeElement;
+  const line = element.closest("#dp-rows > tr");
+  return line && { element, line, index: [...line.parentElement.children].indexOf(line) };
+}
+
+// A button that is hidden, and a row that moves or goes, lose the focus: what took their place gets it.
+function giveFocusBack({ element, line, index }, shown) {
+  let heir = element;
+  if (!line.isConnected) {
+    const next = shown[Math.min(index, shown.length - 1)];
+    heir = next ? next.querySelector(".dp-name") : byId("dp-search");
+  } else if (element.hidden) {
+    heir = line.querySelector(`[data-op="${element.dataset.op === "hold" ? "release" : "hold"}"]`);
+  }
+  heir.focus({ preventScroll: true });
 }
 
 function makeLine(key, row) {
