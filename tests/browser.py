@@ -80,6 +80,10 @@ class Browser:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", self.one(selector))
         ActionChains(self.driver).move_to_element(self.one(selector)).perform()
 
+    def double_click(self, selector: str) -> None:
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", self.one(selector))
+        ActionChains(self.driver).double_click(self.one(selector)).perform()
+
     def press(self, key: str) -> None:
         """Type it where the focus is."""
         ActionChains(self.driver).send_keys(key).perform()

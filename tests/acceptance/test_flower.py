@@ -196,6 +196,9 @@ def test_it_shows_what_the_list_shows(project: Project, page: Page) -> None:
     depths = {place: sum(task["place"] == place for task in tasks) for place in places}
     page.browser.until(lambda: page.browser.script(chart) == depths, "the chart")
     assert page.browser.text("#dp-parked") == "0 / 1"
+    with module.dynprio.operations() as operations:
+        operations.cancel([*reports[:3], *reports[4:]])
+    page.browser.until(lambda: page.browser.text("#dp-range") == "1 to 3 of 3", "the last page that there is now")
     assert page.browser.problems() == []
 
 
@@ -232,7 +235,7 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
     page.shows(checkout, *reports)
 
     page.press("bump", reports[2])
-    page.says("bump shop.report: done")
+    page.says(f"bump shop.report {reports[2]}: done")
     page.shows(reports[2], checkout, reports[0], reports[1])
     page.press("hold", reports[0])
     page.browser.until(lambda: page.place(reports[0]) == "held", "it is held")
@@ -248,7 +251,7 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
     Select(page.browser.one("#dp-level")).select_by_value("5")
     page.browser.one("#dp-set-why").send_keys("they called")
     page.browser.click("#dp-set-submit")
-    page.says("reprioritize shop.report: done")
+    page.says(f"reprioritize shop.report {reports[1]}: done")
     page.browser.until(lambda: page.place(reports[1]) == "P5, pinned", "it is pinned")
     found = dynprio.explain(reports[1])
     assert (found.turn.task.weight, found.turn.task.pinned) == (7.5, 5)
@@ -259,7 +262,7 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
     page.press("cancel", reports[0])
     page.browser.until(lambda: page.browser.one("#dp-cancel-submit").is_displayed(), "the question")
     page.browser.click("#dp-cancel-submit")
-    page.says("cancel shop.report: done")
+    page.says(f"cancel shop.report {reports[0]}: done")
     page.shows(reports[2], checkout, reports[1])
     assert module.report.AsyncResult(reports[0]).state == "REVOKED"
 
@@ -273,6 +276,21 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
     deeds = [entry for entry in page.browser.all('#dp-feed [data-kind="operator"]') if "ada (Flower)" in entry.text]
     assert len(deeds) == 7
     assert page.browser.problems() == []
+
+
+def test_a_double_click_presses_once_and_a_link_within_flower_is_no_task(project: Project, page: Page) -> None:
+    module = project.load()
+    first, second = (module.report.delay("ada", number).id for number in range(2))
+    page.refresh()
+    page.shows(first, second)
+    page.browser.double_click(f'tr[data-id="{first}"] [data-op="hold"]')
+    page.shows(second, first)
+    assert (page.place(first), page.place(second)) == ("held", "P9")
+    with module.dynprio.operations() as operations:
+        assert [(entry.op, entry.id) for entry in operations.log()] == [("hold", first)]
+    page.load("/priorities#main-content")
+    page.shows(second, first)
+    assert not page.browser.one("#dp-about").is_displayed()
 
 
 def test_what_workers_run_and_reprioritizers_move_is_seen(
@@ -455,16 +473,22 @@ def test_all_can_be_done_with_the_keyboard_and_has_a_name(project: Project, page
     page.browser.until(lambda: page.browser.all("#dp-about-body .dp-factors"), "the explanation")
     page.browser.until(lambda: page.browser.script("return document.activeElement.id") == "dp-about", "the focus")
     page.browser.press(Keys.ESCAPE)
-    page.browser.until(lambda: not page.browser.one("#dp-about").is_displayed(), "away")
-    page.browser.one(f'tr[data-id="{task_id}"] [data-op="about"]').send_keys(Keys.TAB, Keys.TAB)
-    page.browser.press(Keys.SPACE)
-    page.browser.until(lambda: page.place(task_id) == "held", "it is held")
 
     def focus() -> list[str | None]:
         script = "const at = document.activeElement; return [at.closest('tr')?.dataset.id, at.dataset.op, at.id]"
         found: list[str | None] = page.browser.script(script)
         return found
 
+    page.browser.until(lambda: not page.browser.one("#dp-about").is_displayed(), "away")
+    page.browser.until(lambda: focus() == [task_id, "about", ""], "what opened it has the focus again")
+    page.browser.one(f'tr[data-id="{task_id}"] [data-op="set"]').send_keys(Keys.ENTER)
+    page.browser.until(lambda: page.browser.one("#dp-weight").is_displayed(), "the dialog")
+    page.browser.until(lambda: focus()[2] == "dp-set", "the focus")
+    page.browser.press(Keys.ESCAPE)
+    page.browser.until(lambda: focus() == [task_id, "set", ""], "what opened the dialog has the focus again")
+    page.browser.one(f'tr[data-id="{task_id}"] [data-op="about"]').send_keys(Keys.TAB, Keys.TAB)
+    page.browser.press(Keys.SPACE)
+    page.browser.until(lambda: page.place(task_id) == "held", "it is held")
     page.browser.until(lambda: focus() == [task_id, "release", ""], "Release, which took the place of Hold")
     other = project.load().checkout.delay("ada", 2).id
     page.refresh()

@@ -3,6 +3,7 @@
 import { readTask } from "./api.js";
 import { byId, make } from "./dom.js";
 import { clock, count, orNothing, score, seconds } from "./format.js";
+import { borrowFocus } from "./table.js";
 import { factorTable } from "./tip.js";
 
 let wanted = "";
@@ -12,6 +13,7 @@ export async function showTask(id) {
   const body = byId("dp-about-body");
   byId("dp-about-title").textContent = id;
   body.replaceChildren(make("p", {}, "Reading…"));
+  borrowFocus(byId("dp-about"), "hidden.bs.offcanvas");
   window.bootstrap.Offcanvas.getOrCreateInstance(byId("dp-about")).show();
   let parts;
   try {

@@ -1,6 +1,7 @@
 // What is asked before a task is changed or cancelled.
 
 import { byId, make } from "./dom.js";
+import { borrowFocus } from "./table.js";
 
 let confirmed = () => {};
 
@@ -9,7 +10,9 @@ export function watchDialogs() {
     byId(`dp-${name}-form`).addEventListener("submit", (event) => {
       event.preventDefault();
       window.bootstrap.Modal.getInstance(byId(`dp-${name}`)).hide();
-      confirmed();
+      const then = confirmed;
+      confirmed = () => {}; // a second click while the dialog fades out
+      then();
     });
   }
 }
@@ -38,6 +41,7 @@ export function askCancel(row, then) {
 
 function open(name, then) {
   confirmed = then;
+  borrowFocus(byId(`dp-${name}`), "hidden.bs.modal");
   window.bootstrap.Modal.getOrCreateInstance(byId(`dp-${name}`)).show();
 }
 

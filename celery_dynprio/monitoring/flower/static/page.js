@@ -31,7 +31,9 @@ async function refresh() {
       live(true, `Updated ${clock(found.at)}`);
     }
   } catch (error) {
-    live(false, error.message);
+    if (number === question) {
+      live(false, error.message);
+    }
   }
   if (number === question) {
     timer = setTimeout(() => !document.hidden && refresh(), next);
@@ -45,6 +47,12 @@ function live(well, text) {
 
 function show(found) {
   latest = found;
+  const { table } = found;
+  if (!table.reading && !table.rows.length && table.matching && view.start) {
+    // Those tasks ran meanwhile: the last page that there is now.
+    look({ start: Math.floor((table.matching - 1) / view.count) * view.count });
+    return;
+  }
   showMetrics(found);
   showLevels(byId("dp-levels"), found.queues);
   showObjectives(found.objectives, found.at);
@@ -120,13 +128,14 @@ function sortBy(column) {
 }
 
 async function perform(op, row, changes, why) {
+  const what = row ? `${op} ${row.task} ${row.id}` : op;
   try {
     const results = await act(op, row ? [row.id] : [], changes, why);
     const answers = results.map((each) => each.answer + (each.detail ? `, ${each.detail}` : ""));
     const well = results.every((each) => each.answer === "done");
-    say(`${op}${row ? ` ${row.task}` : ""}: ${answers.join("; ") || "done"}`, well ? "success" : "warning");
+    say(`${what}: ${answers.join("; ") || "done"}`, well ? "success" : "warning");
   } catch (error) {
-    say(`${op}: ${error.message}`, "danger");
+    say(`${what}: ${error.message}`, "danger");
   }
   refresh();
 }
@@ -139,8 +148,8 @@ function say(text, kind) {
 
 function press(event) {
   const button = event.target.closest("button[data-op]");
-  if (!button) {
-    return;
+  if (!button || event.detail > 1) {
+    return; // the second click of a double one may be on what took the button's place
   }
   const row = rowOf(button);
   const { op } = button.dataset;
@@ -155,9 +164,16 @@ function press(event) {
   }
 }
 
+function pressOnce(event) {
+  if (event.repeat && (event.key === "Enter" || event.key === " ")) {
+    event.preventDefault(); // a key that is held would press what took the button's place
+  }
+}
+
 function showLinked() {
-  if (window.location.hash.length > 1) {
-    showTask(decodeURIComponent(window.location.hash.slice(1)));
+  const linked = window.location.hash.slice(1);
+  if (linked && !byId(linked)) { // Flower's own link to the main content is no task
+    showTask(decodeURIComponent(linked));
   }
 }
 
@@ -175,6 +191,7 @@ function watch() {
     header.firstElementChild.addEventListener("click", () => sortBy(header.dataset.sort));
   }
   byId("dp-rows").addEventListener("click", press);
+  byId("dp-rows").addEventListener("keydown", pressOnce);
   watchScores(byId("dp-rows"), rowOf);
   if (byId("dp-pause")) {
     byId("dp-pause").addEventListener("click", () => perform(latest && latest.paused ? "resume" : "pause"));

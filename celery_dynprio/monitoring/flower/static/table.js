@@ -44,7 +44,7 @@ export function showRows(rows, several) {
   [...lines.keys()].filter((key) => !kept.has(key)).forEach((key) => lines.delete(key));
   place(byId("dp-rows"), shown);
   if (focused) {
-    giveFocusBack(focused, shown);
+    giveFocusBack(focused);
   }
 }
 
@@ -54,10 +54,19 @@ function whereFocusIs() {
   return line && { element, line, index: [...line.parentElement.children].indexOf(line) };
 }
 
+// What opens over the page takes the focus; `closed` is the event that tells that it is away again.
+export function borrowFocus(over, closed) {
+  const focused = whereFocusIs();
+  if (focused) {
+    over.addEventListener(closed, () => giveFocusBack(focused), { once: true });
+  }
+}
+
 // A button that is hidden, and a row that moves or goes, lose the focus: what took their place gets it.
-function giveFocusBack({ element, line, index }, shown) {
+function giveFocusBack({ element, line, index }) {
   let heir = element;
   if (!line.isConnected) {
+    const shown = byId("dp-rows").children;
     const next = shown[Math.min(index, shown.length - 1)];
     heir = next ? next.querySelector(".dp-name") : byId("dp-search");
   } else if (element.hidden) {
