@@ -48,9 +48,9 @@ function live(well, text) {
 function show(found) {
   latest = found;
   const { table } = found;
-  if (!table.reading && !table.rows.length && table.matching && view.start) {
+  if (!table.reading && view.start && view.start >= table.matching) {
     // Those tasks ran meanwhile: the last page that there is now.
-    look({ start: Math.floor((table.matching - 1) / view.count) * view.count });
+    look({ start: Math.max(Math.floor((table.matching - 1) / view.count), 0) * view.count });
     return;
   }
   showMetrics(found);
