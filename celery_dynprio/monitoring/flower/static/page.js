@@ -61,11 +61,11 @@ function show(found) {
   showFeed(byId("dp-feed"), found.feed, byId("dp-kind").value);
   byId("dp-no-events").hidden = found.events;
   showPlaces(Math.max(...found.queues.map((queue) => queue.depths.length)));
-  if (!found.table.reading) {
-    showRows(found.table.rows, found.queues.length > 1);
+  if (!table.reading) {
+    showRows(table.rows, found.queues.length > 1);
     refreshTip(rowOf);
   }
-  showRange(found.table);
+  showRange(table);
 }
 
 function showMetrics(found) {
