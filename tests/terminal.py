@@ -10,7 +10,7 @@ import struct
 import subprocess
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyte
@@ -53,12 +53,24 @@ class Terminal:
         return "\n".join(self.lines())
 
     def wait_for(self, text: str, deadline: float = 30.0) -> list[str]:
-        """Wait until a text is on the screen; return its lines."""
+        """Wait until a text is on the screen; return the lines of that look."""
+        return self.wait_until(lambda lines: text in "\n".join(lines), repr(text), deadline)
+
+    def wait_until(self, holds: Callable[[list[str]], object], what: str, deadline: float = 30.0) -> list[str]:
+        """Wait until something holds of the lines; return those of which it did, as the next look may find others:
+        a program draws a screen in pieces.
+        """
+        lines: list[str] = []
+
+        def look() -> object:
+            lines[:] = self.lines()
+            return holds(lines)
+
         try:
-            wait_until(lambda: text in self.text(), deadline, f"{text!r} is on the screen")
+            wait_until(look, deadline)
         except AssertionError:
-            raise AssertionError(f"{text!r} is not on the screen:\n{self.text()}") from None
-        return self.lines()
+            raise AssertionError(f"{what} is not on the screen:\n{self.text()}") from None
+        return lines
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())

@@ -110,6 +110,7 @@ class Top:
             style=Style.from_dict(STYLES),
             full_screen=True,
             refresh_interval=1.0,  # the clock
+            terminal_size_polling_interval=None,  # SIGWINCH tells; a second look would blank the screen once more
         )
         application.ttimeoutlen = ESCAPE
         return application

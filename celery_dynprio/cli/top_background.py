@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -103,7 +104,8 @@ class Background:
         asked = self._state.asked
         began = time.monotonic()
         if not asked.frozen:
-            known = reader.read(asked)
-            if asked.queue == self._state.asked.queue:
-                self._state.set(known=known, error="", warned=self._warned())
+            known, warned = reader.read(asked), self._warned()
+            self._state.change(
+                lambda now: replace(now, known=known, error="", warned=warned) if now.view == asked.view else now
+            )
         self._look.wait(max(self._interval, REST * (time.monotonic() - began)))

@@ -70,7 +70,7 @@ class Keys:
     def next_queue(self) -> None:
         """Look at the next managed queue."""
         index = (self._queues.index(self._state.asked.queue) + 1) % len(self._queues)
-        self._show(queue=self._queues[index])
+        self._show(queue=self._queues[index], known=None)
 
     def escape(self) -> None:
         """Leave what is open; with nothing open, the filter."""
@@ -83,8 +83,8 @@ class Keys:
         self._state.set(said=said, said_until=time.time() + SHOWN)
 
     def _show(self, **changes: object) -> None:
-        """Look at other tasks."""
-        self._state.set(**changes, selected="")
+        """Look at other tasks; a frozen screen goes on, as they have to be read."""
+        self._state.set(**changes, selected="", frozen=False)
         self._background.look()
 
     def _type(self, typing: str, key: str) -> None:

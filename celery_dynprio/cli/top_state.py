@@ -75,6 +75,11 @@ class Asked:
     pane: Sequence[str] = ()
     above: int = 0
 
+    @property
+    def view(self) -> tuple[str, str, bool]:
+        """What is to be read of the broker."""
+        return self.queue, self.text, self.held
+
     def turns(self) -> list[Turn]:
         """The tasks in the order in which they are shown."""
         turns = [] if self.known is None else list(self.known.page.turns)
