@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from signal import SIGCONT, SIGSTOP
 from typing import Any, Final
 
 import pytest
@@ -548,9 +549,27 @@ def test_nothing_comes_from_another_host(page: Page, flower: FlowerServer) -> No
     assert [name for name in names if not name.startswith(flower.url)] == []
 
 
-def test_a_page_that_flower_does_not_answer_any_more_says_so(page: Page, flower: FlowerServer) -> None:
-    page.load()
+def test_a_page_that_flower_does_not_answer_any_more_says_so(
+    project: Project, page: Page, flower: FlowerServer
+) -> None:
+    module = project.load()
+    first, second = (module.report.delay("ada", number).id for number in range(2))
+    page.refresh()
+    page.shows(first, second)
+    flower.signal(SIGSTOP)
+    page.press("hold", second)
+    page.press("bump", first)
+    page.browser.until(lambda: page.browser.text("#dp-status") == "Flower does not answer", "it says that it hangs")
+    assert page.browser.all(".status-dot-error")
+    assert [each.text for each in page.browser.all("#dp-message .alert-info")] == [
+        f"bump shop.report {first} …",
+        f"hold shop.report {second} …",
+    ]
+    flower.signal(SIGCONT)
+    page.says(f"bump shop.report {first}: done")
+    page.says(f"hold shop.report {second}: done")
+    page.browser.until(lambda: page.browser.all(".status-dot-live"), "it goes on")
     flower.kill("SIGKILL")
-    page.browser.until(lambda: page.browser.all(".status-dot-error"), "it says so")
+    page.browser.until(lambda: page.browser.text("#dp-status") == "Flower cannot be reached", "it says that it is away")
     flower.start()
     page.browser.until(lambda: page.browser.all(".status-dot-live"), "it goes on")

@@ -2,18 +2,35 @@
 
 import { byId } from "./dom.js";
 
+const PATIENCE = 60_000; // milliseconds
+
 async function ask(path, options) {
-  // From the origin: the address of the page itself may have a password in it, which fetch refuses.
-  const answer = await fetch(window.location.origin + byId("dynprio").dataset.root + path, options);
+  const answer = await reach(path, options);
+  if (answer.type === "opaqueredirect") {
+    throw new Error("You are logged out: load the page again"); // to where one logs in, maybe on another host
+  }
   const kind = answer.headers.get("Content-Type") || "";
   if (!kind.startsWith("application/json")) {
-    throw new Error(answer.redirected ? "You are logged out: load the page again" : `Flower answered ${answer.status}`);
+    throw new Error(`Flower answered ${answer.status}`);
   }
   const found = await answer.json();
   if (!answer.ok) {
     throw new Error(found.error);
   }
   return found;
+}
+
+async function reach(path, options) {
+  try {
+    // From the origin: the address of the page itself may have a password in it, which fetch refuses.
+    return await fetch(window.location.origin + byId("dynprio").dataset.root + path, {
+      redirect: "manual",
+      signal: AbortSignal.timeout(PATIENCE),
+      ...options,
+    });
+  } catch (error) {
+    throw new Error(error.name === "TimeoutError" ? `No answer in ${PATIENCE / 1000} s` : "Flower cannot be reached");
+  }
 }
 
 export function readData(view) {

@@ -12,6 +12,8 @@ import { rowOf, showRows } from "./table.js";
 import { refreshTip, watchScores } from "./tip.js";
 
 const PERIOD = 2000; // milliseconds
+const SLOW = 6000; // after which the page says that it has no answer yet
+const READ = 5000; // after which an answer goes with the next press
 const SOON = 400; // while the server still reads the backlog, and after a letter of the search
 
 const view = { search: "", place: "", sort: "", descending: "", start: 0, count: 25 };
@@ -22,6 +24,7 @@ let timer = 0;
 async function refresh() {
   clearTimeout(timer);
   const number = ++question;
+  const slow = setTimeout(() => number === question && live(false, "Flower does not answer"), SLOW);
   let next = PERIOD;
   try {
     const found = await readData(view);
@@ -34,6 +37,8 @@ async function refresh() {
     if (number === question) {
       live(false, error.message);
     }
+  } finally {
+    clearTimeout(slow);
   }
   if (number === question) {
     timer = setTimeout(() => !document.hidden && refresh(), next);
@@ -129,21 +134,30 @@ function sortBy(column) {
 
 async function perform(op, row, changes, why) {
   const what = row ? `${op} ${row.task} ${row.id}` : op;
+  const say = announce(what);
   try {
     const results = await act(op, row ? [row.id] : [], changes, why);
     const answers = results.map((each) => each.answer + (each.detail ? `, ${each.detail}` : ""));
     const well = results.every((each) => each.answer === "done");
-    say(`${what}: ${answers.join("; ") || "done"}`, well ? "success" : "warning");
+    say(answers.join("; ") || "done", well ? "success" : "warning");
   } catch (error) {
-    say(`${what}: ${error.message}`, "danger");
+    say(error.message, "danger");
   }
   refresh();
 }
 
-function say(text, kind) {
-  const message = byId("dp-message");
-  message.className = `alert alert-${kind} py-2`;
-  message.textContent = text;
+// Tells at once what was asked for, above what was answered a moment ago; what it returns tells what became of it.
+function announce(what) {
+  const messages = byId("dp-message");
+  const now = Date.now();
+  [...messages.children].filter((each) => now - (each.dataset.answered || now) > READ).forEach((each) => each.remove());
+  const message = make("div", { class: "alert alert-info py-2" }, `${what} …`);
+  messages.prepend(message);
+  return (answer, kind) => {
+    message.className = `alert alert-${kind} py-2`;
+    message.textContent = `${what}: ${answer}`;
+    message.dataset.answered = Date.now();
+  };
 }
 
 function press(event) {
