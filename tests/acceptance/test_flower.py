@@ -214,6 +214,7 @@ def test_tasks_are_searched_sorted_and_chosen_by_place(project: Project, page: P
         page.browser.one("#dp-search").clear()
         page.browser.one("#dp-search").send_keys(wanted)
         page.shows(found)
+        assert page.browser.text("#dp-found") == "1 to 1 of 1"
     page.browser.one("#dp-search").clear()
     page.browser.one("#dp-search").send_keys(Keys.SPACE + Keys.BACKSPACE)
     page.shows(checkout, report, other)
@@ -246,6 +247,9 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
 
     page.press("set", reports[1])
     page.browser.until(lambda: page.browser.one("#dp-weight").is_displayed(), "the dialog")
+    assert not page.browser.one("#dp-set-nothing").is_displayed()
+    page.browser.click("#dp-set-submit")
+    page.browser.until(lambda: page.browser.one("#dp-set-nothing").is_displayed(), "nothing is changed yet")
     page.browser.one("#dp-weight").clear()
     page.browser.one("#dp-weight").send_keys("7.5")
     page.browser.one("#dp-deadline").send_keys("90")
@@ -561,6 +565,7 @@ def test_a_page_that_flower_does_not_answer_any_more_says_so(
     page.press("bump", first)
     page.browser.until(lambda: page.browser.text("#dp-status") == "Flower does not answer", "it says that it hangs")
     assert page.browser.all(".status-dot-error")
+    assert page.browser.text("#dp-stale") == "Flower does not answer"
     assert [each.text for each in page.browser.all("#dp-message .alert-info")] == [
         f"bump shop.report {first} …",
         f"hold shop.report {second} …",

@@ -3,23 +3,24 @@
 import { byId, make } from "./dom.js";
 import { borrowFocus } from "./table.js";
 
-let confirmed = () => {};
+let confirmed = () => false; // does what was asked for, and tells whether that is all
 
 export function watchDialogs() {
   for (const name of ["set", "cancel"]) {
     byId(`dp-${name}-form`).addEventListener("submit", (event) => {
       event.preventDefault();
-      window.bootstrap.Modal.getInstance(byId(`dp-${name}`)).hide();
-      const then = confirmed;
-      confirmed = () => {}; // a second click while the dialog fades out
-      then();
+      if (confirmed()) {
+        confirmed = () => false; // a second click while the dialog fades out
+        window.bootstrap.Modal.getInstance(byId(`dp-${name}`)).hide();
+      }
     });
   }
 }
 
-// Calls `then` with the changes and the reason, unless nothing was changed.
+// Calls `then` with the changes and the reason, once something was changed.
 export function askSet(row, levels, then) {
   byId("dp-set-form").reset();
+  byId("dp-set-nothing").hidden = true;
   byId("dp-set-task").textContent = `${row.task} ${row.id}`;
   byId("dp-weight").value = row.weight;
   const names = [...Array(levels).keys()].map((level) => make("option", { value: String(level) }, `P${level}`));
@@ -27,16 +28,22 @@ export function askSet(row, levels, then) {
   byId("dp-level").value = row.pinned === null ? "" : String(row.pinned);
   open("set", () => {
     const changes = changesTo(row);
-    if (Object.keys(changes).length) {
+    const changed = Object.keys(changes).length > 0;
+    byId("dp-set-nothing").hidden = changed;
+    if (changed) {
       then(changes, byId("dp-set-why").value);
     }
+    return changed;
   });
 }
 
 export function askCancel(row, then) {
   byId("dp-cancel-form").reset();
   byId("dp-cancel-task").textContent = `${row.task} ${row.id}`;
-  open("cancel", () => then(byId("dp-cancel-why").value));
+  open("cancel", () => {
+    then(byId("dp-cancel-why").value);
+    return true;
+  });
 }
 
 function open(name, then) {

@@ -20,6 +20,7 @@ const view = { search: "", place: "", sort: "", descending: "", start: 0, count:
 let latest = null; // the data that is shown
 let question = 0; // the number of the last request
 let timer = 0;
+let looked = false; // the operator asked for other tasks, and has not been told yet how many there are
 
 async function refresh() {
   clearTimeout(timer);
@@ -48,6 +49,7 @@ async function refresh() {
 function live(well, text) {
   byId("dp-dot").className = `status-dot status-dot-${well ? "live" : "error"}`;
   setText(byId("dp-status"), text);
+  setText(byId("dp-stale"), well ? "" : text); // for a screen reader, which is not told each time that all is well
 }
 
 function show(found) {
@@ -111,12 +113,17 @@ function showRange(table) {
   }
   const range = table.rows.length ? `${count(view.start + 1)} to ${count(last)} of ${count(table.matching)}` : "No task matches";
   setText(byId("dp-range"), [range, ...notes].join(", "));
+  if (looked) {
+    byId("dp-found").textContent = range; // also if it is the same as before
+    looked = false;
+  }
   byId("dp-before").disabled = view.start === 0;
   byId("dp-next").disabled = last >= table.matching;
 }
 
 function look(changes) {
   Object.assign(view, { start: 0 }, changes);
+  looked = true;
   refresh();
 }
 
