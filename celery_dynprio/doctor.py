@@ -28,6 +28,7 @@ from celery_dynprio.checks import (
 from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
 from celery_dynprio.learned import RedisUsage
 from celery_dynprio.models import PendingTask
+from celery_dynprio.workers import answers
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -79,12 +80,9 @@ def gather(app: Celery, client: RedisClient, settings: Settings, timeout: float 
 
 def _workers(app: Celery, queues: Sequence[str], timeout: float) -> dict[str, Mapping[str, Any]]:
     """The settings of each worker that answers and consumes one of the queues, by its name."""
-    inspect = app.control.inspect(timeout=timeout)
-    consumed = inspect.active_queues() or {}
+    consumed, settings = answers(app, timeout, "active_queues", "conf", {"with_defaults": True})
     names = [name for name, found in consumed.items() if not {queue["name"] for queue in found}.isdisjoint(queues)]
-    if not names:
-        return {}
-    return app.control.inspect(names, timeout=timeout).conf(with_defaults=True) or {}
+    return {name: settings[name] for name in names if name in settings}
 
 
 def _unpolled(client: RedisClient, queues: Sequence[str]) -> dict[str, int]:

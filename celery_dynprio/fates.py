@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from celery.result import AsyncResult
 from celery.states import READY_STATES, RETRY, STARTED
 
+from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.spans import RedisSpans
-from celery_dynprio.workers import ANSWER_TIMEOUT
+from celery_dynprio.workers import ANSWER_TIMEOUT, answers
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -38,16 +39,17 @@ class Answer(Enum):
 
 
 class Fates:
-    """Asks, in this order: what workers have not acknowledged, results, the workers themselves, and the traces."""
+    """Asks, in this order: what workers have not acknowledged, what is being cancelled, results, workers, traces."""
 
-    def __init__(self, app: Celery, client: RedisClient) -> None:
+    def __init__(self, app: Celery, client: RedisClient, queues: Sequence[str]) -> None:
         self._app = app
         self._client = client
+        self._queues = queues
 
     def of(self, ids: Sequence[str]) -> dict[str, Answer]:
         """Tell what became of each of these, none of which is pending."""
         fates = dict.fromkeys(self._unacknowledged(set(ids)), Answer.RUNNING)
-        for ask in (self._by_result, self._by_workers, self._by_trace):
+        for ask in (self._cancelled, self._by_result, self._by_workers, self._by_trace):
             left = [task_id for task_id in ids if task_id not in fates]
             if not left:
                 break
@@ -58,6 +60,11 @@ class Fates:
         needles = [(json.dumps(task_id)[1:-1].encode(), task_id) for task_id in ids]
         for _, raw in self._client.redis.hscan_iter(self._client.unacked_key, count=SCAN_COUNT):
             yield from (task_id for needle, task_id in needles if needle in raw and _id(raw) == task_id)
+
+    def _cancelled(self, ids: Sequence[str]) -> dict[str, Answer]:
+        """Those that an operator has taken away, and whose results do not tell of it yet."""
+        backlogs = (RedisBacklog(self._client, queue) for queue in self._queues)
+        return {task_id: Answer.FINISHED for backlog in backlogs for task_id in backlog.cancelled(ids)}
 
     def _by_result(self, ids: Sequence[str]) -> dict[str, Answer]:
         try:
@@ -72,8 +79,8 @@ class Fates:
         }
 
     def _by_workers(self, ids: Sequence[str]) -> dict[str, Answer]:
-        answers = self._app.control.inspect(timeout=ANSWER_TIMEOUT).query_task(*ids) or {}
-        return {task_id: Answer.RUNNING for tasks in answers.values() for task_id in tasks}
+        _, known = answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", {"ids": list(ids)})
+        return {task_id: Answer.RUNNING for tasks in known.values() for task_id in tasks}
 
     def _by_trace(self, ids: Sequence[str]) -> dict[str, Answer]:
         spans, fates = RedisSpans(self._client), {}

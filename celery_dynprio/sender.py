@@ -116,12 +116,12 @@ class Sender(Generic[T]):
             self._something.set()
             self._start()
 
-    def stop(self, timeout: float = LAST_SEND_TIMEOUT) -> None:
-        """Send what waits, for at most ``timeout`` seconds, and end the thread."""
+    def stop(self, timeout: float | None = None) -> None:
+        """Send what waits, for at most ``timeout`` seconds (None: LAST_SEND_TIMEOUT), and end the thread."""
         self._stop.set()
         self._something.set()
         if self._thread.is_alive():
-            self._thread.join(timeout)
+            self._thread.join(LAST_SEND_TIMEOUT if timeout is None else timeout)
 
     def _overflow(self) -> None:
         with suppress(IndexError):  # the thread may have taken all of them just now

@@ -159,7 +159,7 @@ class Views:
         self._clock = clock
         self._usage = RedisUsage(client, settings.half_life)
         self._switch = Switch(client)
-        self._fates = Fates(app, client)
+        self._fates = Fates(app, client, settings.queues)
         self._audit = Audit(client)
 
     def paused(self) -> bool:

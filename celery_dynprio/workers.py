@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from celery.app.control import flatten_reply
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -31,15 +32,28 @@ class Workers:
 
 def ask(app: Celery, timeout: float = ANSWER_TIMEOUT) -> Workers:
     """Ask all workers; takes ``timeout`` seconds longer than the last answer."""
-    inspect = app.control.inspect(timeout=timeout)
-    with ThreadPoolExecutor(2) as threads:
-        stats, consumed = threads.submit(inspect.stats), threads.submit(inspect.active_queues)
-    found: Mapping[str, Any] = stats.result() or {}
-    queues: Mapping[str, Any] = consumed.result() or {}
+    stats, queues = answers(app, timeout, "stats", "active_queues")
     return Workers(
-        {name: _slots(answer) for name, answer in sorted(found.items())},
+        {name: _slots(answer) for name, answer in sorted(stats.items())},
         {name: frozenset(str(each.get("name")) for each in answer) for name, answer in queues.items()},
     )
+
+
+def answers(
+    app: Celery, timeout: float, first: str, then: str, arguments: Mapping[str, Any] | None = None
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Ask all workers one thing and those that answered another, commands of Celery's: what each node said.
+
+    The second question is over as soon as all have answered it, and then nothing waits for more answers at the broker.
+    On Redis kombu does so for a second after the first one, and whoever is given that connection of the pool by then
+    hears nobody; which is why both are asked by one mailbox, whose answers all come to one queue.
+    """
+    with app.connection_or_acquire() as connection:
+        mailbox = app.control.mailbox(connection)
+        told = flatten_reply(mailbox.multi_call(first, timeout=timeout))
+        if not told:
+            return {}, {}
+        return told, flatten_reply(mailbox.call(list(told), then, arguments, timeout=timeout))
 
 
 def _slots(stats: Any) -> int:

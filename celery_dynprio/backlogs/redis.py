@@ -215,6 +215,11 @@ class RedisBacklog:
                 yield place, entry, raw
             left = max(left - counts[place], 0)
 
+    def cancelled(self, ids: Sequence[str]) -> list[str]:
+        """Those of these tasks that were cancelled, and whose end is not told yet."""
+        found = self._redis.hmget(self._parked_keys[CANCELLED], ids)
+        return [task_id for task_id, raw in zip(ids, found, strict=True) if raw is not None]
+
     def discard(self, task_id: str, place: Place) -> bool:
         """Remove one parked task for good; tell whether it was there."""
         return bool(self._redis.hdel(self._parked_keys[place], task_id))

@@ -86,7 +86,7 @@ class Shop:
 
 @pytest.fixture
 def make_shop(valkey: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Shop]]:
-    monkeypatch.setattr("celery_dynprio.workers.ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr("celery_dynprio.sender.LAST_SEND_TIMEOUT", 60.0)
     monkeypatch.setattr(views, "ask", lambda _app: Workers())
     monkeypatch.setattr("celery_dynprio.fates.ANSWER_TIMEOUT", 0.05)
     made: list[Shop] = []
@@ -491,6 +491,7 @@ class TestCancel:
         with pytest.raises(KeyboardInterrupt):
             shop.operations.cancel([result.id])
         monkeypatch.undo()
+        assert answers(shop.operations.hold([result.id])) == [Answer.FINISHED]
         assert (result.state, shop.operations.pending(workers=Workers()).matching) == ("PENDING", 0)
         tick = shop.reprioritizer()
         report = tick.tick()
