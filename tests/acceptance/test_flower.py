@@ -150,6 +150,12 @@ class Page:
     def press(self, button: str, task_id: str) -> None:
         self.browser.click(f'tr[data-id="{task_id}"] [data-op="{button}"]')
 
+    def asks(self, dialog: str) -> None:
+        """Wait until a dialog is open: it takes the focus once it is ready."""
+        self.browser.until(
+            lambda: self.browser.script("return document.activeElement.id") == f"dp-{dialog}", f"the dialog {dialog}"
+        )
+
     def says(self, text: str) -> None:
         self.browser.until(lambda: text in self.browser.text("#dp-message"), f"it says {text!r}")
 
@@ -246,7 +252,7 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
     page.browser.until(lambda: page.place(reports[0]) == "P9", "it is released")
 
     page.press("set", reports[1])
-    page.browser.until(lambda: page.browser.one("#dp-weight").is_displayed(), "the dialog")
+    page.asks("set")
     assert not page.browser.one("#dp-set-nothing").is_displayed()
     page.browser.click("#dp-set-submit")
     page.browser.until(lambda: page.browser.one("#dp-set-nothing").is_displayed(), "nothing is changed yet")
@@ -265,7 +271,7 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
     assert [(each.by, each.why) for each in found.operations] == [("ada (Flower)", "they called")]
 
     page.press("cancel", reports[0])
-    page.browser.until(lambda: page.browser.one("#dp-cancel-submit").is_displayed(), "the question")
+    page.asks("cancel")
     page.browser.click("#dp-cancel-submit")
     page.says(f"cancel shop.report {reports[0]}: done")
     page.shows(reports[2], checkout, reports[1])
@@ -278,8 +284,9 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
         with dynprio.operations() as operations:
             assert operations.paused() is paused
 
-    deeds = [entry for entry in page.browser.all('#dp-feed [data-kind="operator"]') if "ada (Flower)" in entry.text]
-    assert len(deeds) == 7
+    entries = """return [...document.querySelectorAll('#dp-feed [data-kind="operator"]')].map(
+        (each) => each.textContent)"""
+    page.browser.until(lambda: sum("ada (Flower)" in each for each in page.browser.script(entries)) == 7, "seven deeds")
     assert page.browser.problems() == []
 
 
@@ -322,7 +329,12 @@ def test_what_workers_run_and_reprioritizers_move_is_seen(
     spans = RedisSpans(RedisClient.from_app(module.app))
     wait_until(lambda: (found := spans.read(checkout.id)) and len(found.spans) == 2, message="the worker tells")
     spans.close()
-    page.browser.driver.get(f"{page.url}/task/{checkout.id}")
+
+    def in_flower(task_id: str) -> bool:
+        page.browser.driver.get(f"{page.url}/task/{task_id}")
+        return "SUCCESS" in page.browser.text(".task-details-card")
+
+    page.browser.until(lambda: in_flower(checkout.id), "Flower knows of its end")
     page.browser.click("#dynprio-task-link")
     page.browser.until(lambda: page.browser.all("#dp-about-body .dp-tree"), "the trace")
     told = page.browser.text("#dp-about-body")
@@ -330,9 +342,8 @@ def test_what_workers_run_and_reprioritizers_move_is_seen(
     (tree,) = page.browser.all("#dp-about-body .dp-tree > li")
     assert "shop.checkout" in tree.text.splitlines()[0]
     assert page.browser.all("#dp-about-body .dp-tree > li > ul > li"), "the report that the checkout published"
-    page.browser.driver.get(f"{page.url}/task/{reports[3]}")
+    page.browser.until(lambda: in_flower(reports[3]), "events of moves change no state")
     assert page.browser.text(".task-name-value").strip() == "shop.report"
-    assert "SUCCESS" in page.browser.text(".task-details-card"), "events of moves change no state"
     page.browser.driver.get(f"{page.url}/workers?json=1")
     assert "worker@" in page.browser.text("body")
     assert "dynprio@" not in page.browser.text("body")

@@ -20,8 +20,9 @@ CHECKOUTS = Objective("checkouts", "shop.checkout", within=5, window=100)
 ALL = Objective("all", "shop.*", within=60, window=20)
 
 BODY = """
-    from celery_dynprio import DynPrio, Objective, dynprio_task
+    from celery_dynprio import DynPrio, Objective, dynprio_task, sender
 
+    sender.LAST_SEND_TIMEOUT = 60.0
     app.conf.update(dynprio_embedded=False, dynprio_learn=False)
     app.conf.dynprio_objectives = [Objective("soon", "*.work", within=30), Objective("never", "*.work", within=1e-9)]
     DynPrio(app)

@@ -19,7 +19,7 @@ from tests.processes import wait_until
 from tests.servers import Database
 
 #: Seconds in which a worker answers on a busy machine.
-ANSWER = 3.0
+ANSWER = 6.0
 
 BODY = """
     from celery_dynprio import DynPrio
@@ -140,7 +140,7 @@ def test_a_worker_warns_once_at_its_start(
     worker = start_worker(project)
     worker.wait_for_log("prefetch: this app: worker_prefetch_multiplier = 4")
     broker.restart()
-    wait_until(lambda: worker.logs().count("Connected to") == 2, message="it is connected again")
+    wait_until(lambda: worker.logs().count("Connected to") >= 2, message="it is connected again")
     worker.wait_for_answer(project.app)
     assert worker.logs().count("worker_prefetch_multiplier = 4") == 1
     assert "persistence: " not in worker.logs()

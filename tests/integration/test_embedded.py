@@ -136,7 +136,7 @@ def test_a_dedicated_process_takes_over_and_the_child_leaves(
     child = the_child(worker)
     dedicated = start_celery(project, "dynprio", "run", ready_line="dynprio ready")
     wait_until(gone(child), message="the child has no queue left")
-    assert b":dedicated:" in holder(valkey.client)
+    wait_until(lambda: b":dedicated:" in holder(valkey.client))
     dedicated.kill("SIGTERM")
     the_child(worker)
     wait_until(lambda: b":embedded:" in holder(valkey.client))
@@ -167,6 +167,8 @@ def test_it_can_be_turned_off(
     project = make_project(valkey.url, at_once, conf={"dynprio_embedded": embedded})
     worker = start_worker(project)
     assert project.load().work.delay(5).get(timeout=60) == 5
+    if embedded:
+        worker.wait_for_log("embedded reprioritizer started")
     worker.kill("SIGTERM")
     assert ("embedded reprioritizer started" in worker.logs()) is embedded
     assert valkey.client.exists("dynprio:celery:fence") == embedded, "whether it ever looked for a lease"

@@ -17,8 +17,9 @@ from tests.servers import Database
 KEY = "dynprio:histograms"
 
 BODY = """
-    from celery_dynprio import DynPrio, dynprio_task
+    from celery_dynprio import DynPrio, dynprio_task, sender
 
+    sender.LAST_SEND_TIMEOUT = 60.0
     DynPrio(app)
 
     @dynprio_task(app=app, deadline=60)

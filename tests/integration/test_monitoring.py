@@ -111,8 +111,10 @@ def test_spans_that_are_dropped_are_counted(
 
 
 def test_a_standby_and_a_pause_are_visible(
-    valkey: Database, project: Project, port: int, start_celery: StartCelery
+    valkey: Database, make_project: MakeProject, port: int, start_celery: StartCelery
 ) -> None:
+    body = BODY.replace("dynprio_lease_ttl=3.0", "dynprio_lease_ttl=60.0")
+    project = make_project(valkey.url, body, conf={"dynprio_metrics_port": port, "dynprio_embedded": False})
     other = free_port()
     publish(project, valkey.client, 3)
     start_celery(project, "dynprio", "run", ready_line=READY)

@@ -28,8 +28,9 @@ from tests.servers import Database
 
 BODY: Final = """
     import json, logging, os, signal, time
-    from celery_dynprio import DynPrio, Weight, dynprio_task
+    from celery_dynprio import DynPrio, Weight, dynprio_task, sender
 
+    sender.LAST_SEND_TIMEOUT = 60.0
     app.conf.update(dynprio_embedded=False, dynprio_policy=1 * Weight())
     app.conf.update(json.loads(os.environ.get("SETTINGS", "{}")))
     dynprio = DynPrio(app)

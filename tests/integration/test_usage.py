@@ -17,8 +17,9 @@ from tests.servers import Database
 
 TASKS = """
     from celery_dynprio.settings import Settings
-    from celery_dynprio import propagation, recorder
+    from celery_dynprio import propagation, recorder, sender
 
+    sender.LAST_SEND_TIMEOUT = 60.0
     propagation.connect(app, lambda: Settings.from_app(app))
     recorder.connect(app, lambda: Settings.from_app(app))
 
