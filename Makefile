@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Passed on to what a target runs: make demo ARGS=--json, make test ARGS="-k lease"
 ARGS ?=
 # Tests that run at a time: most of them wait for processes.
-WORKERS ?= 3
+WORKERS ?= 4
 PYTEST = python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
