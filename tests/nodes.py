@@ -161,7 +161,9 @@ class WorkerProcess(Process):
 
     def __init__(self, project: Project, name: str, pool: str, concurrency: int, args: Sequence[str]) -> None:
         self._node_name = f"{name}@{socket.gethostname()}"
-        options = [f"--pool={pool}", f"--concurrency={concurrency}", f"--hostname={self._node_name}", *args]
+        # A start with mingle waits a second for what other workers say.
+        own = ["--without-mingle", f"--pool={pool}", f"--concurrency={concurrency}", f"--hostname={self._node_name}"]
+        options = [*own, *args]
         if not any(arg.startswith(("-l", "--loglevel")) for arg in args):
             options.append("--loglevel=INFO")
         command = [sys.executable, "-m", "celery", "-A", project.name, "worker", *options]

@@ -334,6 +334,7 @@ def test_level_queue_and_wait_come_from_the_delivery() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda each: st.lists(each, max_size=7) | st.dictionaries(st.text(max_size=3), each, max_size=3),
+    max_leaves=20,
 )
 NAMES = ["id", "task", "root_id", "retries", "traceparent", "tracestate", "dynprio_lineage", "dynprio"]
 #: Few rows, many times: what is longer than a lineage may be is not drawn one by one.
