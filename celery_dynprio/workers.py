@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,7 @@ class Workers:
 
 
 def ask(app: Celery, timeout: float = ANSWER_TIMEOUT) -> Workers:
-    """Ask all workers; takes ``timeout`` seconds longer than the last answer."""
+    """Ask all workers; takes ``timeout`` seconds longer than the last answer, twice if one falls silent in between."""
     stats, queues = answers(app, timeout, "stats", "active_queues")
     return Workers(
         {name: _slots(answer) for name, answer in sorted(stats.items())},
@@ -44,16 +45,39 @@ def answers(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Ask all workers one thing and those that answered another, commands of Celery's: what each node said.
 
-    The second question is over as soon as all have answered it, and then nothing waits for more answers at the broker.
-    On Redis kombu does so for a second after the first one, and whoever is given that connection of the pool by then
-    hears nobody; which is why both are asked by one mailbox, whose answers all come to one queue.
+    What a worker could not answer is left out. The second question is over as soon as all have answered it.
     """
     with app.connection_or_acquire() as connection:
-        mailbox = app.control.mailbox(connection)
-        told = flatten_reply(mailbox.multi_call(first, timeout=timeout))
-        if not told:
-            return {}, {}
-        return told, flatten_reply(mailbox.call(list(told), then, arguments, timeout=timeout))
+        # A mailbox for each: a late answer to the first question must not be counted as one to the second.
+        one, two = (app.control.mailbox(connection) for _ in range(2))
+        one.unclaimed, two.unclaimed = defaultdict(deque), defaultdict(deque)  # not the app's, which keeps them
+        try:
+            told = _said(one.multi_call(first, timeout=timeout))
+            if not told:
+                return {}, {}
+            _wait_no_more(connection)
+            return told, _said(two.call(list(told), then, arguments, timeout=timeout))
+        finally:
+            _wait_no_more(connection)
+
+
+def _said(replies: Any) -> dict[str, Any]:
+    """Answers by node name, without those that tell that a command failed there or is not known."""
+    return {name: each for name, each in flatten_reply(replies or []).items() if not _failed(each)}
+
+
+def _failed(answer: Any) -> bool:
+    return isinstance(answer, Mapping) and answer.keys() == {"error"} and isinstance(answer["error"], str)
+
+
+def _wait_no_more(connection: Any) -> None:
+    """End what kombu leaves at a Redis once answers stop: a BRPOP for more of them, for a second.
+
+    Whoever is given that connection of the pool within this second would hear nobody. kombu connects again by itself.
+    """
+    channel = connection.default_channel
+    if getattr(channel, "_in_poll", None):
+        channel.client.connection.disconnect()
 
 
 def _slots(stats: Any) -> int:

@@ -217,8 +217,11 @@ class RedisBacklog:
 
     def cancelled(self, ids: Sequence[str]) -> list[str]:
         """Those of these tasks that were cancelled, and whose end is not told yet."""
-        found = self._redis.hmget(self._parked_keys[CANCELLED], ids)
-        return [task_id for task_id, raw in zip(ids, found, strict=True) if raw is not None]
+        found: list[str] = []
+        for chunk in chunks(ids, CHUNK):
+            raws = self._redis.hmget(self._parked_keys[CANCELLED], chunk)
+            found += [task_id for task_id, raw in zip(chunk, raws, strict=True) if raw is not None]
+        return found
 
     def discard(self, task_id: str, place: Place) -> bool:
         """Remove one parked task for good; tell whether it was there."""

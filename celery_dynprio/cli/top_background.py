@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -105,7 +104,5 @@ class Background:
         began = time.monotonic()
         if not asked.frozen:
             known, warned = reader.read(asked), self._warned()
-            self._state.change(
-                lambda now: replace(now, known=known, error="", warned=warned) if now.view == asked.view else now
-            )
+            self._state.change(lambda now: now.take(asked, known, warned))
         self._look.wait(max(self._interval, REST * (time.monotonic() - began)))

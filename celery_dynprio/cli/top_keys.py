@@ -68,9 +68,11 @@ class Keys:
         self._state.change(lambda asked: asked.scroll(by, room) if asked.pane else asked.step(by))
 
     def next_queue(self) -> None:
-        """Look at the next managed queue."""
+        """Look at the next managed queue, if there is another one."""
+        if len(self._queues) == 1:
+            return
         index = (self._queues.index(self._state.asked.queue) + 1) % len(self._queues)
-        self._show(queue=self._queues[index], known=None)
+        self._show(queue=self._queues[index])
 
     def escape(self) -> None:
         """Leave what is open; with nothing open, the filter."""
@@ -83,8 +85,8 @@ class Keys:
         self._state.set(said=said, said_until=time.time() + SHOWN)
 
     def _show(self, **changes: object) -> None:
-        """Look at other tasks; a frozen screen goes on, as they have to be read."""
-        self._state.set(**changes, selected="", frozen=False)
+        """Look at other tasks; nothing is shown, and no key does anything to those before, until they are read."""
+        self._state.set(**changes, known=None, selected="", pane=(), frozen=False)
         self._background.look()
 
     def _type(self, typing: str, key: str) -> None:
@@ -150,11 +152,14 @@ class Keys:
         if chosen is None:
             return
         width, _ = self._size()
+        view = self._state.asked.view
 
         def explain(operations: Operations) -> str:
             lines = list(draw_explanation(operations.explain(chosen.task.id), time.time(), width))
             # Selected, so that what keys do next is done to the task that is explained, not to the first one by then.
-            self._state.change(lambda asked: replace(asked.open(lines), selected=chosen.task.id))
+            self._state.change(
+                lambda asked: replace(asked.open(lines), selected=chosen.task.id) if asked.view == view else asked
+            )
             return ""
 
         self._background.do(explain)

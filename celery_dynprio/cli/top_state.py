@@ -80,6 +80,12 @@ class Asked:
         """What is to be read of the broker."""
         return self.queue, self.text, self.held
 
+    def take(self, then: Asked, known: Known, warned: str) -> Asked:
+        """Show what was read for what was asked ``then``, unless something else is asked by now, or it was frozen."""
+        if self.view != then.view or (self.frozen and self.known is not None):
+            return self
+        return replace(self, known=known, error="", warned=warned)
+
     def turns(self) -> list[Turn]:
         """The tasks in the order in which they are shown."""
         turns = [] if self.known is None else list(self.known.page.turns)

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any, Final
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
+from tornado.web import create_signed_value
 
 from celery_dynprio.attainment import RedisAttainment, Start
 from celery_dynprio.backlogs.redis import RedisBacklog
@@ -218,6 +220,7 @@ def test_tasks_are_searched_sorted_and_chosen_by_place(project: Project, page: P
     page.shows(checkout, report, other)
     for wanted, found in (("CHECKOUT", checkout), ("zoe", other), (report[4:20], report)):
         page.browser.one("#dp-search").clear()
+        page.browser.script("document.getElementById('dp-found').textContent = ''")
         page.browser.one("#dp-search").send_keys(wanted)
         page.shows(found)
         assert page.browser.text("#dp-found") == "1 to 1 of 1"
@@ -572,20 +575,47 @@ def test_a_page_that_flower_does_not_answer_any_more_says_so(
     page.refresh()
     page.shows(first, second)
     flower.signal(SIGSTOP)
-    page.press("hold", second)
-    page.press("bump", first)
-    page.browser.until(lambda: page.browser.text("#dp-status") == "Flower does not answer", "it says that it hangs")
-    assert page.browser.all(".status-dot-error")
-    assert page.browser.text("#dp-stale") == "Flower does not answer"
-    assert [each.text for each in page.browser.all("#dp-message .alert-info")] == [
-        f"bump shop.report {first} …",
-        f"hold shop.report {second} …",
-    ]
-    flower.signal(SIGCONT)
+    try:
+        page.press("hold", second)
+        page.press("bump", first)
+        page.browser.until(lambda: page.browser.text("#dp-status") == "No answer for 6 s", "it says that it hangs")
+        assert page.browser.all(".status-dot-error")
+        assert page.browser.text("#dp-stale") == "No answer for 6 s"
+        assert [each.text for each in page.browser.all("#dp-message .alert-info")] == [
+            f"bump shop.report {first} …",
+            f"hold shop.report {second} …",
+        ]
+    finally:
+        flower.signal(SIGCONT)
     page.says(f"bump shop.report {first}: done")
-    page.says(f"hold shop.report {second}: done")
+    page.browser.until(lambda: page.place(second) == "held", "both are done")
     page.browser.until(lambda: page.browser.all(".status-dot-live"), "it goes on")
     flower.kill("SIGKILL")
     page.browser.until(lambda: page.browser.text("#dp-status") == "Flower cannot be reached", "it says that it is away")
+    page.press("bump", first)
+    page.says(f"bump shop.report {first}: Flower cannot be reached; it may be done all the same")
     flower.start()
     page.browser.until(lambda: page.browser.all(".status-dot-live"), "it goes on")
+
+
+def test_a_login_that_expired_is_told(project: Project, window: Browser, tmp_path: Path) -> None:
+    """With OAuth one logs in on another host, where a page may send nobody."""
+    secret = "s" * 64
+    oauth = {"auth_provider": "flower.views.auth.GithubLoginHandler", "auth": "ada@example.com"}
+    options = {**oauth, "oauth2_key": "key", "oauth2_secret": "secret", "oauth2_redirect_uri": "http://127.0.0.1/login"}
+    own = FlowerServer(
+        project, tmp_path, f"--cookie_secret={secret}", *(f"--{name}={value}" for name, value in options.items())
+    )
+    own.start()
+    try:
+        window.log_in(None)
+        window.driver.get(f"{own.url}/healthcheck")
+        window.driver.add_cookie(
+            {"name": "user", "value": create_signed_value(secret, "user", "ada@example.com").decode()}
+        )
+        page = Page(window, own.url)
+        page.load()
+        window.driver.delete_cookie("user")
+        window.until(lambda: window.text("#dp-status") == "You are logged out: load the page again", "it says so")
+    finally:
+        own.teardown()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -10,9 +10,7 @@ from celery_dynprio import views, workers
 from celery_dynprio.cli import top_reader
 from celery_dynprio.cli.top_reader import RARELY, Reader
 from celery_dynprio.cli.top_state import Asked
-from celery_dynprio.errors import NotPendingError
 from tests.conftest import MakeProject, StartWorker
-from tests.processes import wait_until
 from tests.servers import Database
 
 #: Seconds in which a worker answers on a busy machine.
@@ -55,34 +53,6 @@ def test_workers_are_asked_rarely(
         now = RARELY
         later = reader.read(Asked("celery"))
         assert not later.stats.workers.slots
-
-
-def test_nothing_waits_for_more_answers_of_workers(
-    make_project: MakeProject, valkey: Database, start_worker: StartWorker
-) -> None:
-    """For a second kombu would hear none of those to the next question, if another thread asks it."""
-    project = make_project(valkey.url, BODY)
-    module, worker = project.load(), start_worker(project, pool="solo")
-    operations: Any
-
-    def heard() -> bool:
-        return bool(operations.stats().workers.queues == {worker.hostname(): {"celery"}})
-
-    def waits() -> bool:
-        with module.app.connection_or_acquire() as connection:
-            return bool(connection.default_channel._in_poll)
-
-    def looked_for() -> bool:
-        with pytest.raises(NotPendingError):
-            operations.explain("nobody")
-        return not waits()
-
-    with module.dynprio.operations() as operations:
-        wait_until(heard)
-        assert not waits()
-        wait_until(looked_for)
-        module.app.control.inspect(timeout=0.1).ping()
-        assert waits(), "as after Celery's own questions"
 
 
 def test_longest_waits_of_a_deep_front_are_read_rarely(

@@ -6,14 +6,17 @@ import os
 import sys
 from dataclasses import replace
 from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celery_dynprio.cli import top_keys
 from celery_dynprio.cli.rendering import wide
+from celery_dynprio.cli.top_keys import Keys
 from celery_dynprio.cli.top_screen import HELP, STYLES, alarms, draw, room_for
-from celery_dynprio.cli.top_state import Asked, Known, Sort
+from celery_dynprio.cli.top_state import Asked, Known, Sort, State
 from celery_dynprio.cli.top_stderr import aside
 from celery_dynprio.lease import Holder
 from celery_dynprio.models import HELD, PendingTask
@@ -202,6 +205,56 @@ class TestAsked:
         chosen = asked(*self.TURNS, selected="gone").chosen()
         assert chosen is not None
         assert chosen.task.id == "id-1"
+
+    def test_takes_what_was_read_for_what_is_asked(self) -> None:
+        look, known = asked(*self.TURNS, error="away"), asked(turn(1)).known
+        assert known is not None
+        taken = look.take(look, known, "odd")
+        assert (taken.known, taken.error, taken.warned) == (known, "", "odd")
+        for changes in ({"queue": "mails"}, {"text": "x"}, {"held": True}, {"frozen": True}):
+            changed = replace(look, **changes)
+            assert changed.take(look, known, "") is changed, changes
+        assert replace(look, known=None, frozen=True).take(look, known, "").known is known, "frozen before it was read"
+
+
+class TestKeys:
+    TURNS: Final = (turn(1), turn(2))
+
+    def keys(self, *queues: str) -> tuple[Keys, State, Mock]:
+        state, background = State(asked(*self.TURNS, pane=("explained",), selected="id-2", frozen=True)), Mock()
+        return Keys(state, background, queues, lambda: (80, 24), Mock()), state, background
+
+    @pytest.mark.parametrize("pressed", ["/x\n", "H", "\t"])
+    def test_nothing_is_done_to_what_was_shown_before(self, pressed: str) -> None:
+        keys, state, background = self.keys("celery", "mails")
+        for key in pressed:
+            keys.next_queue() if key == "\t" else keys.press(key)
+        assert (state.asked.known, state.asked.pane, state.asked.selected, state.asked.frozen) == (None, (), "", False)
+        background.look.assert_called_once()
+        for key in "bhrce":
+            keys.press(key)
+        background.do.assert_not_called()
+        assert not state.asked.question
+
+    def test_the_only_queue_stays_as_it_is(self) -> None:
+        keys, state, background = self.keys("celery")
+        before = state.asked
+        keys.next_queue()
+        assert state.asked is before
+        background.look.assert_not_called()
+
+    @pytest.mark.parametrize("elsewhere", [False, True])
+    def test_an_explanation_is_shown_where_it_was_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
+    ) -> None:
+        monkeypatch.setattr(top_keys, "draw_explanation", lambda *_: ["why"])
+        keys, state, background = self.keys("celery", "mails")
+        keys.press("e")
+        (explain,) = background.do.call_args.args
+        if elsewhere:
+            keys.next_queue()
+        explain(Mock())
+        assert (state.asked.pane, state.asked.selected) == (((), "") if elsewhere else (["why"], "id-2"))
 
 
 class TestStderr:

@@ -4,32 +4,34 @@ import { byId } from "./dom.js";
 
 const PATIENCE = 60_000; // milliseconds
 
-async function ask(path, options) {
-  const answer = await reach(path, options);
+async function ask(path, options = {}) {
+  const [answer, found] = await reach(path, options);
   if (answer.type === "opaqueredirect") {
     throw new Error("You are logged out: load the page again"); // to where one logs in, maybe on another host
   }
-  const kind = answer.headers.get("Content-Type") || "";
-  if (!kind.startsWith("application/json")) {
+  if (!found) {
     throw new Error(`Flower answered ${answer.status}`);
   }
-  const found = await answer.json();
   if (!answer.ok) {
     throw new Error(found.error);
   }
   return found;
 }
 
+// The answer, and what it says if that is JSON.
 async function reach(path, options) {
   try {
     // From the origin: the address of the page itself may have a password in it, which fetch refuses.
-    return await fetch(window.location.origin + byId("dynprio").dataset.root + path, {
+    const answer = await fetch(window.location.origin + byId("dynprio").dataset.root + path, {
       redirect: "manual",
       signal: AbortSignal.timeout(PATIENCE),
       ...options,
     });
+    const kind = answer.headers.get("Content-Type") || "";
+    return [answer, kind.startsWith("application/json") ? await answer.json() : null];
   } catch (error) {
-    throw new Error(error.name === "TimeoutError" ? `No answer in ${PATIENCE / 1000} s` : "Flower cannot be reached");
+    const problem = error.name === "TimeoutError" ? `No answer in ${PATIENCE / 1000} s` : "Flower cannot be reached";
+    throw new Error(options.method === "POST" ? `${problem}; it may be done all the same` : problem);
   }
 }
 

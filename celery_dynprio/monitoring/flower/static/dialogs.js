@@ -3,14 +3,17 @@
 import { byId, make } from "./dom.js";
 import { borrowFocus } from "./table.js";
 
-let confirmed = () => false; // does what was asked for, and tells whether that is all
+let confirmed = () => false; // does what was asked for, and tells whether the dialog may close
 
 export function watchDialogs() {
+  byId("dp-set-form").addEventListener("input", () => {
+    byId("dp-set-nothing").hidden = true;
+  });
   for (const name of ["set", "cancel"]) {
     byId(`dp-${name}-form`).addEventListener("submit", (event) => {
       event.preventDefault();
       if (confirmed()) {
-        confirmed = () => false; // a second click while the dialog fades out
+        confirmed = () => false; // a second click
         window.bootstrap.Modal.getInstance(byId(`dp-${name}`)).hide();
       }
     });

@@ -13,19 +13,21 @@ import { refreshTip, watchScores } from "./tip.js";
 
 const PERIOD = 2000; // milliseconds
 const SLOW = 6000; // after which the page says that it has no answer yet
-const READ = 5000; // after which an answer goes with the next press
+const READ = 5000; // after which what was answered may go
 const SOON = 400; // while the server still reads the backlog, and after a letter of the search
 
 const view = { search: "", place: "", sort: "", descending: "", start: 0, count: 25 };
 let latest = null; // the data that is shown
 let question = 0; // the number of the last request
 let timer = 0;
+let well = true; // the last answer was one
 let looked = false; // the operator asked for other tasks, and has not been told yet how many there are
 
 async function refresh() {
   clearTimeout(timer);
   const number = ++question;
-  const slow = setTimeout(() => number === question && live(false, "Flower does not answer"), SLOW);
+  // Flower, its broker or the network; if the last answer told what is wrong, that says more.
+  const slow = setTimeout(() => number === question && well && live(false, `No answer for ${SLOW / 1000} s`), SLOW);
   let next = PERIOD;
   try {
     const found = await readData(view);
@@ -46,7 +48,8 @@ async function refresh() {
   }
 }
 
-function live(well, text) {
+function live(isWell, text) {
+  well = isWell;
   byId("dp-dot").className = `status-dot status-dot-${well ? "live" : "error"}`;
   setText(byId("dp-status"), text);
   setText(byId("dp-stale"), well ? "" : text); // for a screen reader, which is not told each time that all is well
@@ -57,7 +60,8 @@ function show(found) {
   const { table } = found;
   if (!table.reading && view.start && view.start >= table.matching) {
     // Those tasks ran meanwhile: the last page that there is now.
-    look({ start: Math.max(Math.floor((table.matching - 1) / view.count), 0) * view.count });
+    view.start = Math.max(Math.floor((table.matching - 1) / view.count), 0) * view.count;
+    refresh();
     return;
   }
   showMetrics(found);
@@ -154,16 +158,19 @@ async function perform(op, row, changes, why) {
 }
 
 // Tells at once what was asked for, above what was answered a moment ago; what it returns tells what became of it.
+// A success stays until it is read, or is the last; what went wrong until the next press after that.
 function announce(what) {
   const messages = byId("dp-message");
-  const now = Date.now();
-  [...messages.children].filter((each) => now - (each.dataset.answered || now) > READ).forEach((each) => each.remove());
+  messages.querySelectorAll(".dp-read").forEach((each) => each.remove());
   const message = make("div", { class: "alert alert-info py-2" }, `${what} …`);
   messages.prepend(message);
   return (answer, kind) => {
     message.className = `alert alert-${kind} py-2`;
     message.textContent = `${what}: ${answer}`;
-    message.dataset.answered = Date.now();
+    setTimeout(() => {
+      message.classList.add("dp-read");
+      messages.querySelectorAll(".dp-read.alert-success:not(:first-child)").forEach((each) => each.remove());
+    }, READ);
   };
 }
 
@@ -205,7 +212,7 @@ function watch() {
     typed = setTimeout(() => look({ search: event.target.value }), SOON);
   });
   byId("dp-place").addEventListener("change", (event) => look({ place: event.target.value }));
-  byId("dp-kind").addEventListener("change", () => latest && show(latest));
+  byId("dp-kind").addEventListener("change", (event) => latest && showFeed(byId("dp-feed"), latest.feed, event.target.value));
   byId("dp-before").addEventListener("click", () => look({ start: Math.max(view.start - view.count, 0) }));
   byId("dp-next").addEventListener("click", () => look({ start: view.start + view.count }));
   for (const header of document.querySelectorAll("#dp-table th[data-sort]")) {

@@ -1,0 +1,134 @@
+"""What workers are asked, over a real broker; the workers are real ones, or nodes that answer when a test wants it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_dynprio.errors import NotPendingError
+from celery_dynprio.workers import Workers, answers, ask
+from tests.apps import make_app
+from tests.conftest import MakeProject, StartWorker
+from tests.processes import wait_until
+from tests.servers import Database
+
+BODY = """
+    from celery_dynprio import DynPrio
+
+    app.conf.update(dynprio_embedded=False)
+    dynprio = DynPrio(app)
+"""
+
+
+def waits(app: Celery) -> bool:
+    """Whether the connection that the pool gives next waits for more answers, and so hears none to another question."""
+    with app.connection_or_acquire() as connection:
+        return bool(connection.default_channel._in_poll)
+
+
+@contextmanager
+def node(app: Celery, name: str, **commands: Callable[[], object]) -> Iterator[Any]:
+    """What answers these commands as a worker does."""
+    stop = threading.Event()
+    handlers = {command: lambda _state, do=do, **_: do() for command, do in commands.items()}
+    with app.connection() as connection:
+        made = app.control.mailbox(connection).Node(name, state=None, handlers=handlers, channel=connection.channel())
+        with made.listen(callback=made.handle_message):
+            thread = threading.Thread(target=_answer, args=(connection, stop))
+            thread.start()
+            try:
+                yield made
+            finally:
+                stop.set()
+                thread.join()
+
+
+def _answer(connection: Any, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            connection.drain_events(timeout=0.1)
+        except TimeoutError:
+            continue
+
+
+@pytest.fixture
+def app(valkey: Database) -> Iterator[Celery]:
+    made = make_app(valkey.url)
+    yield made
+    made.close()
+
+
+def test_nothing_waits_for_more_answers(make_project: MakeProject, valkey: Database, start_worker: StartWorker) -> None:
+    project = make_project(valkey.url, BODY)
+    module = project.load()
+    operations: Any
+
+    def heard() -> Mapping[str, int]:
+        found: Workers = operations.stats().workers
+        return found.slots
+
+    with module.dynprio.operations() as operations:
+        assert heard() == {}
+        assert not waits(module.app), "nobody answered"
+        worker = start_worker(project, pool="solo")
+        wait_until(lambda: heard() == {worker.hostname(): 1})
+        assert not waits(module.app)
+        with pytest.raises(NotPendingError):
+            operations.explain("nobody")
+        assert not waits(module.app)
+        module.app.control.inspect(timeout=0.1).ping()
+        assert waits(module.app), "as it is after Celery's own question, so that this test can fail"
+
+
+def test_a_late_answer_takes_no_others_place(app: Celery) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def late() -> str:
+        assert asked.wait(60)
+        return "late"
+
+    def second() -> str:
+        asked.set()
+        assert answered.wait(60)
+        return "second"
+
+    with node(app, "slow@x", stats=late) as slow, node(app, "a@x", stats=lambda: "first", active_queues=second):
+        reply = slow.reply
+
+        def tell(*args: Any, **options: Any) -> None:
+            reply(*args, **options)
+            answered.set()
+
+        slow.reply = tell
+        assert answers(app, 1.0, "stats", "active_queues") == ({"a@x": "first"}, {"a@x": "second"})
+    assert not waits(app)
+
+
+def test_answers_to_older_questions_are_not_kept(app: Celery) -> None:
+    with node(app, "slow@x", stats=lambda: "old") as slow, node(app, "a@x", stats=lambda: "first"):
+        reply = slow.reply
+        slow.reply = lambda data, **options: reply(data, **{**options, "ticket": "of an older one"})
+        assert answers(app, 1.0, "stats", "active_queues") == ({"a@x": "first"}, {})
+    assert not app.control.mailbox.unclaimed
+
+
+def test_what_a_worker_cannot_answer_is_left_out(app: Celery) -> None:
+    def broken() -> None:
+        raise ValueError("broken")
+
+    queues = [{"name": "celery"}]
+    slots = {"pool": {"max-concurrency": 3}}
+    with (
+        node(app, "well@x", stats=lambda: slots, active_queues=lambda: queues),
+        node(app, "half@x", stats=lambda: slots, active_queues=broken),
+        node(app, "broken@x", stats=broken, active_queues=lambda: queues),
+        node(app, "other@x"),
+    ):
+        found = ask(app, 3.0)
+    assert found == Workers({"half@x": 3, "well@x": 3}, {"well@x": frozenset({"celery"})})
+    assert found.slots_for("celery") == 3
