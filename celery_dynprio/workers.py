@@ -51,14 +51,13 @@ def answers(
         # A mailbox for each: a late answer to the first question must not be counted as one to the second.
         one, two = (app.control.mailbox(connection) for _ in range(2))
         one.unclaimed, two.unclaimed = defaultdict(deque), defaultdict(deque)  # not the app's, which keeps them
-        try:
-            told = _said(one.multi_call(first, timeout=timeout))
-            if not told:
-                return {}, {}
-            _wait_no_more(connection)
-            return told, _said(two.call(list(told), then, arguments, timeout=timeout))
-        finally:
-            _wait_no_more(connection)
+        told = _said(one.multi_call(first, timeout=timeout))
+        _wait_no_more(connection)
+        if not told:
+            return {}, {}
+        found = _said(two.call(list(told), then, arguments, timeout=timeout))
+        _wait_no_more(connection)
+        return told, found
 
 
 def _said(replies: Any) -> dict[str, Any]:
