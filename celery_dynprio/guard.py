@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from celery_dynprio.models import PendingTask, Snapshot
 from celery_dynprio.objectives import Names, Objective, Standing, globs
+from celery_dynprio.orm import close_connections
 
 logger = logging.getLogger(__name__)
 
@@ -168,3 +169,5 @@ def _call(standing: Standing) -> None:
             hook(standing)
     except Exception:
         logger.exception("the hook of objective %r failed", standing.objective.name)
+    finally:
+        close_connections()  # Django's are those of a thread

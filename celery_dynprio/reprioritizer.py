@@ -19,6 +19,7 @@ from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
 from celery_dynprio.objectives import Standing
+from celery_dynprio.orm import close_connections
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
 from celery_dynprio.runs import span_of_headers
@@ -331,6 +332,7 @@ def serve(
         while not stop.is_set():
             began = time.monotonic()
             reports, trouble = _round(reprioritizers, stop, observe, failed)
+            close_connections()
             if finished(reports):
                 break
             failures = failures + 1 if trouble else 0

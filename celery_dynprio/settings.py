@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from kombu.utils.imports import symbol_by_name
-
 from celery_dynprio.errors import SettingError
+from celery_dynprio.loading import import_symbol
 from celery_dynprio.objectives import Objective
 from celery_dynprio.policies import Factor, Policy, default_policy
 
@@ -117,7 +116,7 @@ def _policy(setting: str, value: Any) -> Policy:
     found = value
     if isinstance(value, str):
         try:
-            found = symbol_by_name(value)  # type: ignore[no-untyped-call]
+            found = import_symbol(value)
         except Exception as exc:  # whatever the user's module raises
             raise SettingError(setting, value, f"cannot be imported: {exc!r}") from exc
     if isinstance(found, Factor):

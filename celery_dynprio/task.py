@@ -7,12 +7,14 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from celery import Task, shared_task
 
 from celery_dynprio.errors import OptionError
 from celery_dynprio.message import MAX_KEY, MAX_WEIGHT
+from celery_dynprio.orm import on_commit
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -82,6 +84,16 @@ class DynPrioTask(Task):
         """Check the options; called by Celery when the task is registered with an app."""
         super().on_bound(app)
         options_of(cls)
+
+    # As in celery.contrib.django.task.DjangoTask, which is the base of other tasks in Django, but not of this class.
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """In Django: ``delay`` once the present transaction is committed, at once if there is none."""
+        on_commit(partial(self.delay, *args, **kwargs))
+
+    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """In Django: ``apply_async`` once the present transaction is committed, at once if there is none."""
+        on_commit(partial(self.apply_async, *args, **kwargs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,14 +95,10 @@ def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) 
 
 
 def _imported(settings: Settings, place: str) -> Policy:
-    """The policy at "module:attribute", looked for in the working directory too, as Celery does for the app."""
-    from celery.utils.imports import cwd_in_path  # noqa: PLC0415 - see the package
-
     from celery_dynprio.errors import SettingError  # noqa: PLC0415
 
     try:
-        with cwd_in_path():
-            return replace(settings, policy=place).policy  # type: ignore[arg-type]
+        return replace(settings, policy=place).policy  # type: ignore[arg-type]
     except SettingError as exc:
         raise WrongUsage(f"--try {place!r}: {exc.allowed}") from exc
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -56,15 +57,32 @@ def one_line_errors() -> Iterator[None]:
 
 
 def installed_in(app: Any) -> DynPrio:
-    """The DynPrio in this app; it is an error of the command if there is none, or its settings are wrong."""
+    """The DynPrio in this app, whose modules are imported first, as a worker does.
+
+    It is an error of the command if they cannot be, if there is no DynPrio, or if its settings are wrong.
+    """
     from celery_dynprio.app import DynPrio  # noqa: PLC0415 - see the package
 
+    _load(app)
     installed = DynPrio.of(app)
     if installed is None:
         raise click.ClickException(NOT_INSTALLED)
     with one_line_errors():
         _ = installed.settings
     return installed
+
+
+def _load(app: Any) -> None:
+    from celery_dynprio.errors import DynPrioError  # noqa: PLC0415 - see the package
+    from celery_dynprio.loading import load_modules  # noqa: PLC0415
+
+    try:
+        load_modules(app)
+    except DynPrioError as exc:
+        raise click.ClickException(str(exc)) from exc
+    except Exception as exc:
+        problem = f"the app's modules cannot be imported; a worker would fail to start too:\n{format_exc()}"
+        raise click.ClickException(problem) from exc
 
 
 def settings_of(app: Any) -> Settings:

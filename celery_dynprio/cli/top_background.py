@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from celery_dynprio.cli.top_reader import Reader
 from celery_dynprio.cli.top_state import State
 from celery_dynprio.errors import DynPrioError
+from celery_dynprio.orm import close_connections
 from celery_dynprio.scores import Scores
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Background:
                 said = str(exc)
             except Exception as exc:  # noqa: BLE001 - a result backend may raise anything; the screen goes on
                 said = f"failed: {exc!r}"
+            close_connections()
             self._state.set(said=said, said_until=time.time() + SHOWN)
             self.look()
 
@@ -104,5 +106,6 @@ class Background:
         began = time.monotonic()
         if not asked.frozen:
             known, warned = reader.read(asked), self._warned()
+            close_connections()  # the user's policy, or the result backend, may be of Django
             self._state.change(lambda now: now.take(asked, known, warned))
         self._look.wait(max(self._interval, REST * (time.monotonic() - began)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
 from celery_dynprio.monitoring.flower.kept import Kept
 from celery_dynprio.monitoring.flower.table import Wanted
 from celery_dynprio.operations import Operations, Result
+from celery_dynprio.orm import close_connections
 from celery_dynprio.plain import explanation_object, standing_object, turn_object
 from celery_dynprio.spans import RedisSpans
 from celery_dynprio.trace_tree import as_object
@@ -107,8 +108,13 @@ class Source:
             raise DynPrioError("this app has no DynPrio: add DynPrio(app) to its module")
         return found
 
-    def _operations(self, by: str | None = None) -> AbstractContextManager[Operations]:
-        return self._dynprio().operations(by)
+    @contextmanager
+    def _operations(self, by: str | None = None) -> Iterator[Operations]:
+        try:
+            with self._dynprio().operations(by) as operations:
+                yield operations
+        finally:
+            close_connections()  # the user's policy, or the result backend, may be of Django
 
     def _table(self, wanted: Wanted) -> dict[str, Any]:
         if not wanted.selective and wanted.end <= QUICK:
