@@ -19,6 +19,10 @@ from celery_dynprio.objectives import Names, Objective, Standing, globs
 #: Slots of a window.
 SLOTS: Final = 20
 
+#: The present rate of starts is that of the last tenth of the window, or of so many seconds if that is more: workers
+#: tell of starts a second or more later.
+SHORTEST_RECENT: Final = 5.0
+
 #: Seconds for which the last word of a queue's leader about what is overdue counts; two intervals if that is more.
 FRESH: Final = 30.0
 
@@ -126,7 +130,8 @@ class RedisAttainment:
         started, in_time = (sum(_count(slot[column]) for slot in slots) for column in (0, 1))
         noted = shared.get(_breach(self._objectives[index]).encode())
         since = None if noted is None else _number(noted)
-        return Standing(self._objectives[index], started, min(in_time, started), overdue, since)
+        objective = self._objectives[index]
+        return Standing(objective, started, min(in_time, started), overdue, since, _rate(objective, slots))
 
 
 def _id(objective: Objective) -> str:
@@ -141,6 +146,13 @@ def _breach(objective: Objective) -> str:
 
 def _slot_at(objective: Objective, now: float) -> int:
     return int(now * SLOTS / objective.window)
+
+
+def _rate(objective: Objective, slots: Sequence[Sequence[Any]]) -> float:
+    """Starts a second in the newest slots, the last of which has only begun."""
+    seconds = objective.window / SLOTS
+    newest = min(math.ceil(max(objective.window / 10, SHORTEST_RECENT) / seconds), SLOTS)
+    return sum(_count(started) for started, _ in slots[-newest - 1 :]) / (newest * seconds)
 
 
 def _count(value: bytes | None) -> int:

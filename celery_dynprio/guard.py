@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, Protocol
 
+from celery_dynprio.admission import Admission, slots_needed
 from celery_dynprio.models import PendingTask, Snapshot
 from celery_dynprio.objectives import Names, Objective, Standing, globs
 from celery_dynprio.orm import close_connections
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 #: Seconds for which the figures must say that a breach is over: what was overdue may have started late, and its worker
 #: tells so a second later.
 TOLD_WITHIN: Final = 3.0
+
+#: Once a promised task has waited for this share of its time, nothing expendable is let through.
+PRESSING: Final = 0.5
 
 
 class Attainment(Protocol):
@@ -38,14 +42,13 @@ class Attainment(Protocol):
 class Yielding:
     """Which tasks yield to the objectives among ``standings`` that are breached and degrade, as of ``now``.
 
-    What such an objective promises something to yields only to those before it. Were two of them to hold back each
-    other's tasks, neither would recover.
+    A task that one of them is about yields only to those before it. Were two of them to hold back each other's tasks,
+    neither would recover. Tasks whose ids are in ``admitted`` do not yield.
     """
 
-    def __init__(self, standings: Sequence[Standing], now: float) -> None:
-        self._objectives = [
-            each.objective for each in standings if each.since is not None and each.objective.on_breach == "degrade"
-        ]
+    def __init__(self, standings: Sequence[Standing], now: float, admitted: Container[str] = ()) -> None:
+        self._objectives = [each.objective for each in degrading(standings)]
+        self._admitted = admitted
         self._expendable = Names([each.expendable for each in self._objectives])
         self._promised = Names([each.match for each in self._objectives])
         self._now = now
@@ -59,7 +62,7 @@ class Yielding:
 
     def to(self, task: PendingTask) -> Objective | None:
         """The objective that a task yields to; None if it does not yield."""
-        if task.pinned is not None:
+        if task.pinned is not None or task.id in self._admitted:
             return None
         waited = abs(self._now - task.published)  # a publisher whose clock is far ahead would have it wait for ever
         promised = min(self._promised.matching(task.name), default=len(self._objectives))
@@ -79,13 +82,31 @@ class Watched:
     yielding: Yielding
 
 
-class Guard:
-    """Watches some objectives for one queue."""
+def no_slots(_: str) -> int:
+    """Nobody can be asked how many tasks run at once: while something promised comes, nothing expendable is let in."""
+    return 0
 
-    def __init__(self, queue: str, objectives: Sequence[Objective], attainment: Attainment) -> None:
+
+class Guard:
+    """Watches some objectives for one queue.
+
+    ``slots`` says how many tasks of a queue the workers run at once, 0 if that is not known. ``admission`` is shared
+    with the guards of other queues that the same workers take from.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        objectives: Sequence[Objective],
+        attainment: Attainment,
+        slots: Callable[[str], int] = no_slots,
+        admission: Admission | None = None,
+    ) -> None:
         self._queue = queue
         self._objectives = objectives
         self._attainment = attainment
+        self._slots = slots
+        self._admission = admission or Admission(1.0)
         self._names = Names([objective.match for objective in objectives])
         self._hooks: list[threading.Thread] = []
         #: Since when the figures say that a breach is over, by the index of the objective (Unix seconds).
@@ -113,6 +134,45 @@ class Guard:
                     turned.append(after)
                     self._tell(after)
         return Watched(standings, turned, Yielding(standings, now))
+
+    def relax(
+        self,
+        watched: Watched,
+        snapshot: Snapshot,
+        now: float,
+        runtimes: Mapping[str, float],
+        best: Callable[[Mapping[str, PendingTask]], Sequence[PendingTask]],
+    ) -> Watched:
+        """Let through what leaves the promised tasks their slots: all of it, if none of them came lately.
+
+        ``runtimes`` are learned means in seconds by name; ``best`` chooses from tasks by id, the best first.
+        """
+        standings = degrading(watched.standings)
+        if not standings:
+            return watched
+        waited = self._waited(standings, snapshot, now)
+        if waited is None and not any(standing.rate or standing.overdue for standing in standings):
+            return replace(watched, yielding=Yielding((), now))
+        pressed = (waited or 0.0) > PRESSING or any(standing.overdue for standing in standings)
+        spare = 0 if pressed else max(self._slots(self._queue) - slots_needed(standings, runtimes), 0)
+        self._admission.look(self._queue, _Pending(snapshot), now, runtimes)
+        waiting: Sequence[PendingTask] = ()
+        if spare:
+            tasks = chain(*snapshot.levels, snapshot.overflow.values())
+            waiting = best({task.id: task for task in tasks if watched.yielding.yields(task)})
+        admitted = self._admission.admit(self._queue, waiting, spare, now, runtimes)
+        return replace(watched, yielding=Yielding(watched.standings, now, admitted))
+
+    def _waited(self, standings: Sequence[Standing], snapshot: Snapshot, now: float) -> float | None:
+        """The most of its time that any promised task has waited, as a share; None if none of them waits."""
+        names = Names([standing.objective.match for standing in standings])
+        waits = (
+            (now - task.published) / standings[index].objective.within
+            for task in chain(*snapshot.levels, snapshot.overflow.values())
+            if not task.scheduled
+            for index in names.matching(task.name)
+        )
+        return max(waits, default=None)
 
     def _turns(self, index: int, standing: Standing, now: float) -> bool:
         """Whether a breach begins or ends now."""
@@ -143,6 +203,22 @@ class Guard:
         except RuntimeError:  # no more threads: the queue is put in order all the same
             self._hooks.remove(thread)
             logger.exception("the hook of objective %r could not be called", standing.objective.name)
+
+
+class _Pending:
+    """The ids of all that waits, without a set of them: the overflow may be long."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._front = {task.id for tasks in snapshot.levels for task in tasks}
+        self._overflow = snapshot.overflow
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._front or task_id in self._overflow
+
+
+def degrading(standings: Sequence[Standing]) -> list[Standing]:
+    """Those that are breached and have something held back for them."""
+    return [each for each in standings if each.since is not None and each.objective.on_breach == "degrade"]
 
 
 def describe(standing: Standing) -> str:

@@ -29,7 +29,9 @@ class Objective:
 
     With ``on_breach="degrade"`` the reprioritizers keep pending tasks ``expendable`` in the overflow, out of the
     workers' reach, until it recovers: those that no ``priority=`` and no operator pinned, and each of them only until
-    it has waited for ``hold_at_most`` seconds. ``hook`` is called with a :class:`Standing` at each breach and recovery.
+    it has waited for ``hold_at_most`` seconds. As many as leave the promised tasks their slots run all the same, and
+    all of them once nothing promised has come for a tenth of the window. ``hook`` is called with a :class:`Standing`
+    at each breach and recovery.
 
     ``match`` and ``expendable`` are globs on the task's name, as in :mod:`fnmatch`, one or several. Raises
     :class:`~celery_dynprio.errors.ArgumentError` for a value that cannot be meant.
@@ -91,6 +93,8 @@ class Standing:
     overdue: int = 0
     #: Since when it is breached (Unix seconds); None if it is not.
     since: float | None = None
+    #: Tasks that start in a second, as of late.
+    rate: float = 0.0
 
     @property
     def attained(self) -> float | None:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from celery_dynprio.admission import Admission
 from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
-from celery_dynprio.guard import Guard, Watched
+from celery_dynprio.guard import Guard, Watched, no_slots
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
@@ -136,8 +137,8 @@ class Reprioritizer:
                 report = replace(report, role=Role.STANDBY)
         elif role is Role.PAUSED and self.watched:
             snapshot = self.backlog.read(started)
-            watched, overflow = self._look(snapshot, started, acts=False)
-            report = _with(report, snapshot, watched, overflow)
+            watched = self.guard.look(snapshot, started, acts=False) if self.guard else None
+            report = _with(report, snapshot, watched, self._unheld(snapshot, watched))
         # Of a tick that failed the next one tells: no process finds them again.
         turned, self._turned = self._turned, []
         return replace(report, turned=turned, seconds=time.monotonic() - timer)
@@ -167,7 +168,8 @@ class Reprioritizer:
         snapshot = self.backlog.read(now)
         runtimes, use = self.learned.read(now)
         score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
-        watched, overflow = self._look(snapshot, now, acts=not self.dry_run)
+        watched = self._watch(snapshot, now, score, runtimes)
+        overflow = self._unheld(snapshot, watched)
         self._turned += watched.turned if watched else ()
         report = _with(report, snapshot, watched, overflow)  # before the moves, which change the snapshot's overflow
         candidates = self._scores.candidates(overflow, score, self.window)
@@ -194,16 +196,26 @@ class Reprioritizer:
             traces=traces,
         )
 
-    def _look(self, snapshot: Snapshot, now: float, *, acts: bool) -> tuple[Watched | None, Mapping[str, PendingTask]]:
-        """What the guard found, and the overflow without what yields."""
-        overflow = snapshot.overflow
+    def _watch(
+        self, snapshot: Snapshot, now: float, score: Callable[[PendingTask], float], runtimes: Mapping[str, float]
+    ) -> Watched | None:
+        """What the guard found, and what it lets through all the same."""
         if self.guard is None:
-            return None, overflow
-        watched = self.guard.look(snapshot, now, acts=acts)
-        if watched.yielding and self.backlog.capabilities.parks:
-            yields = watched.yielding.yields
-            overflow = {task_id: task for task_id, task in overflow.items() if not yields(task)}
-        return watched, overflow
+            return None
+
+        def best(tasks: Mapping[str, PendingTask]) -> list[PendingTask]:
+            chosen = self._scores.candidates(tasks, score, self.window)
+            return sorted(chosen.values(), key=lambda task: (-score(task), task.published))
+
+        watched = self.guard.look(snapshot, now, acts=not self.dry_run)
+        return self.guard.relax(watched, snapshot, now, runtimes, best)
+
+    def _unheld(self, snapshot: Snapshot, watched: Watched | None) -> Mapping[str, PendingTask]:
+        """The overflow without what yields."""
+        if not watched or not watched.yielding or not self.backlog.capabilities.parks:
+            return snapshot.overflow
+        yields = watched.yielding.yields
+        return {task_id: task for task_id, task in snapshot.overflow.items() if not yields(task)}
 
     def _traces(self, moves: Sequence[Move]) -> Mapping[str, str]:
         headers = self.backlog.headers(moves) if moves else {}
@@ -253,14 +265,16 @@ def assemble(
     kind: Kind = "dedicated",
     queues: Sequence[str] | None = None,
     dry_run: bool = False,
+    slots: Callable[[str], int] = no_slots,
 ) -> list[Reprioritizer]:
     """Make the reprioritizers of ``queues`` (all managed queues if None) on this broker.
 
     ``owner`` names this process in the lease; see :class:`~celery_dynprio.lease.RedisLease` for ``kind``. They report
-    what the settings want to be monitored.
+    what the settings want to be monitored. ``slots`` says how many tasks of a queue run at once, 0 if it cannot tell.
     """
     levels = len(client.priority_steps)
     attainment = RedisAttainment(client, settings.objectives, interval=settings.interval)
+    admission = Admission(settings.interval)
     return [
         Reprioritizer(
             backlog=RedisBacklog(client, queue, settings.window),
@@ -274,7 +288,7 @@ def assemble(
             dry_run=dry_run,
             watched=settings.metrics_port is not None,
             traced=MAX_EVENTS if settings.events else 0,
-            guard=Guard(queue, settings.objectives, attainment) if settings.objectives else None,
+            guard=Guard(queue, settings.objectives, attainment, slots, admission) if settings.objectives else None,
         )
         for queue in (settings.queues if queues is None else queues)
     ]

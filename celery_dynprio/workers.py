@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +16,14 @@ from celery.app.control import flatten_reply
 if TYPE_CHECKING:
     from celery import Celery
 
+logger = logging.getLogger(__name__)
+
 #: Seconds of silence after which no more answers are expected. Workers answer within milliseconds, but those of the
 #: solo pool, which are silent while they run a task.
 ANSWER_TIMEOUT: Final = 0.3
+
+#: Seconds after which workers are asked again how many tasks they run at once.
+MAX_AGE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,36 @@ def ask(app: Celery, timeout: float = ANSWER_TIMEOUT) -> Workers:
         {name: _slots(answer) for name, answer in sorted(stats.items())},
         {name: frozenset(str(each.get("name")) for each in answer) for name, answer in queues.items()},
     )
+
+
+class Slots:
+    """How many tasks of a queue can run at once; asked in the background, and only while somebody wants to know.
+
+    The first answer is 0, as there is none yet. Later ones are up to ``max_age`` seconds old, and older where workers
+    cannot be asked.
+    """
+
+    def __init__(self, app: Celery, max_age: float = MAX_AGE) -> None:
+        self._app = app
+        self._max_age = max_age
+        self._workers = Workers()
+        self._asked_at = -math.inf
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, queue: str) -> int:
+        """As far as is known now; never waits."""
+        asking = self._thread is not None and self._thread.is_alive()
+        if not asking and time.monotonic() - self._asked_at >= self._max_age:
+            self._asked_at = time.monotonic()
+            self._thread = threading.Thread(target=self._ask, name="dynprio slots", daemon=True)
+            self._thread.start()
+        return self._workers.slots_for(queue)
+
+    def _ask(self) -> None:
+        try:
+            self._workers = ask(self._app)
+        except Exception:  # whatever a broker's client raises: the last answer stands
+            logger.debug("could not ask workers how many tasks they run at once", exc_info=True)
 
 
 def answers(

@@ -151,6 +151,7 @@ def _reprioritize(
     from celery_dynprio.models import Role  # noqa: PLC0415
     from celery_dynprio.operations import Operations  # noqa: PLC0415
     from celery_dynprio.reprioritizer import assemble, serve  # noqa: PLC0415
+    from celery_dynprio.workers import Slots  # noqa: PLC0415
 
     reported = 0
 
@@ -172,6 +173,7 @@ def _reprioritize(
                 owner,
                 kind="embedded" if embedded else "dedicated",
                 dry_run=dry_run,
+                slots=Slots(app),
             )
             logger.info(
                 "dynprio ready: %s on %s, every %g s, as %s%s",

@@ -71,6 +71,19 @@ def test_starts_count_for_as_long_as_the_window_is(server: Database) -> None:
         assert 0 < server.client.ttl(key) <= 200
 
 
+def test_the_rate_is_that_of_late_and_falls_to_nothing(valkey: Database) -> None:
+    clock = Clock()
+    kept = attainment(valkey.url, clock=clock)  # windows of 100 and 20 s
+    for _ in range(100):
+        kept.add([Start("shop.checkout", 1.0)] * 2)
+        clock.now += 1
+    assert [each.rate for each in kept.read()] == pytest.approx([2, 2], rel=0.5)
+    clock.now += 8
+    assert [each.rate > 0 for each in kept.read()] == [True, False]
+    clock.now += 8
+    assert [(each.rate, each.started > 0) for each in kept.read()] == [(0, True), (0, True)]
+
+
 def test_what_is_overdue_counts_while_somebody_says_so(valkey: Database) -> None:
     clock = Clock()
     kept = attainment(valkey.url, clock=clock)

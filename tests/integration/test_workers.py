@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_dynprio.errors import NotPendingError
-from celery_dynprio.workers import Workers, answers, ask
+from celery_dynprio.workers import Slots, Workers, answers, ask
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker
 from tests.processes import wait_until
@@ -132,3 +132,16 @@ def test_what_a_worker_cannot_answer_is_left_out(app: Celery) -> None:
         found = ask(app, 3.0)
     assert found == Workers({"half@x": 3, "well@x": 3}, {"well@x": frozenset({"celery"})})
     assert found.slots_for("celery") == 3
+
+
+def test_slots_are_asked_for_in_the_background_and_again_when_they_are_old(app: Celery) -> None:
+    slots = Slots(app, max_age=0.0)
+    assert slots("celery") == 0, "nobody was heard yet"
+    stats = {"pool": {"max-concurrency": 4}}
+    with node(app, "w@1", stats=lambda: stats, active_queues=lambda: [{"name": "celery"}]):
+        wait_until(lambda: slots("celery") == 4)
+        assert slots("other") == 0
+        slots._max_age = 1e9
+    assert slots("celery") == 4
+    slots._max_age = 0.0
+    wait_until(lambda: slots("celery") == 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -65,7 +65,7 @@ def places(queue: MemoryBacklog) -> dict[str, int]:
 
 def test_a_breach_holds_back_what_is_expendable_until_it_recovers(caplog: pytest.LogCaptureFixture) -> None:
     queue = queue_of(("report", 59), ("checkout", 6), ("report", 60), ("other", 1), ("report", 0))
-    counts = Counts(Standing(CHECKOUTS, started=10, in_time=9))
+    counts = Counts(Standing(CHECKOUTS, started=10, in_time=9, rate=1))
     ticking = guarded(queue, counts)
     with caplog.at_level(logging.INFO, "celery_dynprio.guard"):
         report = ticking.tick()
@@ -97,7 +97,7 @@ def test_a_breach_holds_back_what_is_expendable_until_it_recovers(caplog: pytest
 def test_what_is_held_back_does_not_keep_others_in_the_overflow() -> None:
     queue = queue_of(*[("report", 1)] * 20, *[("other", 1)] * 5)
     queue.apply([Move(task, 0, OVERFLOW, 0.5, "overflow") for task in queue.read(NOW).levels[0]])
-    ticking = guarded(queue, Counts(Standing(CHECKOUTS, 10, 0, since=NOW)), window=10)
+    ticking = guarded(queue, Counts(Standing(CHECKOUTS, 10, 0, since=NOW, rate=1)), window=10)
     ticking.tick()
     assert sorted(int(each) for each, place in places(queue).items() if place >= 0) == [20, 21, 22, 23, 24]
 
@@ -257,3 +257,100 @@ def test_a_clock_that_goes_back_and_a_pause_begin_the_seconds_of_a_recovery_anew
     for later, pause in steps:
         now[0], paused[0] = NOW + later, pause
         assert [each.since for each in ticking.tick().turned] == ([None] if later == -3593 else [])
+
+
+class Breach:
+    """An objective that is breached for as long as the test lasts; ``rate`` promised tasks start in a second."""
+
+    def __init__(self, rate: float) -> None:
+        self.standing = Standing(CHECKOUTS, 100, 0, since=NOW, rate=rate)
+
+    def tell(self, _: str, overdue: Mapping[int, int]) -> None:
+        self.standing = replace(self.standing, overdue=overdue.get(0, 0))
+
+    def read(self) -> Sequence[Standing]:
+        return [self.standing]
+
+    def turn(self, standing: Standing) -> Standing | None:
+        raise AssertionError(standing)
+
+
+@dataclass
+class Learned:
+    runtimes: Mapping[str, float]
+
+    def read(self, _: float) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        return self.runtimes, {}
+
+
+def simulated(
+    slots: int, seconds: float, *, every: float, runtimes: Mapping[str, float], reports: int = 95, known: bool = True
+) -> tuple[list[float], int]:
+    """Workers with so many slots, a promised task every so often: the waits of those, and how many reports started."""
+    now, started, step = NOW, 0, 0.05
+    waits: list[float] = []
+    busy: list[float] = []
+    queue = queue_of(*[("report", 0)] * reports)
+    learned = Learned(runtimes if known else {})
+    ticking = guarded_by(Breach(rate=1 / every if every < seconds else 0), queue, slots, learned)
+    ticking.clock = lambda: now
+    for number in range(round(seconds / step)):
+        now = NOW + number * step
+        if number % round(every / step) == 0 and every < seconds:
+            queue.publish(PendingTask(f"c{number}", "checkout", now, weight=10), 0)
+        if number % 20 == 0:
+            ticking.tick()
+        busy = [end for end in busy if end > now + step / 2]
+        while len(busy) < slots and (task := queue.consume()):
+            busy.append(now + runtimes[task.name])
+            started += task.name == "report"
+            waits += [now - task.published] if task.name == "checkout" else []
+    return waits, started
+
+
+def guarded_by(breach: Breach, queue: MemoryBacklog, slots: int, learned: Learned) -> Reprioritizer:
+    guard = Guard("celery", [replace(CHECKOUTS, hold_at_most=1e6)], breach, lambda _: slots)
+    breach.standing = replace(breach.standing, objective=replace(CHECKOUTS, hold_at_most=1e6))
+    ticking = reprioritizer(queue, guard=guard)
+    ticking.learned = learned
+    return ticking
+
+
+def test_nothing_is_held_back_while_nothing_promised_comes() -> None:
+    waits, started = simulated(4, 120, every=1e9, runtimes={"checkout": 0.1, "report": 3.0})
+    assert (waits, started) == ([], 95)
+
+
+@pytest.mark.parametrize(
+    ("slots", "every", "runtimes", "least"),
+    [
+        (4, 1.0, {"checkout": 0.1, "report": 10.0}, 0.8 * 3 * 6),  # three of four slots for reports
+        (2, 0.5, {"checkout": 0.1, "report": 3.0}, 0.7 * 1 * 20),  # one of two, empty until the next tick
+        (4, 1.0, {"checkout": 0.1, "report": 0.2}, 95),  # many short ones in each tick
+        (8, 0.5, {"checkout": 1.0, "report": 10.0}, 0.8 * 4 * 6),  # two slots' worth of promised tasks need four
+    ],
+)
+def test_expendable_work_runs_in_the_slots_that_promised_tasks_do_not_need(
+    slots: int, every: float, runtimes: Mapping[str, float], least: float
+) -> None:
+    waits, started = simulated(slots, 60, every=every, runtimes=runtimes)
+    assert started >= least
+    assert sum(wait > 0.1 for wait in waits) <= 0.05 * len(waits)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_only_slot_is_kept_for_the_promised(*, known: bool) -> None:
+    waits, started = simulated(1, 60, every=0.5, runtimes={"checkout": 0.1, "report": 3.0}, known=known)
+    assert (max(waits), started) == (0, 0)
+
+
+def test_who_does_not_know_a_runtime_lets_as_many_run_as_there_are_slots() -> None:
+    _, started = simulated(4, 60, every=1.0, runtimes={"checkout": 0.1, "report": 10.0}, known=False)
+    assert started == 3
+
+
+def test_nothing_is_let_through_while_a_promised_task_is_late() -> None:
+    queue = queue_of(("report", 1))
+    queue.publish(PendingTask("late", "checkout", NOW - 3), 0)
+    guarded_by(Breach(rate=0), queue, 8, Learned({})).tick()
+    assert places(queue)["0"] == OVERFLOW
