@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
@@ -257,9 +258,7 @@ class DynPrio:
     def _take_over_routes(self, app: Celery) -> None:
         def make_router(queues: Any = None, create_missing: Any = None) -> Any:
             router = type(app.amqp).Router(app.amqp, queues, create_missing)
-            self._router.routes, self._router.queues = router.routes, router.queues
-            # Behind the user's routes; without the loop over them that Router.lookup_route is.
-            router.routes, router.lookup_route = [self._router.route], self._router.route
+            router.route = partial(self._router.route, router)
             return router
 
         app.amqp.Router = make_router

@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery._state import get_current_worker_task
-from celery.app.routes import Router
+from celery.utils.collections import lpmerge
 from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
 from celery_dynprio import message, tracing
+from celery_dynprio.canvas import UNLOCK, body_of_chord, dependents
 from celery_dynprio.levels import Bands
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Context, PendingTask
@@ -125,63 +126,93 @@ class Plan:
     inherit: bool
 
 
-class DynPrioRouter:
-    """The one entry of the app's routing table: the user's routes decide, then managed tasks are given their level.
+class _Call(NamedTuple):
+    """A call of a task, on its way into a message."""
 
-    ``plan`` is called with each publish; None means that the broker cannot have managed queues. ``routes`` are the
-    user's and ``queues`` the app's, as Celery's own router has them. ``clock`` gives Unix seconds.
+    name: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    #: The task, None if this app does not have it.
+    task: Any
+    #: The options, merged over those of the route.
+    options: dict[str, Any]
+    #: Fields of the header that the route or the call itself asks for.
+    asked: dict[str, Any]
+
+
+class DynPrioRouter:
+    """Stands in for ``Router.route`` of Celery's router: the user's routes decide, then managed tasks get their level.
+
+    ``plan`` is called with each publish; None means that the broker cannot have managed queues. ``clock`` gives Unix
+    seconds.
     """
 
     def __init__(self, app: Celery, plan: Callable[[], Plan | None], clock: Callable[[], float] = time.time) -> None:
-        self.routes: Sequence[Any] = ()
-        self.queues: Any = {}
         self._app = app
         self._plan = plan
         self._clock = clock
         self._local = threading.local()
 
-    def route(
-        self, name: str, args: Any = None, kwargs: Any = None, options: Any = None, task: Any = None, **_: Any
-    ) -> Any:
-        """Route one call; called by Celery, which merges ``options`` over the route that is returned."""
-        options = {} if options is None else options
-        route = Router(self.routes).lookup_route(name, args, kwargs, options, task) if self.routes else None
-        asked = options.pop(OPTION, None)
-        if isinstance(route, Mapping) and OPTION in route:
-            route = dict(route)
-            asked = {**route.pop(OPTION), **(asked or {})}
-        now = self._clock()
-        fields = {} if asked is None else call_fields(name, asked, now)
-        plan = self._plan()
-        if plan is None:
-            return route
-        # No copy where there is no route: the options get what Celery would otherwise look up again.
-        call = _merged(route, options) if route else options
-        if self._is_for(plan, call, routed=bool(route)):
-            task = task or self._app._tasks.get(name)  # noqa: SLF001 - app.tasks would finalize the app
-            declared = {} if task is None else options_of(task).fields(name, args or (), kwargs or {}, now)
-            header = self._header(call, options, plan, now, declared, fields)
-            headers = call.get("headers")
-            options["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
-            options["priority"] = plan.placement.priority("", name, header)
-            self._local.draft = header, fields
-        return route
+    def route(  # noqa: PLR0917 - as Celery calls it
+        self, celery: Any, options: Any, name: str, args: Any = (), kwargs: Any = None, task_type: Any = None
+    ) -> dict[str, Any]:
+        """Route a call as ``celery``, Celery's own router, does; return a new dict of what to publish with.
 
-    def _is_for(self, plan: Plan, call: dict[str, Any], *, routed: bool) -> bool:
+        Nothing that is given is changed: it may belong to a signature that is used again, to a task, to the user's
+        routes, or be the arguments of another task (``Backend.fallback_chord_unlock`` asks for a queue like that).
+        """
+        now, plan = self._clock(), self._plan()
+        call = self._call(celery, options, name, args or (), kwargs or {}, task_type, plan, now)
+        routed = call.options
+        if plan is not None and self._is_for(plan, celery.queues, routed):
+            if name == UNLOCK:
+                call = self._of_body(celery, call, plan, now)
+            header = self._header(call, plan, now)
+            headers = routed.get("headers")
+            routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
+            routed["priority"] = plan.placement.priority("", call.name, header)
+            self._local.draft = header, call.asked
+        return routed
+
+    def _call(  # noqa: PLR0917 - as route
+        self, celery: Any, options: Any, name: str, args: Any, kwargs: Any, task: Any, plan: Plan | None, now: float
+    ) -> _Call:
+        """Merge options and route as ``Router.route`` does, but on copies."""
+        given = celery.expand_destination(dict(options))
+        route = celery.lookup_route(name, args, kwargs, given, task) if celery.routes else None
+        asked = given.pop(OPTION, None)
+        fields = {} if asked is None else call_fields(name, asked, now)
+        if route:
+            route = {"queue": route} if isinstance(route, str) else dict(route)
+            asked = route.pop(OPTION, None)
+            if asked is not None:
+                fields = {**call_fields(name, asked, now), **fields}
+            given = lpmerge(celery.expand_destination(route), given)
+        elif "queue" not in given:
+            queue = self._app.conf.task_default_queue if plan is None else plan.default_queue
+            # A dict's own look-up knows no aliases and makes no queues, and is far quicker.
+            given["queue"] = celery.queues.get(queue) or celery.expand_destination(queue)["queue"]
+        task = task or self._app._tasks.get(name)  # noqa: SLF001 - app.tasks would finalize the app
+        return _Call(name, args, kwargs, task, given, fields)
+
+    def _of_body(self, celery: Any, call: _Call, plan: Plan, now: float) -> _Call:
+        """Of a call that waits for the parts of a chord: the call of the body that it is going to make."""
+        body = None if "origin" in call.options else body_of_chord(call.args)  # a retry keeps what it had
+        if body is None:
+            return call
+        task = self._app._tasks.get(body["task"])  # noqa: SLF001 - as in _call
+        declared = {} if task is None else task._get_exec_options()  # noqa: SLF001 - as Task.apply_async does
+        options = {**{k: v for k, v in declared.items() if v is not None}, **body["options"]}
+        results = () if body.get("immutable") else (None,)  # what they are is not known yet
+        args = (*results, *(body.get("args") or ()))
+        return self._call(celery, options, body["task"], args, body.get("kwargs") or {}, task, plan, now)
+
+    def _is_for(self, plan: Plan, queues: Any, routed: Mapping[str, Any]) -> bool:
         """Whether the message will reach a managed queue (the rules of ``AMQP.send_task_message``)."""
-        queues, get = self.queues, call.get
-        queue, exchange, routing_key = get("queue"), get("exchange"), get("routing_key")
-        if queue is None and (exchange is None or not routed):
-            queue = plan.default_queue
-        if isinstance(queue, str):
-            try:
-                queue = queues.get(queue) or queues[queue]  # the latter knows aliases and makes queues, and is slow
-            except KeyError:  # Celery raises QueueNotFound
-                return False
-            if not routed:
-                # Celery is about to do the same, after a look into its settings that takes longer than all of this.
-                call["queue"] = queue
-        kind = get("exchange_type") or (queue.exchange.type if queue is not None else "direct")
+        queue, exchange, routing_key = routed.get("queue"), routed.get("exchange"), routed.get("routing_key")
+        if queue is None and exchange is None:
+            queue = queues.get(plan.default_queue) or queues[plan.default_queue]
+        kind = routed.get("exchange_type") or (queue.exchange.type if queue is not None else "direct")
         if kind == "direct" and (not exchange or not routing_key):
             return queue is not None and queue.name in plan.queues
         if queue is not None:
@@ -190,31 +221,25 @@ class DynPrioRouter:
         name: Any = getattr(exchange, "name", exchange)
         return any(each.name in plan.queues and _bound(each, name, routing_key) for each in queues.values())
 
-    def _header(  # noqa: PLR0917 - what a header is made of
-        self,
-        call: Mapping[str, Any],
-        options: Mapping[str, Any],
-        plan: Plan,
-        now: float,
-        declared: dict[str, Any],
-        asked: Mapping[str, Any],
-    ) -> dict[str, Any]:
+    def _header(self, call: _Call, plan: Plan, now: float) -> dict[str, Any]:
         """What the call asks for, before what its task declares, before what comes from a parent or an earlier try."""
         parent, levels = self._parent(), len(plan.placement.steps)
-        headers = call.get("headers")
+        options = call.options
+        headers = options.get("headers")
         old = headers.get(HEADER) if headers else None
         # Only Task.signature_from_request, which retries are made of, passes on where a message came from.
         again = parent is not None and "origin" in options
         if old is None and parent is not None and plan.inherit and not again:
             old = parent.get(HEADER)
-        header = declared
+        task = call.task
+        header = {} if task is None else options_of(task).fields(call.name, call.args, call.kwargs, now)
         if old is not None:
             inherited = _inherited(old, levels)
-            header = inherited if again and isinstance(old, dict) else {**inherited, **declared}
-        if asked:
-            header.update(asked)
+            header = inherited if again and isinstance(old, dict) else {**inherited, **header}
+        if call.asked:
+            header.update(call.asked)
         header["at"] = now
-        priority = call.get("priority")
+        priority = options.get("priority")
         pin = None if priority is None else self._pin(priority, parent, plan.placement.steps, again=again)
         if pin is None and again:
             pin = _pinned(old, levels)
@@ -282,12 +307,6 @@ class DynPrioRouter:
         return True
 
 
-def _merged(route: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge as Celery will: an option that is None leaves the route's."""
-    chosen = {option: value for option, value in options.items() if value is not None}
-    return {**({"queue": route} if isinstance(route, str) else route), **chosen}
-
-
 def _middle(task: PendingTask) -> float:  # noqa: ARG001 - it scores all alike
     return MIDDLE
 
@@ -299,36 +318,6 @@ def _bound(queue: Any, exchange: str, routing_key: str) -> bool:
     if queue.exchange.type == "topic":
         return bool(re.match(TOPIC(None).key_to_pattern(queue.routing_key), routing_key))
     return bool(queue.exchange.type == "direct" and queue.routing_key == routing_key)
-
-
-def dependents(body: Any) -> int:
-    """Count the tasks that wait for this one: the rest of its chain and the body of its chord, with all in them.
-
-    ``body`` is that of Celery's task protocol 2: (args, kwargs, embed).
-    """
-    if not isinstance(body, (tuple, list)):  # protocol 1 does not tell
-        return 0
-    embed = body[2]
-    rest, body_of_chord = embed.get("chain"), embed.get("chord")
-    if not rest and not body_of_chord:
-        return 0
-    waiting: list[Any] = [*(rest or ()), body_of_chord]
-    count = 0
-    while waiting and count < message.MAX_DEPENDENTS:
-        signature = waiting.pop()
-        if not isinstance(signature, Mapping):
-            continue
-        kwargs = signature.get("kwargs") or {}
-        waiting += (signature.get("options") or {}).get("chain") or ()
-        if signature.get("task") in {"celery.chain", "celery.group"}:
-            waiting += kwargs.get("tasks") or ()
-        elif signature.get("task") == "celery.chord":
-            header = kwargs.get("header") or ()
-            waiting += [header] if isinstance(header, Mapping) else header
-            waiting.append(kwargs.get("body"))
-        else:
-            count += 1
-    return count
 
 
 def _inherited(fields: Any, levels: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from weakref import WeakKeyDictionary
 
 from celery import Task, shared_task
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
 OPTIONS: Final = ("deadline", "key", "weight")
-
-#: What a class keeps its options in once they were read, beside itself: a subclass has others.
-_READ: Final = "_dynprio_options"
 
 _MISSING: Final = object()
 
@@ -134,17 +132,19 @@ class TaskOptions:
         return fields
 
 
+#: What was read of each class; kept here, because a task is the user's.
+_read: WeakKeyDictionary[type, TaskOptions] = WeakKeyDictionary()
+
+
 def options_of(task: Any) -> TaskOptions:
     """Return what a task (or its class) declares in ``dynprio``; read once a class."""
-    read = getattr(task, _READ, None)
     cls: Any = task if isinstance(task, type) else task.__class__  # not type(): it may be a proxy
-    if read is None or read[0] is not cls:
+    options = _read.get(cls)
+    if options is None:
         declared = getattr(cls, "dynprio", None) or {}
         run = inspect.getattr_static(cls, "run")
         parameters = _parameters(cls.run, bound=not isinstance(run, staticmethod))
-        read = cls, TaskOptions.read(str(cls.name), declared, parameters)
-        setattr(cls, _READ, read)
-    options: TaskOptions = read[1]
+        options = _read[cls] = TaskOptions.read(str(cls.name), declared, parameters)
     return options
 
 

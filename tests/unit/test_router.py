@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
@@ -15,8 +17,9 @@ import pytest
 from celery import Celery, chain, chord, group
 
 from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, factor, tracing
+from celery_dynprio.canvas import dependents
 from celery_dynprio.errors import OptionError
-from celery_dynprio.router import DynPrioRouter, Placement, dependents
+from celery_dynprio.router import DynPrioRouter, Placement
 
 Exchange: Any = kombu.entity.Exchange
 Queue: Any = kombu.entity.Queue
@@ -122,6 +125,57 @@ def test_wrong_options_fail_at_the_call_in_any_queue(app: Celery) -> None:
     for queue in ("celery", "other"):
         with pytest.raises(OptionError, match=r"task 'work': dynprio option weight = 11"):
             publish(app, queue=queue, dynprio={"weight": 11})
+
+
+# What is lent is given back as it was
+
+
+def by_shared_route(name: str, *_: Any, **__: Any) -> Any:
+    return SHARED_ROUTE if name == "shared" else None
+
+
+SHARED_ROUTE: dict[str, Any] = {"queue": "celery", "headers": {"a": 1}, "dynprio": {"weight": 9}}
+
+
+@pytest.mark.parametrize("routes", [None, by_shared_route, {"shared": SHARED_ROUTE}])
+@pytest.mark.parametrize("queue", [{}, {"queue": "celery"}, {"queue": "other"}, {"queue": None}])
+@pytest.mark.parametrize("name", ["work", "plain", "shared"])
+def test_nothing_that_is_given_is_changed(app: Celery, name: str, queue: dict[str, Any], routes: Any) -> None:
+    app.conf.update(task_routes=routes)
+    task = app.tasks.get(name)
+    lent: dict[str, Any] = {
+        "options": {**queue, "headers": {"mine": [1]}, "dynprio": {"weight": 2, "key": "k"}, "link": [{"task": "x"}]},
+        "route": SHARED_ROUTE,
+        "args": ["acme", {"nested": 1}],
+        "task": {} if task is None else {k: v for k, v in vars(type(task)).items() if isinstance(v, (dict, list))},
+        "names": [] if task is None else sorted(vars(type(task))),
+    }
+    before = copy.deepcopy(lent)
+    routed = [app.amqp.router.route(lent["options"], name, lent["args"], {}, task) for _ in range(2)]
+    assert lent == before
+    assert task is None or sorted(vars(type(task))) == before["names"]
+    assert routed[0] == routed[1]
+    assert ("priority" in routed[0]) == (queue != {"queue": "other"})
+
+
+def test_mappings_that_cannot_be_changed_will_do(app: Celery) -> None:
+    app.conf.update(task_routes=lambda name, *_, **__: MappingProxyType(SHARED_ROUTE) if name == "shared" else None)
+    frozen = MappingProxyType({"headers": MappingProxyType({"b": 2}), "dynprio": MappingProxyType({"key": "k"})})
+    routed = app.amqp.router.route(frozen, "shared")
+    assert routed["headers"] == {"b": 2, "dynprio": {"at": NOW, "w": 9, "key": "k"}}
+
+
+def test_a_signature_may_be_published_twice(app: Celery) -> None:
+    signature = app.tasks["work"].s("acme").set(dynprio={"weight": 9}, headers={"mine": {}})
+    before = copy.deepcopy(dict(signature))
+    for _ in range(2):
+        with patch.object(app.amqp, "send_task_message") as sent:
+            signature.apply_async()
+        assert sent.call_args.kwargs["headers"] == {
+            "mine": {},
+            "dynprio": {"at": NOW, "w": 9, "due": NOW + 30, "key": "acme"},
+        }
+        assert dict(signature) == before
 
 
 # Destinations
@@ -349,6 +403,61 @@ def test_celerys_retry_is_what_these_tests_take_it_for(app: Celery) -> None:
     with running(app, {"w": 9}) as again:
         signature = app.tasks["plain"].signature_from_request(app.tasks["plain"].request)
         assert {key: signature.options.get(key) for key in again} == again
+
+
+# The task that waits for a chord
+
+
+def unlock(app: Celery, body_: Any, **options: Any) -> dict[str, Any]:
+    return publish(app, "celery.chord_unlock", "group-id", body_, countdown=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("body_", "expected"),
+    [
+        (lambda s: s("plain"), {}),
+        (lambda s: s("plain", dynprio={"weight": 9, "deadline": 5, "key": "k"}), {"w": 9, "due": NOW + 5, "key": "k"}),
+        (lambda s: s("plain", priority=2), {"pin": 2}),
+        # A worker that does not know the body's task: Celery itself gives the waiting task priority 0 then.
+        (lambda s: s("elsewhere", dynprio={"weight": 9}), {"w": 9}),
+        (lambda s: s("routed"), {"w": 8}),
+        (lambda s: s("work", "acme", immutable=True), {"w": 5, "due": NOW + 30, "key": "acme"}),
+        # Its key is in the results of the parts, which are not known yet.
+        (lambda s: s("work"), {"w": 5, "due": NOW + 30}),
+        (lambda s: chain(s("plain", dynprio={"weight": 9}), s("work", "x")), {"w": 9}),
+        (lambda s: chain(s("plain"), s("work", "x")).set(dynprio={"weight": 7}), {"w": 7}),
+        (lambda s: group(s("plain", dynprio={"weight": 6}), s("work")), {"w": 6}),
+    ],
+)
+def test_the_task_that_waits_for_a_chord_is_placed_as_its_body(app: Celery, body_: Any, expected: Any) -> None:
+    app.conf.update(task_routes={"routed": {"queue": "celery", "dynprio": {"weight": 8}}})
+
+    def sign(name: str, *args: Any, immutable: bool = False, **options: Any) -> Any:
+        return app.signature(name, args, options=options, immutable=immutable)
+
+    options = unlock(app, body_(sign), priority=0)
+    assert header(options) == {"at": NOW, **expected}
+    assert options["priority"] == expected.get(
+        "pin", publish(app, "plain", dynprio={"weight": expected.get("w", 1)})["priority"]
+    )
+    assert options["countdown"] == 1
+
+
+@pytest.mark.parametrize("args", [(), ("group-id",), ("group-id", None), ("group-id", {"task": 5}), ("group-id", {})])
+def test_a_waiting_task_without_a_body_is_like_any_other(app: Celery, args: Any) -> None:
+    assert header(publish(app, "celery.chord_unlock", *args)) == {"at": NOW}
+
+
+def test_the_task_that_waits_for_a_chord_inherits_as_its_body_would(app: Celery) -> None:
+    with running(app, PARENT):
+        options = unlock(app, app.signature("plain", options={"dynprio": {"weight": 9}}))
+    assert header(options) == {"at": NOW, "w": 9, "due": NOW + 3, "key": "parent"}
+
+
+def test_a_retry_of_the_task_that_waits_for_a_chord_keeps_what_it_had(app: Celery) -> None:
+    with running(app, {"at": 1.0, "w": 9, "key": "old"}) as again:
+        options = publish(app, "celery.chord_unlock", "group-id", dict(app.signature("plain")), **again)
+    assert (header(options), options["priority"]) == ({"at": NOW, "w": 9, "key": "old"}, 0)
 
 
 # The policy
