@@ -33,6 +33,7 @@ CONSUMER_STEPS: Final = (
     "celery_dynprio.embedded:Candidate",
     "celery_dynprio.doctor:StartupChecks",
     "celery_dynprio.received:TraceReceived",
+    "celery_dynprio.turns:TakeTurns",
 )
 
 #: What ``celery events`` and others that start from the app know of its tasks; by name, as Celery wants it.
