@@ -20,7 +20,8 @@ from celery_dynprio.settings import Settings
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_dynprio.operations import Operations, Result
+    from celery_dynprio.operations import Operations
+    from celery_dynprio.steering import Result
     from celery_dynprio.views import Explanation, Page
 
 logger = logging.getLogger(__name__)

@@ -36,6 +36,8 @@ class Answer(Enum):
     RUNNING = "already running"
     FINISHED = "already finished"
     NOT_FOUND = "not found"
+    #: It is pending, but others moved it each time before it could be done.
+    BUSY = "busy"
 
 
 class Fates:

@@ -11,6 +11,7 @@ import json
 import sys
 from bisect import bisect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
@@ -113,7 +114,8 @@ def changed(task: PendingTask, changes: Mapping[str, Any] | None, levels: int) -
         return task
     header = {"w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents, "pin": task.pinned}
     fields = {**header, **changes}
-    return from_header(task.id, task.name, fields, task.published, levels, scheduled=task.scheduled)
+    read = from_header(task.id, task.name, fields, task.published, levels, scheduled=task.scheduled)
+    return replace(read, copy=task.copy)
 
 
 def rewrite(

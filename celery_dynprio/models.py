@@ -21,8 +21,19 @@ OVERFLOW: Final[Place] = -1
 #: Parked by an operator; only an operator brings it back.
 HELD: Final[Place] = -2
 
+#: Parked messages are kept by id. A further one with the same id is kept by the id, this, and a number.
+COPY: Final = "\x06\x16"
+
+#: So many messages with one id are kept in one parked place at most.
+MOST_COPIES: Final = 1000
+
 #: Taken out by an operator who tells whoever waits for its result; it never comes back.
 CANCELLED: Final[Place] = -3
+
+
+def copy_after(others: int) -> str:
+    """What tells a message apart from so many others with the same id."""
+    return f"{COPY}{others + 1}" if others else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,13 @@ class PendingTask:
     pinned: Place | None = None
     #: Whether it was published with an eta or a countdown, as a retry is: then waiting may be what was asked for.
     scheduled: bool = False
+    #: Tells several messages with one id apart: "" for the first of them, as nearly always for the only one.
+    copy: str = ""
+
+    @property
+    def ref(self) -> str:
+        """The name of this very message: the id, and what tells it apart from others with that id."""
+        return self.id + self.copy
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from celery_dynprio import message
@@ -24,6 +25,7 @@ from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outc
 from celery_dynprio.recorder import Recorder
 from celery_dynprio.revocation import revoke
 from celery_dynprio.settings import Settings
+from celery_dynprio.steering import Deed, Result, Tally, carry_out
 from celery_dynprio.task import call_fields
 from celery_dynprio.views import Views
 
@@ -38,24 +40,10 @@ CHUNK: Final = 500
 #: How often a task is looked for again that was moved by others between the look and the deed.
 MOST_TRIES: Final = 20
 
+_BUSY: Final = "it was moved each time it was looked up; try again"
+
 #: Seconds after which a cancelled task whose end was not told belongs to an operator who died.
 ABANDONED: Final = 30.0
-
-#: What to do with a task that was found: a move, or why there is nothing to do.
-Deed: TypeAlias = "Move | str"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of an operation on one task."""
-
-    id: str
-    answer: Answer
-    #: "" for a task that is not pending, and so unknown.
-    name: str = ""
-    queue: str = ""
-    #: More about it in a few words, or "".
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +84,7 @@ class Operations(Views):
 
         def deed(found: Found) -> Deed:
             if found.place == HELD:
-                return "is held already"
+                return "already held"
             return Move(found.task, found.place, HELD, 0.0, "hold")
 
         return self._steer("hold", ids, deed, why)
@@ -109,7 +97,7 @@ class Operations(Views):
 
         def deed(found: Found) -> Deed:
             if found.place != HELD:
-                return "is not held"
+                return "not held"
             return _back(found.task, HELD, score(found.task), bands, "release")
 
         return self._steer("release", ids, deed, why)
@@ -125,7 +113,7 @@ class Operations(Views):
                 return Move(found.task, HELD, HELD, 1.0, "bump", {"pin": 0})
             return Move(found.task, found.place, 0, 1.0, "bump", {"pin": 0}, first=True)
 
-        return self._steer("bump", list(ids)[::-1], deed, why)[::-1]
+        return self._steer("bump", ids, deed, why, backwards=True)
 
     def reprioritize(self, ids: Iterable[str], changes: Mapping[str, object], why: str = "") -> list[Result]:
         """Change what the policy knows of tasks, or pin them.
@@ -165,8 +153,8 @@ class Operations(Views):
         told = []
         for result in results:
             if result.answer is Answer.DONE and result.queue:
-                problem = self._tell(result.queue, result.id)
-                result = Result(result.id, result.answer, result.name, result.queue, problem or result.detail)  # noqa: PLW2901
+                problem = self._tell(result.queue, result.id, result.messages)
+                result = replace(result, detail=problem or result.detail)  # noqa: PLW2901
             told.append(result)
         self._flush()
         return told
@@ -175,10 +163,12 @@ class Operations(Views):
         """Tell the end of tasks that were cancelled by a process that then died; return how many."""
         now, told = self._clock(), 0
         for queue, backlog in self._backlogs.items():
-            for task, raw in list(backlog.parked_messages(CANCELLED, now)):
+            abandoned = Counter[str]()
+            for task, raw in backlog.parked_messages(CANCELLED, now):
                 moves = message.moves_of(message.headers_of(raw).get(message.HEADER))
                 if not moves or now - moves[-1].at > ABANDONED:
-                    told += not self._tell(queue, task.id)
+                    abandoned[task.id] += 1
+            told += sum(not self._tell(queue, task_id, messages) for task_id, messages in abandoned.items())
         self._flush()
         return told
 
@@ -206,10 +196,13 @@ class Operations(Views):
 
     # One operation on some tasks
 
-    def _steer(self, op: str, ids: Iterable[str], deed: Callable[[Found], Deed], why: str) -> list[Result]:
-        """Do it to each of these tasks, wherever it is by then, and tell what happened to each, in their order."""
+    def _steer(
+        self, op: str, ids: Iterable[str], deed: Callable[[Found], Deed], why: str, *, backwards: bool = False
+    ) -> list[Result]:
+        """Do it to all messages with these ids, wherever they are by then; what happened to each id, in their order."""
         wanted = list(dict.fromkeys(ids))
         results: dict[str, Result] = {}
+        tallies: dict[str, Tally] = defaultdict(Tally)
         note = json.dumps({"op": op, "by": self._by, "why": message.clean(why)})
         missed: set[str] = set()
         for _ in range(MOST_TRIES):
@@ -217,11 +210,19 @@ class Operations(Views):
             if not left:
                 break
             seen: set[str] = set()
-            for queue, backlog in self._backlogs.items():
-                found = backlog.find(left, self._clock())
+            lost: set[str] = set()
+            for backlog in self._backlogs.values():
+                known = backlog.find(left, self._clock())
+                found = {task_id: known[task_id] for task_id in left if task_id in known}
                 seen |= found.keys()
-                results |= _carry_out(queue, backlog, [found[each] for each in left if each in found], deed, note)
-            gone = [task_id for task_id in left if task_id not in seen]
+                lost |= carry_out(backlog, found, deed, tallies, note, backwards=backwards)
+            done = [
+                each
+                for each in left
+                if (each in seen and each not in lost) or (each not in seen and tallies[each].moved)
+            ]
+            results |= {each: tallies[each].result(each) for each in done}
+            gone = [task_id for task_id in left if task_id not in seen and task_id not in results]
             fates = self._fates.of(gone) if gone else {}
             for task_id, answer in fates.items():
                 # Twice, because a worker that stops may have given it back behind our look.
@@ -229,8 +230,7 @@ class Operations(Views):
                     results[task_id] = Result(task_id, answer)
                     self._audit.add(op=op, by=self._by, why=message.clean(why), id=task_id, answer=answer.value)
             missed.update(gone)
-        busy = "it moved each time that it was looked for; try again"
-        return [results.get(task_id, Result(task_id, Answer.NOT_FOUND, detail=busy)) for task_id in wanted]
+        return [results.get(task_id, Result(task_id, Answer.BUSY, detail=_BUSY)) for task_id in wanted]
 
     def _note(self, op: str, why: str) -> None:
         self._audit.add(op=op, by=self._by, why=message.clean(why))
@@ -253,17 +253,19 @@ class Operations(Views):
             fields["pin"] = level
         return fields
 
-    def _tell(self, queue: str, task_id: str) -> str:
-        """Tell the end of a cancelled task; return what was in the way, or ""."""
-        raw = self._backlogs[queue].message(task_id)
-        if raw is None:  # another one told it meanwhile
+    def _tell(self, queue: str, task_id: str, messages: int = 1) -> str:
+        """Tell the end of a cancelled task, once for all ``messages`` with its id; what was in the way, or ""."""
+        backlog = self._backlogs[queue]
+        raws = backlog.cancelled_messages(task_id, messages)
+        if not raws:  # another one told it meanwhile
             return ""
         try:
-            revoke(self._app, self._client, task_id, raw)
+            revoke(self._app, self._client, task_id, next(iter(raws.values())))
         except Exception as exc:  # noqa: BLE001 - each result backend has its own
             logger.warning("task %s is cancelled, but nobody could be told: %r", task_id, exc)
             return f"removed; its result becomes REVOKED once the result backend answers: {exc}"
-        self._backlogs[queue].discard(task_id, CANCELLED)
+        for ref in raws:
+            backlog.discard(ref, CANCELLED)
         return ""
 
     def _flush(self) -> None:
@@ -308,24 +310,6 @@ class Operations(Views):
             while level != target and self._client.redis.lmove(source_key, target_key, "RIGHT", "LEFT") is not None:
                 merged += 1
         return merged
-
-
-def _carry_out(
-    queue: str, backlog: RedisBacklog, found: Sequence[Found], deed: Callable[[Found], Deed], note: str
-) -> dict[str, Result]:
-    """Do it to the tasks that were found, and tell of those for which that is all."""
-    results: dict[str, Result] = {}
-    moves: list[Move] = []
-    for each in found:
-        wanted = deed(each)
-        if isinstance(wanted, Move):
-            moves.append(wanted)
-        else:
-            results[each.task.id] = Result(each.task.id, Answer.DONE, each.task.name, queue, wanted)
-    for move, outcome in zip(moves, backlog.apply(moves, audit=note), strict=True):
-        if outcome is Outcome.MOVED:
-            results[move.task.id] = Result(move.task.id, Answer.DONE, move.task.name, queue)
-    return results
 
 
 def _back(task: PendingTask, place: Place, score: float, bands: Bands, reason: str) -> Move:

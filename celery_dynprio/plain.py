@@ -52,6 +52,7 @@ def explanation_object(found: Explanation, now: float) -> dict[str, Any]:
         "at": now,
         **turn_object(found.turn, now),
         "in_front_in": until(found.in_front, now),
+        "messages": found.messages,
         "held_back_for": found.held_back_for or None,
         "trace_id": found.trace_id,
         "factors": [asdict(each) for each in found.contributions],

@@ -88,6 +88,8 @@ class Explanation:
     in_front: float | None
     #: The objective that it is held back for; "" if it is not.
     held_back_for: str = ""
+    #: How many messages with its id are pending. What operators do is done to all of them.
+    messages: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,8 +328,8 @@ class Views:
     def _explanation(self, backlog: RedisBacklog, turns: Sequence[Turn], index: int, context: Context) -> Explanation:
         turn = turns[index]
         task, place = turn.task, turn.place
-        backlog.find([task.id], context.now)
-        headers = message.headers_of(backlog.message(task.id))
+        same = backlog.find([task.id], context.now).get(task.id, ())
+        headers = message.headers_of(backlog.message(same[0].task.ref, same[0].place) if same else None)
         ahead = [] if place == HELD else turns[:index]
         by_place: dict[Place, int] = {}
         for each in ahead:
@@ -352,6 +354,7 @@ class Views:
             span_of_headers(headers).trace_id,
             in_front,
             held_back_for,
+            max(len(same), 1),
         )
 
     def _held_back_for(self, turn: Turn, context: Context) -> str:

@@ -42,10 +42,11 @@ class Backlog(Protocol):
     def read(self, now: float) -> Snapshot:
         """Read what waits; ``now`` (Unix seconds) becomes the age of messages that carry none."""
 
-    def find(self, ids: Collection[str], now: float) -> Mapping[str, Found]:
-        """Look for these tasks in all places but the cancelled; ``now`` is as in :meth:`read`.
+    def find(self, ids: Collection[str], now: float) -> Mapping[str, Sequence[Found]]:
+        """Look for all messages with these ids in all places but the cancelled; ``now`` is as in :meth:`read`.
 
-        Whatever moves meanwhile is found all the same; a task that is left out was delivered, cancelled or never here.
+        Those in the front come first, the next to run before all others. Whatever moves meanwhile is found all the
+        same; an id that is left out was delivered, cancelled or never here.
         """
 
     def headers(self, moves: Sequence[Move]) -> Mapping[str, Mapping[str, Any]]:
@@ -58,8 +59,8 @@ class Backlog(Protocol):
         made, in the same instant.
         """
 
-    def discard(self, task_id: str, place: Place) -> bool:
-        """Remove one parked task for good; tell whether it was there."""
+    def discard(self, ref: str, place: Place) -> bool:
+        """Remove one parked message for good; tell whether it was there."""
 
     def spill(self, count: int, now: float, fence: str | None = None) -> int:
         """Park the newest messages of the last levels in bulk, at most ``count``; return how many.

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Snapshot
+from celery_dynprio.models import (
+    CANCELLED,
+    HELD,
+    MOST_COPIES,
+    OVERFLOW,
+    Move,
+    Outcome,
+    PendingTask,
+    Place,
+    Snapshot,
+    copy_after,
+)
 
 
 class MemoryBacklog:
@@ -52,18 +64,18 @@ class MemoryBacklog:
             {"duplicate id": repeated} if repeated else {},
         )
 
-    def find(self, ids: Collection[str], now: float) -> dict[str, Found]:  # noqa: ARG002 - see read
+    def find(self, ids: Collection[str], now: float) -> dict[str, list[Found]]:  # noqa: ARG002 - see read
         """Look for these tasks in all places but the cancelled."""
-        found = {
-            task.id: Found(task, place, 0)
-            for place in (OVERFLOW, HELD)
-            for task in self._parked[place].values()
-            if task.id in ids
-        }
+        found: dict[str, list[Found]] = {}
         waiting = ((task, level) for level, tasks in enumerate(self._levels) for task in tasks)
         for ahead, (task, level) in enumerate(waiting):
             if task.id in ids:
-                found.setdefault(task.id, Found(task, level, ahead))
+                earlier = found.setdefault(task.id, [])
+                earlier.append(Found(replace(task, copy=copy_after(len(earlier))), level, ahead))
+        for place in (HELD, OVERFLOW):
+            for task in self._parked[place].values():
+                if task.id in ids:
+                    found.setdefault(task.id, []).append(Found(task, place, 0))
         return found
 
     def headers(self, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:  # noqa: ARG002 - there are no messages here
@@ -101,9 +113,9 @@ class MemoryBacklog:
         """Nothing."""
         return 0.0
 
-    def discard(self, task_id: str, place: Place) -> bool:
-        """Remove one parked task for good; tell whether it was there."""
-        return self._parked[place].pop(task_id, None) is not None
+    def discard(self, ref: str, place: Place) -> bool:
+        """Remove one parked message for good; tell whether it was there."""
+        return self._parked[place].pop(ref, None) is not None
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -120,25 +132,39 @@ class MemoryBacklog:
                 if self._change(task, message.changed(task, move.changes, len(self._levels)), move.source)
                 else Outcome.GONE
             )
-        if move.target < 0 and task.id in self._parked[move.target]:
+        copy = self._free_copy(task if move.source < 0 else replace(task, copy=""), move.target)
+        if copy is None:
             return Outcome.REFUSED
         if not self._take(task, move.source):
             return Outcome.GONE
-        task = message.changed(task, move.changes, len(self._levels))
+        task = replace(message.changed(task, move.changes, len(self._levels)), copy=copy)
         if move.target < 0:
-            self._parked[move.target][task.id] = task
+            self._parked[move.target][task.ref] = task
         elif move.first:
             self._levels[move.target].appendleft(task)
         else:
             self._levels[move.target].append(task)
         return Outcome.MOVED
 
+    def _free_copy(self, task: PendingTask, target: Place) -> str | None:
+        """What tells a message apart where it shall be; None if it cannot be there, beside another with its id."""
+        if target >= 0:
+            return ""
+        parked = self._parked[target]
+        if task.ref not in parked:
+            return task.copy
+        if target == OVERFLOW:
+            return None
+        copies = (task.copy + copy_after(others) for others in range(1, MOST_COPIES))
+        return next((copy for copy in copies if task.id + copy not in parked), None)
+
     def _change(self, old: PendingTask, new: PendingTask, place: Place) -> bool:
         if place < 0:
-            found = self._parked[place].get(old.id) == old
+            found = self._parked[place].get(old.ref) == old
             if found:
-                self._parked[place][old.id] = new
+                self._parked[place][old.ref] = new
             return found
+        old, new = replace(old, copy=""), replace(new, copy="")
         if old not in self._levels[place]:
             return False
         self._levels[place][self._levels[place].index(old)] = new
@@ -146,9 +172,9 @@ class MemoryBacklog:
 
     def _take(self, task: PendingTask, source: Place) -> bool:
         if source < 0:
-            return self._parked[source].pop(task.id, None) is not None
+            return self._parked[source].pop(task.ref, None) is not None
         try:
-            self._levels[source].remove(task)
+            self._levels[source].remove(replace(task, copy=""))
         except ValueError:
             return False
         return True

@@ -10,13 +10,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.backlogs.parked import ParkedIndex
-from celery_dynprio.backlogs.search import CHUNK, CHUNK_BYTES, Search, chunks, where_at
+from celery_dynprio.backlogs.search import CHUNK, CHUNK_BYTES, Search, chunks, parked_task, where_at
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
 
@@ -130,20 +131,25 @@ class RedisBacklog:
         parked = counts[OVERFLOW], counts[HELD], counts[CANCELLED]
         return Snapshot(levels, self._depths, self._overflow.tasks, *parked, foreign)
 
-    def find(self, ids: Collection[str], now: float) -> dict[str, Found]:
-        """Look for these tasks; again, as long as some are missing and others move tasks meanwhile."""
+    def find(self, ids: Collection[str], now: float) -> dict[str, list[Found]]:
+        """Look for all messages with these ids; again, as long as some may be missing, moved by others meanwhile."""
         sighted = self._search.find(ids, now)
-        self._front |= {task_id: (each.raw, each.where) for task_id, each in sighted.items() if each.found.place >= 0}
-        return {task_id: each.found for task_id, each in sighted.items()}
+        for each in chain.from_iterable(sighted.values()):
+            if each.found.place >= 0:
+                self._front[each.found.task.ref] = each.raw, each.where
+        return {task_id: [each.found for each in same] for task_id, same in sighted.items()}
 
     def headers(self, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:
         """The headers of the messages that these moves are of; one round trip for each parked place."""
-        return {task_id: message.headers_of(raw) for task_id, (raw, _) in self._sources(moves).items()}
+        return {
+            move.task.id: message.headers_of(raw)
+            for move, (raw, _) in zip(moves, self._sources(moves), strict=True)
+            if raw
+        }
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
         """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
-        sources = self._sources(moves)
-        steps = [self._step(move, *sources.get(move.task.id, _NOWHERE)) for move in moves]
+        steps = [self._step(move, *source) for move, source in zip(moves, self._sources(moves), strict=True)]
         outcomes: list[Outcome] = []
         size = BATCH_MOVES
         while len(outcomes) < len(steps):
@@ -178,17 +184,26 @@ class RedisBacklog:
     def parked_messages(self, place: Place, now: float) -> Iterator[tuple[PendingTask, bytes]]:
         """All tasks in one of the parked places as :meth:`parked`, each with its message."""
         for field, raw in self._redis.hscan_iter(self._parked_keys[place], count=CHUNK):
-            entry = self._parse(raw, now)
-            if isinstance(entry, PendingTask) and entry.id.encode() == field:
+            entry = parked_task(field, raw, now, self._parse)
+            if entry is not None:
                 yield entry, raw
 
-    def message(self, task_id: str) -> bytes | None:
-        """The message of a task that was read or found in the front, or is in a parked place; None if there is none."""
-        for place in _KEY_INDEX:
-            raw: bytes | None = self._redis.hget(self._parked_keys[place], task_id)
-            if raw is not None:
-                return raw
-        return self._front.get(task_id, _NOWHERE)[0] or None
+    def message(self, ref: str, place: Place) -> bytes | None:
+        """The message in a parked place, or that was read or found in the front; None if there is none."""
+        if place >= 0:
+            return self._front.get(ref, _NOWHERE)[0] or None
+        raw: bytes | None = self._redis.hget(self._parked_keys[place], ref)
+        return raw
+
+    def cancelled_messages(self, task_id: str, messages: int = 1) -> dict[str, bytes]:
+        """The messages of a cancelled task whose end is not told yet, by their fields; ``messages`` as far as known."""
+        place = CANCELLED
+        raw = self.message(task_id, place)
+        found = {} if raw is None else {task_id: raw}
+        if messages > 1:
+            copies = ((task.ref, raw) for task, raw in self.parked_messages(place, 0.0) if task.id == task_id)
+            found |= dict(copies)
+        return found
 
     def scan(
         self, now: float, most: int | None = None, foreign: Counter[str] | None = None
@@ -223,9 +238,9 @@ class RedisBacklog:
             found += [task_id for task_id, raw in zip(chunk, raws, strict=True) if raw is not None]
         return found
 
-    def discard(self, task_id: str, place: Place) -> bool:
-        """Remove one parked task for good; tell whether it was there."""
-        return bool(self._redis.hdel(self._parked_keys[place], task_id))
+    def discard(self, ref: str, place: Place) -> bool:
+        """Remove one parked message for good; tell whether it was there."""
+        return bool(self._redis.hdel(self._parked_keys[place], ref))
 
     def moves(self) -> int:
         """How many moves were ever made in this queue, by whomever."""
@@ -268,15 +283,20 @@ class RedisBacklog:
             mean = sum(map(len, raws)) // len(raws)
             size = max(1, min(CHUNK, CHUNK_BYTES // (mean + 1)))
 
-    def _sources(self, moves: Sequence[Move]) -> dict[str, tuple[bytes, int]]:
-        """For each task to be moved: its message, and where in a list to look for it."""
-        found = {move.task.id: self._front[move.task.id] for move in moves if move.task.id in self._front}
+    def _sources(self, moves: Sequence[Move]) -> list[tuple[bytes, int]]:
+        """For each move: the message, and where in a list to look for it."""
+        parked: dict[tuple[Place, str], bytes] = {}
         for place, key in self._parked_keys.items():
-            ids = [move.task.id for move in moves if move.source == place]
-            for chunk in chunks(ids, CHUNK):
+            refs = [move.task.ref for move in moves if move.source == place]
+            for chunk in chunks(refs, CHUNK):
                 values = self._redis.hmget(key, chunk)
-                found |= {task_id: (raw, 1) for task_id, raw in zip(chunk, values, strict=True) if raw is not None}
-        return found
+                parked |= {(place, ref): raw for ref, raw in zip(chunk, values, strict=True) if raw is not None}
+        return [
+            self._front.get(move.task.ref, _NOWHERE)
+            if move.source >= 0
+            else (parked.get((move.source, move.task.ref), b""), 1)
+            for move in moves
+        ]
 
     def _step(self, move: Move, raw: bytes, where: int) -> _Step:
         # What is parked by the thousand stays as it is; a cancelled task has to tell since when it is.
@@ -296,7 +316,8 @@ class RedisBacklog:
         for move, raw, new, where in steps:
             target = _key_index(move.target) * (-1 if move.first else 1)
             note = audit and _noted(audit, self.queue, move)
-            arguments += (_key_index(move.source), target, move.task.id, raw, new, where, note)
+            field = move.task.ref if move.source < 0 else move.task.id
+            arguments += (_key_index(move.source), target, field, raw, new, where, note)
             size += len(raw) + len(new)
             if size > BATCH_BYTES:
                 break
@@ -313,14 +334,14 @@ class RedisBacklog:
         if source == OVERFLOW:
             self._overflow.forget(task.id)
         elif source >= 0:
-            self._front.pop(task.id, None)
+            self._front.pop(task.ref, None)
         if outcome is Outcome.GONE:
             return
         if target == OVERFLOW:
-            self._overflow.remember(task)
+            self._overflow.remember(replace(task, copy=""))
         elif target >= 0:
             where = step.where if source == target else 1
-            self._front[task.id] = step.new, -1 if step.move.first else where
+            self._front[task.ref] = step.new, -1 if step.move.first else where
             if step.move.changes is None:
                 self._parsed[step.new] = task
 

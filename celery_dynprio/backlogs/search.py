@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio.backlogs.base import Found
-from celery_dynprio.models import HELD, OVERFLOW, PendingTask, Place
+from celery_dynprio.models import COPY, HELD, OVERFLOW, PendingTask, Place, copy_after
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
@@ -25,6 +26,9 @@ FIRST_LOOK: Final = 50
 
 #: So many tasks at most are looked for by the server.
 FEW: Final = 8
+
+#: One HSCAN passes about so many messages.
+SCAN_COUNT: Final = 1000
 
 #: How often all places are looked through for a task while others move tasks meanwhile.
 MOST_LOOKS: Final = 10
@@ -60,45 +64,53 @@ class Search:
         self._moves_key = moves_key
         self._parse = parse
 
-    def find(self, ids: Collection[str], now: float) -> dict[str, Sighting]:
-        """Look for these tasks; again, as long as some are missing and others move tasks meanwhile."""
-        found: dict[str, Sighting] = {}
+    def find(self, ids: Collection[str], now: float) -> dict[str, list[Sighting]]:
+        """Look for all messages with these ids, the front first.
+
+        Again, as long as others move tasks meanwhile and an id is missing, or few are looked for: then a second message
+        with one of them may be missing as well.
+        """
+        found: dict[str, list[Sighting]] = {}
+        few = len(ids) <= FEW
         for _ in range(MOST_LOOKS):
             before = self._redis.get(self._moves_key)
-            found |= self._parked([task_id for task_id in ids if task_id not in found], now)
-            missing = [task_id for task_id in ids if task_id not in found]
-            if missing:
-                found |= self.in_front(missing, now)
-            if len(found) == len(set(ids)) or before == self._redis.get(self._moves_key):
+            wanted = list(ids) if few else [task_id for task_id in ids if task_id not in found]
+            sightings = [*self.in_front(wanted, now), *self._parked(wanted, now)]
+            still = before == self._redis.get(self._moves_key)
+            found |= _by_id(sightings, still=still)
+            if still or (not few and len(found) == len(set(ids))):
                 break
         return found
 
-    def _parked(self, ids: Sequence[str], now: float) -> dict[str, Sighting]:
-        found: dict[str, Sighting] = {}
+    def _parked(self, ids: Sequence[str], now: float) -> Iterator[Sighting]:
         for place in (HELD, OVERFLOW):
+            key = self._hashes[place]
             for chunk in chunks(ids, CHUNK):
-                for task_id, raw in zip(chunk, self._redis.hmget(self._hashes[place], chunk), strict=True):
-                    entry = None if raw is None else self._parse(raw, now)
-                    if isinstance(entry, PendingTask) and entry.id == task_id:
-                        found.setdefault(task_id, Sighting(Found(entry, place, 0), raw))
-        return found
+                for task_id, raw in zip(chunk, self._redis.hmget(key, chunk), strict=True):
+                    entry = None if raw is None else parked_task(task_id.encode(), raw, now, self._parse)
+                    if entry is not None:
+                        yield Sighting(Found(entry, place, 0), raw)
+        wanted = frozenset(ids)
+        # The overflow has no second message with one id: see move.lua.
+        for field, raw in self._redis.hscan_iter(self._hashes[HELD], match=f"*{COPY}*", count=SCAN_COUNT):
+            entry = parked_task(field, raw, now, self._parse)
+            if entry is not None and entry.copy and entry.id in wanted:
+                yield Sighting(Found(entry, HELD, 0), raw)
 
-    def in_front(self, ids: Sequence[str], now: float) -> dict[str, Sighting]:
-        """Look in the front only; of two tasks with one id the one that is taken first counts."""
+    def in_front(self, ids: Sequence[str], now: float) -> list[Sighting]:
+        """Look in the front only, for all messages with these ids, the next to run first."""
         wanted = frozenset(ids)  # a filter may mean ten thousand
-        found: dict[str, Sighting] = {}
+        found: list[Sighting] = []
         before = 0
-        for level, key in enumerate(self._lists):
+        for level, key in enumerate(self._lists if ids else ()):
             depth = self._redis.llen(key)
+            here = []
             for index, raw in self._with_any(key, ids):
                 entry = self._parse(raw, now)
                 if isinstance(entry, PendingTask) and entry.id in wanted:
                     ahead = max(before + depth - 1 - index, 0)
-                    found[entry.id] = Sighting(Found(entry, level, ahead), raw, where_at(index, depth))
-            ids = [task_id for task_id in ids if task_id not in found]
-            wanted = frozenset(ids)
-            if not ids:
-                break
+                    here.append(Sighting(Found(entry, level, ahead), raw, where_at(index, depth)))
+            found += reversed(here)
             before += depth
         return found
 
@@ -114,6 +126,51 @@ class Search:
                 return
             start += looked
             size = max(1, min(CHUNK_BYTES // (length // looked + 1), 4 * size))
+
+
+def parked_task(
+    field: bytes, raw: bytes, now: float, parse: Callable[[bytes, float], PendingTask | str]
+) -> PendingTask | None:
+    """The task that is parked in this field of a hash; None if the message there is none, or of another."""
+    entry = parse(raw, now)
+    if not isinstance(entry, PendingTask):
+        return None
+    task_id = entry.id.encode()
+    if field == task_id:
+        return entry
+    return replace(entry, copy=field[len(task_id) :].decode()) if field.startswith(task_id + COPY.encode()) else None
+
+
+def _by_id(sightings: Iterable[Sighting], *, still: bool) -> dict[str, list[Sighting]]:
+    """The messages with each id, those in the front told apart by numbers.
+
+    If something was moved meanwhile (not ``still``), a message that was seen twice counts where it was seen last.
+    """
+    found: dict[str, list[Sighting]] = {}
+    for sighting in sightings:
+        same = found.setdefault(sighting.found.task.id, [])
+        if not still and same:
+            tag = _tag(sighting.raw)
+            same[:] = [each for each in same if tag is None or _tag(each.raw) != tag]
+        same.append(sighting)
+    return {task_id: _numbered(same) for task_id, same in found.items()}
+
+
+def _numbered(same: Sequence[Sighting]) -> list[Sighting]:
+    return [
+        sighting
+        if sighting.found.place < 0 or not number
+        else sighting._replace(
+            found=sighting.found._replace(task=replace(sighting.found.task, copy=copy_after(number)))
+        )
+        for number, sighting in enumerate(same)
+    ]
+
+
+def _tag(raw: bytes) -> Any:
+    """What kombu tells messages apart by; None if this one has none."""
+    properties = json.loads(raw).get("properties")
+    return properties.get("delivery_tag") if isinstance(properties, dict) else None
 
 
 def where_at(index: int, depth: int) -> int:

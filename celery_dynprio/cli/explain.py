@@ -89,6 +89,8 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     turn, task = found.turn, found.turn.task
     yield "task", task.name
     yield "id", task.id
+    if found.messages > 1:
+        yield "messages", f"{found.messages:,} with this id; commands act on all of them"
     yield "queue", turn.queue
     pinned = "" if task.pinned is None else f", pinned to P{task.pinned}"
     position = "" if turn.position is None else f", number {turn.position:,}"

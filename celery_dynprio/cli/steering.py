@@ -17,7 +17,8 @@ from celery_dynprio.cli.session import WrongUsage, json_option, operating, why_o
 from celery_dynprio.message import MAX_ID, clean
 
 if TYPE_CHECKING:
-    from celery_dynprio.operations import Operations, Result
+    from celery_dynprio.operations import Operations
+    from celery_dynprio.steering import Result
 
 _DONE: Final = "done"
 

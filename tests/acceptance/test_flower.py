@@ -396,7 +396,7 @@ def test_objectives_and_what_is_held_back_for_them(project: Project, page: Page)
     assert shown()[5].endswith(" s, holding back shop.report")
 
     backlog = RedisBacklog(RedisClient.from_app(module.app), "celery")
-    found = backlog.find([report], 0.0)[report]
+    (found,) = backlog.find([report], 0.0)[report]
     backlog.apply([Move(found.task, found.place, OVERFLOW, 0.1, "objective")])
     page.load(f"/priorities#{report}")
     page.browser.until(

@@ -189,6 +189,36 @@ def test_a_second_message_with_the_same_id_is_never_lost(bench: Bench) -> None:
     assert [bench.consume() for _ in range(4)] == [first.id, first.id, first.id, None]
 
 
+@pytest.mark.parametrize("place", [HELD, CANCELLED])
+def test_further_messages_with_the_same_id_are_kept_beside_the_first(bench: Bench, place: Place) -> None:
+    first = task()
+    for count in range(1, 4):
+        bench.publish(first, 4)
+        bench.backlog.read(NOW)
+        assert bench.backlog.apply([Move(first, 4, place, 0.0, "hold")]) == [Outcome.MOVED]
+        assert bench.backlog.count()[place] == count
+    kept = list(bench.backlog.parked(place, NOW))
+    assert {each.id for each in kept} == {first.id}
+    assert len({each.ref for each in kept}) == 3
+    moves = [Move(each, place, 4, 0.0, "release") for each in kept]
+    assert bench.backlog.apply(moves[1:]) == [Outcome.MOVED] * 2
+    assert bench.backlog.apply(moves) == [Outcome.MOVED, Outcome.GONE, Outcome.GONE]
+    assert [bench.consume() for _ in range(4)] == [first.id] * 3 + [None]
+
+
+def test_an_id_that_looks_like_that_of_a_further_message_is_its_own(bench: Bench) -> None:
+    first = task()
+    odd = task(id=f"{first.id}\x06\x162")
+    for each in (odd, first, first):
+        bench.publish(each, 4)
+        bench.backlog.read(NOW)
+        assert bench.backlog.apply([Move(each, 4, HELD, 0.0, "hold")]) == [Outcome.MOVED]
+    found = bench.backlog.find([first.id, odd.id], NOW)
+    assert [len(found[each.id]) for each in (first, odd)] == [2, 1]
+    moves = [Move(each.task, HELD, 4, 0.0, "release") for same in found.values() for each in same]
+    assert bench.backlog.apply(moves) == [Outcome.MOVED] * 3
+
+
 def test_only_the_newest_fence_moves(bench: Bench) -> None:
     waiting = task()
     bench.publish(waiting, 7)

@@ -193,8 +193,9 @@ class Agreement(RuleBasedStateMachine):
         assert operator.find(ids, self.now) == found
         if not found:
             return
-        chosen = found[data.draw(st.sampled_from(sorted(found)))]
-        assert operator.find([chosen.task.id], self.now) == {chosen.task.id: chosen}
+        same = found[data.draw(st.sampled_from(sorted(found)))]
+        chosen = data.draw(st.sampled_from(same))
+        assert operator.find([chosen.task.id], self.now) == {chosen.task.id: same}
         target = chosen.place if place is None else place
         if target == OVERFLOW:  # whoever leads knows of the overflow what it was: no operation changes it there
             return
@@ -212,10 +213,10 @@ class Agreement(RuleBasedStateMachine):
         here, there = RedisBacklog(self.client, self.queue, 10**6).read(self.now), self.memory.read(self.now)
         assert self._order(here) == self._order(there)
         assert dict(here.overflow) == dict(there.overflow)
-        held = {task.id: task for task in self.redis.parked(HELD, self.now)}
-        assert held == {task.id: task for task in self.memory.parked(HELD, self.now)}
-        cancelled = {task.id: task for task in self.redis.parked(CANCELLED, self.now)}
-        assert cancelled == {task.id: task for task in self.memory.parked(CANCELLED, self.now)}
+        held = {task.ref: task for task in self.redis.parked(HELD, self.now)}
+        assert held == {task.ref: task for task in self.memory.parked(HELD, self.now)}
+        cancelled = {task.ref: task for task in self.redis.parked(CANCELLED, self.now)}
+        assert cancelled == {task.ref: task for task in self.memory.parked(CANCELLED, self.now)}
 
     def teardown(self) -> None:
         whats = ("overflow", "held", "cancelled", "moves", "lease", "fence")

@@ -36,6 +36,7 @@ from celery_dynprio.operations import Operations
 from celery_dynprio.reprioritizer import Reprioritizer, assemble
 from celery_dynprio.selection import Filter
 from celery_dynprio.spans import RedisSpans, SpanRecord
+from celery_dynprio.steering import Result
 from celery_dynprio.workers import Workers
 from tests.messages import pending
 from tests.servers import Database
@@ -80,7 +81,7 @@ class Shop:
     def park(self, *ids: str, place: int = OVERFLOW) -> None:
         backlog = RedisBacklog(self.client, "celery")
         found = backlog.find(ids, time.time())
-        moves = [Move(found[each].task, found[each].place, place, 0.0, "overflow") for each in ids]
+        moves = [Move(found[each][0].task, found[each][0].place, place, 0.0, "overflow") for each in ids]
         assert backlog.apply(moves) == [Outcome.MOVED] * len(ids)
 
 
@@ -106,7 +107,7 @@ def shop(make_shop: Callable[..., Shop]) -> Shop:
     return make_shop()
 
 
-def answers(results: list[operations.Result]) -> list[Answer]:
+def answers(results: list[Result]) -> list[Answer]:
     return [result.answer for result in results]
 
 
@@ -361,12 +362,12 @@ class TestSteer:
         assert shop.client.redis.hlen("dynprio:celery:held") == 3
         shop.reprioritizer().tick()
         assert [shop.place(each) for each in everything] == [HELD] * 3
-        assert [result.detail for result in shop.operations.hold([front])] == ["is held already"]
+        assert [result.detail for result in shop.operations.hold([front])] == ["already held"]
         assert answers(shop.operations.bump([parked])) == [Answer.DONE]
         assert shop.place(parked) == HELD
         assert answers(shop.operations.release(everything)) == [Answer.DONE] * 3
         assert [shop.place(each) for each in everything] == [level, 0, 1]
-        assert [result.detail for result in shop.operations.release([front])] == ["is not held"]
+        assert [result.detail for result in shop.operations.release([front])] == ["not held"]
 
     def test_a_task_that_is_moved_between_the_look_and_the_deed_is_found_again(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -380,7 +381,7 @@ class TestSteer:
             place = next(places, None)
             if place is not None:
                 other = RedisBacklog(shop.client, "celery")
-                ((task, source, _),) = find(other, ids, now).values()
+                (((task, source, _),),) = find(other, ids, now).values()
                 other.apply([Move(task, source, place, 0.5, "score")])
             return found
 
@@ -398,13 +399,13 @@ class TestSteer:
             found = look(self, ids, now)
             if next(moved, False):
                 other = RedisBacklog(shop.client, "celery")
-                ((task, source, _),) = other.find(ids, now).values()
+                (((task, source, _),),) = other.find(ids, now).values()
                 other.apply([Move(task, source, 0, 0.5, "score")])
-                return {}  # as if it had been moved to where this look had already been
+                return []  # as if it had been moved to where this look had already been
             return found
 
         monkeypatch.setattr(Search, "in_front", moved_past)
-        assert RedisBacklog(shop.client, "celery").find([task_id], 0.0)[task_id].place == 0
+        assert RedisBacklog(shop.client, "celery").find([task_id], 0.0)[task_id][0].place == 0
 
     def test_operators_are_told_what_became_of_a_task(self, shop: Shop) -> None:
         reserved = shop.report.delay().id
@@ -516,6 +517,114 @@ class TestCancel:
         assert told.detail == "removed; its result becomes REVOKED once the result backend answers: no backend"
         shop.now = operations.ABANDONED + 1
         assert (shop.operations.finish(), result.state) == (1, "REVOKED")
+
+
+class TestSeveralMessagesWithOneId:
+    """An app gives ids of its own, an invoice's number, and publishes twice."""
+
+    ID = "invoice-42"
+
+    def messages(self, shop: Shop, **where: int) -> None:
+        """Publish so many: into the front, parked as overflow, held."""
+        for place, count in where.items():
+            for _ in range(count):
+                shop.report.apply_async(("ada",), task_id=self.ID)
+                if place != "front":
+                    shop.park(self.ID, place={"parked": OVERFLOW, "held": HELD}[place])
+
+    def counts(self, shop: Shop) -> tuple[int, int, int]:
+        counts = RedisBacklog(shop.client, "celery").count()
+        return sum(count for place, count in counts.items() if place >= 0), counts[OVERFLOW], counts[HELD]
+
+    @pytest.mark.parametrize(
+        "where",
+        [{"front": 2}, {"parked": 1, "front": 1}, {"held": 1, "front": 1}, {"held": 1, "parked": 1, "front": 2}],
+    )
+    def test_all_are_held_and_come_back(self, shop: Shop, where: dict[str, int]) -> None:
+        self.messages(shop, **where)
+        count, held = sum(where.values()), where.get("held", 0)
+        (result,) = shop.operations.hold([self.ID])
+        assert (result.answer, result.messages, self.counts(shop)) == (Answer.DONE, count - held, (0, 0, count))
+        rest = ", the rest: already held" if held else ""
+        assert result.detail == f"{count - held if held else 'all'} of {count} messages with this id{rest}"
+        assert [each.task for each in shop.operations.log(task_id=self.ID)] == ["shop.report"] * (count - held)
+        shop.reprioritizer().tick()
+        assert self.counts(shop) == (0, 0, count)
+        assert [result.detail for result in shop.operations.hold([self.ID])] == ["already held"]
+        (result,) = shop.operations.release([self.ID])
+        assert (result.messages, self.counts(shop)) == (count, (count, 0, 0))
+        assert len(pending(shop.client.redis)) == count
+
+    @pytest.mark.parametrize("where", [{"front": 2}, {"parked": 1, "front": 1}, {"held": 2, "front": 1}])
+    def test_all_are_cancelled_and_told_once(
+        self, shop: Shop, where: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = []
+        monkeypatch.setattr(operations, "revoke", lambda *args: told.append(args[2]))
+        self.messages(shop, **where)
+        (result,) = shop.operations.cancel([self.ID])
+        assert (result.messages, told) == (sum(where.values()), [self.ID])
+        assert result.detail == f"all of {result.messages} messages with this id"
+        assert shop.client.redis.keys("dynprio:celery:*") == [b"dynprio:celery:moves"]
+        assert pending(shop.client.redis) == []
+
+    def test_those_whose_operator_died_are_told_once(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        self.messages(shop, front=3)
+        monkeypatch.setattr(operations, "revoke", die)
+        with pytest.raises(KeyboardInterrupt):
+            shop.operations.cancel([self.ID])
+        monkeypatch.undo()
+        assert RedisBacklog(shop.client, "celery").count()[CANCELLED] == 3
+        shop.now = operations.ABANDONED + 1
+        assert (shop.operations.finish(), shop.app.AsyncResult(self.ID).state) == (1, "REVOKED")
+        assert RedisBacklog(shop.client, "celery").count()[CANCELLED] == 0
+
+    def test_all_are_bumped_in_their_order_and_changed(self, shop: Shop) -> None:
+        shop.checkout.delay("bob")
+        for page in range(3):
+            shop.report.apply_async(("ada", page), task_id=self.ID)
+        shop.park(self.ID)
+        assert [result.messages for result in shop.operations.bump([self.ID])] == [3]
+        with shop.app.connection_for_read() as connection:
+            queue = connection.channel()
+            bodies = [queue.basic_get("celery", no_ack=True).decode() for _ in range(4)]
+        assert [body[0] for body in bodies] == [["ada", 1], ["ada", 2], ["ada", 0], ["bob"]]
+        self.messages(shop, held=2, parked=1, front=1)
+        assert [result.messages for result in shop.operations.reprioritize([self.ID], {"weight": 7})] == [4]
+        assert {each["headers"]["dynprio"]["w"] for each in pending(shop.client.redis)} == {7}
+
+    def test_a_drain_brings_all_back(self, shop: Shop) -> None:
+        self.messages(shop, held=3, front=1)
+        assert [each.returned for each in shop.operations.drain(time.time(), held=True)] == [3]
+        assert self.counts(shop) == (4, 0, 0)
+
+    def test_another_reprioritizer_and_its_explanation(self, shop: Shop) -> None:
+        self.messages(shop, front=2)
+        assert shop.operations.explain(self.ID).messages == 2
+        report = shop.reprioritizer().tick()
+        assert (dict(report.foreign), self.counts(shop)) == ({"duplicate id": 1}, (2, 0, 0))
+
+    def test_one_that_is_moved_while_this_looks_is_one_message(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.report.apply_async(task_id=self.ID)
+        look, moved = Search.in_front, iter([True])
+
+        def seen_twice(self: Search, ids: Any, now: float) -> Any:
+            found = look(self, ids, now)
+            if next(moved, False):
+                other = RedisBacklog(shop.client, "celery")
+                (((task, source, _),),) = other.find(ids, now).values()
+                other.apply([Move(task, source, 9, 0.5, "score")])
+                found += look(self, ids, now)
+            return found
+
+        monkeypatch.setattr(Search, "in_front", seen_twice)
+        (result,) = shop.operations.hold([self.ID])
+        assert (result.messages, result.detail) == (1, "")
 
 
 class TestAudit:

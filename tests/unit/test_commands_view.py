@@ -26,11 +26,11 @@ from celery_dynprio.errors import DynPrioError
 from celery_dynprio.fates import Answer
 from celery_dynprio.lease import Holder
 from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask
-from celery_dynprio.operations import Result
 from celery_dynprio.ordering import Shift, Turn
 from celery_dynprio.plain import explanation_object, place_name
 from celery_dynprio.policies import Age, Weight
 from celery_dynprio.selection import Filter
+from celery_dynprio.steering import Result
 from celery_dynprio.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats
 from celery_dynprio.workers import Workers
 
@@ -246,12 +246,12 @@ def test_log() -> None:
 class TestSteering:
     def test_one_line_a_task_and_a_summary(self) -> None:
         results = [
-            Result("id-1", Answer.DONE, HOSTILE, "celery", "is held already"),
+            Result("id-1", Answer.DONE, HOSTILE, "celery", "already held"),
             Result("id\x1b", Answer.NOT_FOUND),
             Result("id-3", Answer.RUNNING),
         ]
         assert list(steering.draw(results, plain)) == [
-            f"id-1 {INERT}: done (is held already)",
+            f"id-1 {INERT}: done (already held)",
             r"id\x1b: not found",
             "id-3: already running",
             "3 tasks: 1 done, 1 not found, 1 already running",

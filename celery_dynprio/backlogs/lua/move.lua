@@ -4,14 +4,15 @@
 --       tasks, 6 the hash of cancelled tasks, 7.. the lists of the levels
 -- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes
 --       then for each move: index in KEYS of the source; of the target, below 0 for the end of a list from which workers take;
---       the task id; the message as it is; the message as it shall be ("" for the same); where in a list to look for it: so
+--       the task's id (of a parked message, its field); the message as it is; the message as it shall be ("" for the same); where in a list to look for it: so
 --       many messages from the head (1 the first), or below 0, from the tail; and what to keep of it in the audit ("": nothing)
 -- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused. A shorter answer
 -- than there are moves means that the work was done: the rest is untouched.
 --
 -- Keeps: a message is in exactly one place. It is written to the target before it is taken from the source, and taken
 -- back if the source no longer has it, so that an error half-way (out of memory, wrong type) loses nothing; nobody
--- sees the moment between. A target that already has the id is not overwritten. A move from a place to itself changes the
+-- sees the moment between. A target that already has the id is not overwritten: held and cancelled messages with the same id
+-- are kept beside each other, in fields of the id, the separator and a number; the overflow refuses a second one. A move from a place to itself changes the
 -- message where it stands. Whoever looked everywhere and did not find a task can tell by the counter whether it may have
 -- been moved past him.
 local MOVES, AUDIT, OVERFLOW, LAST_HASH = KEYS[2], KEYS[3], KEYS[4], 6
@@ -24,19 +25,29 @@ end
 -- is there already: refused, a parked backlog that fills the memory could never come back to the workers who free it.
 redis.call('HDEL', OVERFLOW, '')
 
+-- Returns the field that was written, or true for a list; nil if the target refuses it.
+local COPY, MOST_COPIES = '\6\22', 1000
 local function put(target, first, id, new)
   if target > LAST_HASH then
     redis.call(first and 'RPUSH' or 'LPUSH', KEYS[target], new)
     return true
   end
-  return redis.call('HSETNX', KEYS[target], id, new) == 1
+  local field = id
+  for n = 2, MOST_COPIES + 1 do
+    if redis.call('HSETNX', KEYS[target], field, new) == 1 then
+      return field
+    elseif KEYS[target] == OVERFLOW then
+      return nil
+    end
+    field = id .. COPY .. n
+  end
 end
 
-local function undo(target, first, id)
+local function undo(target, first, field)
   if target > LAST_HASH then
     redis.call(first and 'RPOP' or 'LPOP', KEYS[target])
   else
-    redis.call('HDEL', KEYS[target], id)
+    redis.call('HDEL', KEYS[target], field)
   end
 end
 
@@ -95,12 +106,15 @@ for i = 3, #ARGV, 7 do
   local taken, passed, outcome = false, 0, 0
   if source == target and not first then
     taken, passed = change(source, id, old, new, from)
-  elseif not put(target, first, id, new) then
-    outcome = 2
   else
-    taken, passed = take(source, id, old, from)
-    if not taken then
-      undo(target, first, id)
+    local field = put(target, first, id, new)
+    if not field then
+      outcome = 2
+    else
+      taken, passed = take(source, id, old, from)
+      if not taken then
+        undo(target, first, field)
+      end
     end
   end
   if taken then

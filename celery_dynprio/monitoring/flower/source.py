@@ -14,10 +14,11 @@ from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
 from celery_dynprio.monitoring.flower.kept import Kept
 from celery_dynprio.monitoring.flower.table import Wanted
-from celery_dynprio.operations import Operations, Result
+from celery_dynprio.operations import Operations
 from celery_dynprio.orm import close_connections
 from celery_dynprio.plain import explanation_object, standing_object, turn_object
 from celery_dynprio.spans import RedisSpans
+from celery_dynprio.steering import Result
 from celery_dynprio.trace_tree import as_object
 from celery_dynprio.views import QUICK, Page, QueueStats
 from celery_dynprio.workers import Workers, ask
