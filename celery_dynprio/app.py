@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
+from celery_dynprio.default_app import give_back, make_default
 from celery_dynprio.errors import BrokerUnavailableError, DynPrioError, SettingError
 from celery_dynprio.message import KOMBU_STEPS
 from celery_dynprio.router import DynPrioRouter, Placement, Plan
@@ -59,6 +60,7 @@ class DynPrio:
         self._settings: Settings | None = None
         self._planned: tuple[Plan | None] | None = None
         self._replaced: _Replaced | None = None
+        self._made_default = False
         if app is not None:
             self.init_app(app)
 
@@ -69,7 +71,11 @@ class DynPrio:
         return found
 
     def init_app(self, app: Celery) -> None:
-        """Install this in the app, in place of any other; doing it twice changes nothing."""
+        """Install this in the app, in place of any other; doing it twice changes nothing.
+
+        The app becomes Celery's default app if nobody has set one (``app.set_default()``), so that tasks declared
+        without ``app`` are its own in every thread. Of several apps the first stays the default.
+        """
         if self._app is app:
             return
         self.uninstall()
@@ -78,6 +84,7 @@ class DynPrio:
             other.uninstall()
         self._app = app
         setattr(app, _INSTALLED, self)
+        self._made_default = make_default(app)
         self._router = DynPrioRouter(app, self._plan)
         self._connect(app)
         self._take_over_routes(app)
@@ -101,6 +108,8 @@ class DynPrio:
         if app.events.state_cls == STATE:
             del app.events.state_cls
         self._restore_steps(app)
+        if self._made_default:
+            give_back(app)
         delattr(app, _INSTALLED)
         self._app = self._settings = self._planned = self._replaced = None
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from celery import Task, shared_task
+from celery._state import connect_on_app_finalize
 
+from celery_dynprio.default_app import warn_of_fallback
 from celery_dynprio.errors import OptionError
 from celery_dynprio.message import MAX_KEY, MAX_WEIGHT
 from celery_dynprio.orm import on_commit
@@ -42,7 +44,10 @@ def dynprio_task(
 
     Args:
         fun: The function, when used bare.
-        app: The app that the task belongs to; without it, every app has the task.
+        app: The app that the task belongs to. Without it, every app has the task, and a call goes to the current app:
+            in the thread that created an app the last one created there, elsewhere the default one, which is the first
+            with a :class:`~celery_dynprio.DynPrio` unless ``app.set_default()`` was called. With several apps in a
+            process, name it.
         weight: Business importance, 0 to 10; 1 if not given.
         deadline: Seconds from publishing by which the task should have started.
         key: Whose work it is: the name of a parameter, a dotted path into one (attributes or items of mappings), or a
@@ -60,6 +65,8 @@ def dynprio_task(
         _check_spelling(name, options)
         merged = {**(getattr(options.get("base"), "dynprio", None) or {}), **declared}
         TaskOptions.read(name, merged, _parameters(fun, bound=bool(options.get("bind"))))
+        if app is None:
+            connect_on_app_finalize(warn_of_fallback)  # of many tasks once
         make = shared_task if app is None else app.task
         return make(**options, dynprio=merged)(fun)
 

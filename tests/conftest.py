@@ -45,6 +45,14 @@ def unshared_tasks() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def unshared_apps() -> Iterator[None]:
+    """Which app is the default one, and the current one of this thread, is global."""
+    before = _state.default_app, _state._tls.current_app
+    yield
+    _state.default_app, _state._tls.current_app = before
+
+
+@pytest.fixture(autouse=True)
 def unshared_signals() -> Iterator[None]:
     """Celery's signals belong to the process: what a test connected must not hear of the next one's tasks."""
     known = [signal for signal in vars(signals).values() if isinstance(signal, Signal)]

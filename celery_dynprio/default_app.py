@@ -1,0 +1,47 @@
+"""Celery's default app: the one whose tasks shared tasks are in every thread but the one that created an app.
+
+``Celery()`` becomes the current app of its own thread only. In any other thread (a view of a web server, a pool) Celery
+falls back to the default app, and if nobody set one, to an app that it makes up: with no add-on, and with a broker on
+amqp://localhost.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, _state
+
+logger = logging.getLogger(__name__)
+
+
+def make_default(app: Celery) -> bool:
+    """Make this the default app if nobody has set one; tell whether it was done.
+
+    An app that is not to be the current one of its own thread (``set_as_current=False``) is left alone.
+    """
+    if not app.set_as_current or not (_state.default_app is None or _is_fallback(_state.default_app)):
+        return False
+    app.set_default()
+    return True
+
+
+def give_back(app: Celery) -> None:
+    """Let there be no default app again, if this still is it."""
+    if _state.default_app is app:
+        _state.set_default_app(None)
+
+
+def warn_of_fallback(app: Any) -> None:
+    """Warn if the app that is being finalized, and so used, is the one that Celery made up."""
+    if _is_fallback(app):
+        logger.warning(
+            "a task declared with @dynprio_task is used where no app is the current or the default one: Celery's own "
+            "fallback app publishes it unmanaged, and to amqp://localhost unless it is configured. Call DynPrio(app) "
+            "before the task is used, or name the app: @dynprio_task(app=app)"
+        )
+
+
+def _is_fallback(app: Any) -> bool:
+    """Whether this is what ``celery._state._get_current_app`` makes where there is no default app."""
+    return isinstance(app, Celery) and app.main == "default" and app.fixups == [] and not app.set_as_current
