@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, tee
@@ -42,6 +41,9 @@ QUICK: Final = 3_000
 #: Messages of the front in which the longest waits are looked for, those that run next.
 GLANCE: Final = 20_000
 
+#: How often a task that is explained is looked for again: a worker may take it, or it may be moved, meanwhile.
+MOST_TRIES: Final = 3
+
 #: How many of the tasks right ahead are compared with the one that is explained.
 AHEAD: Final = 5
 
@@ -55,6 +57,8 @@ class Page:
     turns: Sequence[Turn]
     #: How many tasks were meant; more than there are turns if a limit was given.
     matching: int
+    #: At most so many others may have been passed over: each was moved each time that it was looked for.
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,8 @@ class _Waiting:
     held: Collection[PendingTask] = ()
     #: The ids of those whose messages carry a trace that was asked for.
     traced: Collection[str] = ()
+    #: See :class:`Page`.
+    missed: int = 0
 
 
 class Views:
@@ -178,13 +184,14 @@ class Views:
         context = self._context(now)
         workers = ask(self._app) if workers is None else workers
         turns: list[Turn] = []
-        matching = 0
+        matching = missed = 0
         for queue in self._queues(wanted.queue):
             left = None if limit is None else limit - len(turns)
-            found, count = self._page(queue, wanted, left, context, workers.slots_for(queue))
-            turns += found
-            matching += count
-        return Page(turns, matching)
+            page = self._page(queue, wanted, left, context, workers.slots_for(queue))
+            turns += page.turns
+            matching += page.matching
+            missed += page.missed
+        return Page(turns, matching, missed)
 
     def survey(self, most: int, workers: Workers) -> Page:
         """List pending tasks as :meth:`pending`, but at most ``most``, so that the memory it takes is bounded.
@@ -194,25 +201,33 @@ class Views:
         now = self._clock()
         context = self._context(now)
         turns: list[Turn] = []
-        total = 0
+        total = missed = 0
         for queue in self._settings.queues:
             counts = RedisBacklog(self._client, queue).count()
             total += sum(count for place, count in counts.items() if place != CANCELLED)
             waiting = self._waiting(queue, now, most - len(turns))
             turns += self._turns(queue, waiting, context, workers.slots_for(queue))
-        return Page(turns, max(total, len(turns)))
+            missed += waiting.missed
+        return Page(turns, max(total, len(turns)), missed)
 
     def explain(self, task_id: str) -> Explanation:
         """Tell why a task is where it is; :class:`~celery_dynprio.errors.NotPendingError` if it is not pending."""
         now = self._clock()
         context = self._context(now)
         workers = ask(self._app)
-        for queue in self._settings.queues:
-            backlog = RedisBacklog(self._client, queue)
-            turns = self._turns(queue, self._waiting(queue, now), context, workers.slots_for(queue))
-            index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
-            if index is not None:
-                return self._explanation(backlog, turns, index, context)
+        for _ in range(MOST_TRIES):
+            pending = False
+            for queue in self._settings.queues:
+                backlog = RedisBacklog(self._client, queue)
+                if task_id not in backlog.find([task_id], now):
+                    continue
+                pending = True
+                turns = self._turns(queue, self._waiting(queue, now), context, workers.slots_for(queue))
+                index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
+                if index is not None:
+                    return self._explanation(backlog, turns, index, context)
+            if not pending:
+                break
         raise NotPendingError(task_id, self._fates.of([task_id])[task_id].value, self._settings.queues)
 
     def contributions(self, tasks: Sequence[PendingTask]) -> list[Sequence[Contribution]]:
@@ -275,17 +290,15 @@ class Views:
 
         return Scores(policy, complain).bind(context)
 
-    def _page(
-        self, queue: str, wanted: Filter, limit: int | None, context: Context, slots: int
-    ) -> tuple[Sequence[Turn], int]:
-        """The turns that are meant, at most ``limit``, and how many are meant."""
+    def _page(self, queue: str, wanted: Filter, limit: int | None, context: Context, slots: int) -> Page:
+        """The turns that are meant, at most ``limit``."""
         counts = RedisBacklog(self._client, queue).count()
         front = sum(count for place, count in counts.items() if place >= 0)
         if not wanted.selective and limit is not None and limit <= min(front, QUICK):
             # What is read is twice the window, what runs next first: so a first page is quick, however much waits.
             snapshot = RedisBacklog(self._client, queue, max(limit, 1)).read(context.now, overflow=False)
             turns = self._turns(queue, _Waiting(snapshot.levels), context, slots) if limit else []
-            return turns[:limit], front + counts[OVERFLOW] + counts[HELD]
+            return Page(turns[:limit], front + counts[OVERFLOW] + counts[HELD])
         waiting = self._waiting(queue, context.now, trace=wanted.trace)
         meant = [
             turn
@@ -293,23 +306,33 @@ class Views:
             if wanted.matches(turn.task, turn.place, context.now)
             and (wanted.trace is None or turn.task.id in waiting.traced)
         ]
-        return meant[:limit], len(meant)
+        return Page(meant[:limit], len(meant), waiting.missed)
 
     def _waiting(self, queue: str, now: float, most: int | None = None, trace: str | None = None) -> _Waiting:
         """What waits in one queue, without the messages: of a deep backlog they are most of what would be kept."""
         levels: list[list[PendingTask]] = [[] for _ in self._client.priority_steps]
+        late: list[list[PendingTask]] = [[] for _ in self._client.priority_steps]
         parked: Mapping[Place, dict[str, PendingTask]] = {OVERFLOW: {}, HELD: {}}
-        traced = set()
-        for place, task, raw in RedisBacklog(self._client, queue).scan(now, most):
-            if place >= 0:
+        traced, known = set(), set()
+        looking = RedisBacklog(self._client, queue).scan(now, most)
+        for place, task, raw in looking:
+            if place == HELD:  # also beside another message with its id
+                parked[HELD][task.id] = task
+            elif place == OVERFLOW:
+                parked[OVERFLOW][task.id] = task
+            elif looking.look == 1:
                 levels[place].append(task)
-            else:
-                parked[place][task.id] = task
+                known.add(task.id)
+            elif task.id not in known:
+                late[place].append(task)
             if trace and trace.encode() in raw and span_of_headers(message.headers_of(raw)).trace_id == trace:
                 traced.add(task.id)
+        # What was moved while it was looked for came to the back of its level.
         seen: set[str] = set()
-        front = [list(_once(reversed(tasks), seen)) for tasks in levels]
-        return _Waiting(front, parked[OVERFLOW], list(parked[HELD].values()), traced)
+        front = [
+            list(_once((*reversed(tasks), *reversed(moved)), seen)) for tasks, moved in zip(levels, late, strict=True)
+        ]
+        return _Waiting(front, parked[OVERFLOW], list(parked[HELD].values()), traced, looking.missed)
 
     def _turns(self, queue: str, waiting: _Waiting, context: Context, slots: int) -> list[Turn]:
         """All that waits in one queue, in order."""
@@ -395,8 +418,8 @@ class Views:
         counts = backlog.count()
         depths = [count for place, count in counts.items() if place >= 0]
         waits: list[float | None] = [None] * len(depths)
-        foreign = Counter[str]()
-        for place, task, _ in backlog.scan(now, GLANCE, foreign) if oldest else ():
+        looking = backlog.scan(now, GLANCE, looks=1)
+        for place, task, _ in looking if oldest else ():
             if place < 0:
                 break
             waits[place] = max(waits[place] or 0.0, now - task.published)
@@ -406,7 +429,7 @@ class Views:
             waits,
             counts[OVERFLOW],
             counts[HELD],
-            foreign,
+            looking.foreign,
             backlog.moves(),
             RedisLease(self._client, queue, owner="").holder(),
         )

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.backlogs.parked import ParkedIndex
-from celery_dynprio.backlogs.search import CHUNK, CHUNK_BYTES, Search, chunks, parked_task, where_at
+from celery_dynprio.backlogs.scan import MOST_LOOKS, Scan, messages, parked
+from celery_dynprio.backlogs.search import CHUNK, Search, chunks
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
 
@@ -110,7 +110,7 @@ class RedisBacklog:
         for level, depth in enumerate(self._depths):
             tasks = []
             wanted = min(depth, room) if depth <= 2 * self._reach else min(self._reach, room)
-            for where, raw in reversed(list(self._messages(level, depth, wanted))):
+            for where, raw in reversed(list(messages(self._redis, self._lists[level], depth, wanted))):
                 if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
                     continue
                 known = self._parsed.get(raw)
@@ -183,10 +183,7 @@ class RedisBacklog:
 
     def parked_messages(self, place: Place, now: float) -> Iterator[tuple[PendingTask, bytes]]:
         """All tasks in one of the parked places as :meth:`parked`, each with its message."""
-        for field, raw in self._redis.hscan_iter(self._parked_keys[place], count=CHUNK):
-            entry = parked_task(field, raw, now, self._parse)
-            if entry is not None:
-                yield entry, raw
+        return parked(self._redis, self._parked_keys[place], lambda raw: self._parse(raw, now))
 
     def message(self, ref: str, place: Place) -> bytes | None:
         """The message in a parked place, or that was read or found in the front; None if there is none."""
@@ -205,30 +202,18 @@ class RedisBacklog:
             found |= dict(copies)
         return found
 
-    def scan(
-        self, now: float, most: int | None = None, foreign: Counter[str] | None = None
-    ) -> Iterator[tuple[Place, PendingTask, bytes]]:
-        """Yield what waits, with its message, and remember none of it: for who looks once, however much waits.
-
-        The levels come in order, each from its last task to the next to run; then what is held, and the overflow. A
-        task that is moved meanwhile may come twice. After about ``most`` it ends: of the front that runs next.
-        In ``foreign`` the messages of the front that are left where they are get counted, by reason.
-        """
-        counts = self.count()
-        left = sum(counts.values()) if most is None else most
-        for level in range(len(self._steps)):
-            wanted = min(counts[level], left)
-            for _, raw in self._messages(level, counts[level], wanted):
-                entry = self._parse(raw, now)
-                if isinstance(entry, PendingTask):
-                    yield level, entry, raw
-                elif foreign is not None:
-                    foreign[entry] += 1
-            left -= wanted
-        for place in (HELD, OVERFLOW):
-            for entry, raw in islice(self.parked_messages(place, now), left):
-                yield place, entry, raw
-            left = max(left - counts[place], 0)
+    def scan(self, now: float, most: int | None = None, looks: int = MOST_LOOKS) -> Scan:
+        """Look at all that waits, each message with its place: see :class:`~celery_dynprio.backlogs.scan.Scan`."""
+        keys = dict(enumerate(self._lists)) | self._parked_keys
+        return Scan(
+            self._redis,
+            keys,
+            lambda raw: self._parse(raw, now),
+            counts=self.count,
+            moves=self.moves,
+            most=most,
+            looks=looks,
+        )
 
     def cancelled(self, ids: Sequence[str]) -> list[str]:
         """Those of these tasks that were cancelled, and whose end is not told yet."""
@@ -266,22 +251,6 @@ class RedisBacklog:
 
     def _parse(self, raw: bytes, now: float) -> PendingTask | str:
         return message.parse(raw, now, self._steps)
-
-    def _messages(self, level: int, depth: int, wanted: int) -> Iterator[tuple[int, bytes]]:
-        """The messages of a level from the head, with where they are, from the nearer end, as move.lua counts.
-
-        Reading goes towards the tail, where workers pop, and to its end: neither what they take nor what producers push
-        meanwhile makes one be missed.
-        """
-        start, size = depth - wanted, CHUNK if wanted else 0
-        while size and (raws := self._redis.lrange(self._lists[level], start, start + size - 1)):
-            for position, raw in enumerate(raws, start):
-                yield where_at(position, depth), raw
-            if len(raws) < size:
-                return
-            start += len(raws)
-            mean = sum(map(len, raws)) // len(raws)
-            size = max(1, min(CHUNK, CHUNK_BYTES // (mean + 1)))
 
     def _sources(self, moves: Sequence[Move]) -> list[tuple[bytes, int]]:
         """For each move: the message, and where in a list to look for it."""

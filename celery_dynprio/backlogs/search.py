@@ -87,13 +87,13 @@ class Search:
             key = self._hashes[place]
             for chunk in chunks(ids, CHUNK):
                 for task_id, raw in zip(chunk, self._redis.hmget(key, chunk), strict=True):
-                    entry = None if raw is None else parked_task(task_id.encode(), raw, now, self._parse)
+                    entry = None if raw is None else parked_task(task_id.encode(), self._parse(raw, now))
                     if entry is not None:
                         yield Sighting(Found(entry, place, 0), raw)
         wanted = frozenset(ids)
         # The overflow has no second message with one id: see move.lua.
         for field, raw in self._redis.hscan_iter(self._hashes[HELD], match=f"*{COPY}*", count=SCAN_COUNT):
-            entry = parked_task(field, raw, now, self._parse)
+            entry = parked_task(field, self._parse(raw, now))
             if entry is not None and entry.copy and entry.id in wanted:
                 yield Sighting(Found(entry, HELD, 0), raw)
 
@@ -128,11 +128,8 @@ class Search:
             size = max(1, min(CHUNK_BYTES // (length // looked + 1), 4 * size))
 
 
-def parked_task(
-    field: bytes, raw: bytes, now: float, parse: Callable[[bytes, float], PendingTask | str]
-) -> PendingTask | None:
-    """The task that is parked in this field of a hash; None if the message there is none, or of another."""
-    entry = parse(raw, now)
+def parked_task(field: bytes, entry: PendingTask | str) -> PendingTask | None:
+    """The task that is parked in this field of a hash as what was read there; None if that is none, or another."""
     if not isinstance(entry, PendingTask):
         return None
     task_id = entry.id.encode()

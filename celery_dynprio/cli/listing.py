@@ -10,7 +10,7 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from celery_dynprio.cli.filters import filter_options, made, taken
-from celery_dynprio.cli.rendering import Column, counted, print_json, seconds, table, terminal_width
+from celery_dynprio.cli.rendering import Column, counted, missed_line, print_json, seconds, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.plain import place_name, turn_object, until
 
@@ -72,7 +72,9 @@ def list_(ctx: click.Context, /, *, limit: int, as_json: bool, **options: Any) -
 def draw(page: Page, now: float, width: int | None) -> Iterator[str]:
     """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
     if not page.turns:
-        yield "no pending task matches" if not page.matching else f"0 of {page.matching:,} shown"
+        yield "No pending task matches." if not page.matching else f"0 of {page.matching:,} shown"
+        if page.missed:
+            yield missed_line(page.missed)
         return
     several = len({turn.queue for turn in page.turns}) > 1
     yield from table(titles(several=several), [row_of(turn, now, several=several) for turn in page.turns], width)
@@ -80,6 +82,8 @@ def draw(page: Page, now: float, width: int | None) -> Iterator[str]:
         yield f"{len(page.turns):,} of {page.matching:,} shown"
     else:
         yield counted(page.matching, "task")
+    if page.missed:
+        yield missed_line(page.missed)
 
 
 def as_object(page: Page, now: float) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def as_object(page: Page, now: float) -> dict[str, Any]:
         "at": now,
         "shown": len(page.turns),
         "matching": page.matching,
+        "missed_at_most": page.missed,
         "tasks": [turn_object(turn, now) for turn in page.turns],
     }
 

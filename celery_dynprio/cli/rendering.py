@@ -119,6 +119,11 @@ def summed(counts: Mapping[Any, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
+def missed_line(count: int) -> str:
+    """What is said when tasks may have been passed over."""
+    return f"Up to {counted(count, 'more task')} may match: they were moved during the search. Run it again to be sure."
+
+
 def _fitted(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
     excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
     fitted = list(widths)

@@ -12,7 +12,7 @@ import click
 from celery.bin.base import CeleryOption
 
 from celery_dynprio.cli.filters import filter_options, made, taken
-from celery_dynprio.cli.rendering import counted, print_json
+from celery_dynprio.cli.rendering import counted, missed_line, print_json
 from celery_dynprio.cli.session import WrongUsage, json_option, operating, why_option
 from celery_dynprio.message import MAX_ID, clean
 
@@ -89,16 +89,20 @@ def steer(
     selection = made({"held": held, **wanted.given})
     with operating(ctx.obj.app) as operations:
         ids: Sequence[str] = wanted.ids
+        missed = 0
         if not ids:
             page = operations.pending(selection, wanted.limit, Workers())
             ids = [turn.task.id for turn in page.turns]
+            missed = page.missed if wanted.limit is None else 0
             _confirm(verb, len(ids), page.matching, wanted)
         results = act(operations, ids, wanted.why) if ids else []
     if wanted.as_json:
-        print_json(as_object(verb, results))
+        print_json({**as_object(verb, results), "missed_at_most": missed})
     else:
         for line in draw(results, ctx.obj.style):
             ctx.obj.echo(line)
+        if missed:
+            ctx.obj.echo(missed_line(missed))
     if any(result.answer.value != _DONE for result in results):
         ctx.exit(1)
 
@@ -106,7 +110,7 @@ def steer(
 def draw(results: Sequence[Result], style: Any) -> Iterator[str]:
     """The lines that are shown; ``style`` is ``click.style`` or like it."""
     if not results:
-        yield "no pending task matches"
+        yield "No pending task matches."
     for result in results:
         answer = result.answer.value
         name = f" {clean(result.name)}" if result.name else ""

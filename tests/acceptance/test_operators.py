@@ -154,7 +154,7 @@ def test_a_filter_asks_before_it_is_followed(project: Project, operator: Operato
     assert "2 tasks: 2 done" in operator("hold", "--task", "shop.*", "--limit", "2", answer="y")
     assert operator.listed("--held") == ids[:2]
     assert operator("release", "--key", "ada", "--yes").splitlines()[-1] == "2 tasks: 2 done"
-    assert operator("release", "--key", "ada", "--yes") == "no pending task matches\n"
+    assert operator("release", "--key", "ada", "--yes") == "No pending task matches.\n"
     assert "not both" in operator("bump", ids[0], "--task", "*", code=2)
     assert "say which tasks to cancel" in operator("cancel", code=2)
     assert "not managed" in operator("cancel", "-Q", "other", "--yes", code=2)

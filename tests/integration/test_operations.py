@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +27,7 @@ from celery_dynprio import (
     tracing,
     views,
 )
+from celery_dynprio.backlogs import scan
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.backlogs.search import Search
@@ -517,6 +520,77 @@ class TestCancel:
         assert told.detail == "removed; its result becomes REVOKED once the result backend answers: no backend"
         shop.now = operations.ABANDONED + 1
         assert (shop.operations.finish(), result.state) == (1, "REVOKED")
+
+
+class TestWhileOthersMove:
+    """A reprioritizer parks, and brings back, while an operator looks."""
+
+    @pytest.fixture
+    def meanwhile(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[Iterator[Callable[[], object]]], None]:
+        """Does the next of these things in the middle of each level's read."""
+
+        def do(things: Iterator[Callable[[], object]]) -> None:
+            read = scan.messages
+
+            def interrupted(*args: Any) -> Iterator[tuple[int, bytes]]:
+                found = read(*args)
+                yield from islice(found, 1)
+                if args[-1]:
+                    next(things, lambda: None)()
+                yield from found
+
+            monkeypatch.setattr(scan, "messages", interrupted)
+
+        return do
+
+    def publish(self, shop: Shop, count: int) -> set[str]:
+        return {shop.report.delay("ada", page).id for page in range(count)}
+
+    def test_a_filter_sees_all_that_is_parked_meanwhile(self, shop: Shop, meanwhile: Callable[..., None]) -> None:
+        ids = self.publish(shop, 700)
+        leader = RedisBacklog(shop.client, "celery")
+        meanwhile(iter([lambda: leader.spill(300, 0.0), lambda: leader.spill(100, 0.0)]))
+        page = shop.operations.pending(Filter(task="shop.*"), workers=Workers())
+        assert (leader.count()[OVERFLOW], page.matching, page.missed) == (400, 700, 0)
+        assert {turn.task.id for turn in page.turns} == ids
+        assert answers(shop.operations.hold([turn.task.id for turn in page.turns])) == [Answer.DONE] * 700
+        assert leader.count()[HELD] == 700
+
+    def test_how_many_may_be_missed_is_said(self, shop: Shop, meanwhile: Callable[..., None]) -> None:
+        ids = self.publish(shop, 600)
+        leader = RedisBacklog(shop.client, "celery")
+        meanwhile(iter(partial(leader.spill, count, 0.0) for count in (50, 40, 30, 20, 10)))
+        page = shop.operations.pending(Filter(task="shop.*"), workers=Workers())
+        assert page.missed == 10
+        assert len(ids - {turn.task.id for turn in page.turns}) <= 10
+        assert shop.operations.pending(Filter(task="shop.*"), workers=Workers()).missed == 0
+
+    def test_of_a_very_deep_backlog_the_front_is_looked_at_again(
+        self, shop: Shop, meanwhile: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scan, "DEEP", 100)
+        ids = self.publish(shop, 700)
+        leader = RedisBacklog(shop.client, "celery")
+        leader.spill(300, 0.0)
+        parked = leader.read(0.0).overflow
+
+        def refill() -> None:
+            leader.apply([Move(task, OVERFLOW, 0, 0.5, "refill") for task in list(parked.values())])
+
+        (level,) = {turn.place for turn in shop.operations.pending(workers=Workers()).turns} - {OVERFLOW}
+        assert level > 0, "the look has passed where they come back"
+        meanwhile(iter([refill]))
+        page = shop.operations.pending(Filter(task="shop.*"), workers=Workers())
+        assert ({turn.task.id for turn in page.turns}, page.missed) == (ids, 300)
+
+    def test_a_task_that_is_moved_is_explained(self, shop: Shop, meanwhile: Callable[..., None]) -> None:
+        ids = [shop.report.delay("ada", page).id for page in range(300)]
+        leader = RedisBacklog(shop.client, "celery")
+        things = [partial(leader.spill, 30, 0.0) for _ in range(6)]
+        meanwhile(iter(things))
+        assert shop.operations.explain(ids[-90]).turn.task.id == ids[-90]
 
 
 class TestSeveralMessagesWithOneId:

@@ -111,7 +111,10 @@ class TestList:
         assert lines[-1] == "2 of 1,234 shown"
 
     def test_nothing_waits(self) -> None:
-        assert list(listing.draw(Page([], 0), NOW, None)) == ["no pending task matches"]
+        assert list(listing.draw(Page([], 0), NOW, None)) == ["No pending task matches."]
+        missed = "Up to 3 more tasks may match: they were moved during the search. Run it again to be sure."
+        assert list(listing.draw(Page([], 0, 3), NOW, None)) == ["No pending task matches.", missed]
+        assert list(listing.draw(Page([turn()], 1, 3), NOW, None))[-2:] == ["1 task", missed]
 
     def test_json_has_these_keys(self) -> None:
         found = json.loads(json.dumps(listing.as_object(Page([turn(OVERFLOW, deadline=NOW + 1)], 7), NOW)))
@@ -257,7 +260,7 @@ class TestSteering:
             "3 tasks: 1 done, 1 not found, 1 already running",
         ]
         assert len(list(steering.draw(results[:1], plain))) == 1
-        assert list(steering.draw([], plain)) == ["no pending task matches"]
+        assert list(steering.draw([], plain)) == ["No pending task matches."]
         found = steering.as_object("hold", results)
         assert (found["operation"], found["done"], found["results"][1]["answer"]) == ("hold", 1, "not found")
 
