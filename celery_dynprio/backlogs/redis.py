@@ -7,6 +7,7 @@ Workers pop the tail of the lists and need nothing from us. Everything that chan
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,8 @@ from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcom
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
 
+logger = logging.getLogger(__name__)
+
 #: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
 SCRIPT_WORK: Final = 8_000
 
@@ -39,7 +42,8 @@ BATCH_BYTES: Final = 512_000
 MOVE_SECONDS: Final = 20e-6
 PASS_SECONDS: Final = 150e-9
 
-_OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED)
+_OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED, Outcome.MOVED)
+_NOT_AUDITED: Final = 3  # index in _OUTCOMES
 _FIRST_LEVEL_KEY: Final = 7  # index in move.lua's KEYS
 _NOWHERE: Final = (b"", 1)  # an empty message is in no list: the script answers "gone"
 _KEY_INDEX: Final = {OVERFLOW: 4, HELD: 5, CANCELLED: 6}
@@ -293,6 +297,8 @@ class RedisBacklog:
         answer = self._move(keys=self._keys, args=arguments)
         if answer is None:
             raise LeaseLostError(f"queue {self.queue!r}: another reprioritizer leads it now; nothing was moved")
+        if _NOT_AUDITED in answer:
+            logger.warning("queue %r: moved, but the broker refused to keep it in the log of operations", self.queue)
         return [_OUTCOMES[code] for code in answer]
 
     def _settle(self, step: _Step, outcome: Outcome) -> None:

@@ -21,6 +21,7 @@ local function numbers(text)
   return found
 end
 
+redis.call('EXPIRE', KEYS[1], ARGV[2]) -- who may not do this would leave a hash for ever
 for i = 3, #ARGV, 3 do
   local field, value = ARGV[i], redis.call('HGET', KEYS[1], ARGV[i])
   if not value and redis.call('HLEN', KEYS[1]) >= most then

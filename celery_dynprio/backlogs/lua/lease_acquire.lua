@@ -4,7 +4,8 @@
 -- ARGV  1 owner, 2 kind ("operator", "dedicated" or "embedded"), 3 time to live (milliseconds)
 -- Returns the fence "<token>:<kind>:<owner>", or false if another owner has the lease.
 --
--- Keeps: tokens only grow, and every change of hands makes a new one. A higher kind takes over from a lower one.
+-- Keeps: tokens only grow, and every change of hands makes a new one. A higher kind takes over from a lower one. Whoever may
+-- not do all of this changes nothing but the counter.
 local rank = { embedded = 1, dedicated = 2, operator = 3 }
 local held = redis.call('GET', KEYS[1])
 if held then
@@ -17,7 +18,7 @@ if held then
     return false
   end
 end
-redis.call('DEL', KEYS[1]) -- also because a server out of memory lets a script go on that has begun to write
+redis.call('PERSIST', KEYS[2]) -- changes nothing: a server out of memory lets a script go on that has begun to write
 local fence = string.format('%d:%s:%s', redis.call('INCR', KEYS[2]), ARGV[2], ARGV[1])
 redis.call('SET', KEYS[1], fence, 'PX', ARGV[3])
 return fence

@@ -4,19 +4,32 @@
 --       tasks, 6 the hash of cancelled tasks, 7.. the lists of the levels
 -- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes
 --       then for each move: index in KEYS of the source; of the target, below 0 for the end of a list from which workers take;
---       the task's id (of a parked message, its field); the message as it is; the message as it shall be ("" for the same); where in a list to look for it: so
---       many messages from the head (1 the first), or below 0, from the tail; and what to keep of it in the audit ("": nothing)
--- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused. A shorter answer
--- than there are moves means that the work was done: the rest is untouched.
+--       the task's id (of a parked message, its field); the message as it is; the message as it shall be ("" for the same);
+--       where in a list to look for it: so many messages from the head (1 the first), or below 0, from the tail; and what to
+--       keep of it in the audit ("": nothing)
+-- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused, 3 moved, but the audit
+-- refused its entry. A shorter answer than there are moves means that the work was done: the rest is untouched.
 --
--- Keeps: a message is in exactly one place. It is written to the target before it is taken from the source, and taken
--- back if the source no longer has it, so that an error half-way (out of memory, wrong type) loses nothing; nobody
--- sees the moment between. A target that already has the id is not overwritten: held and cancelled messages with the same id
--- are kept beside each other, in fields of the id, the separator and a number; the overflow refuses a second one. A move from a place to itself changes the
--- message where it stands. Whoever looked everywhere and did not find a task can tell by the counter whether it may have
--- been moved past him.
+-- Keeps: a message is in exactly one place, whichever command fails (out of memory, wrong type, not allowed). It is written
+-- to the target before it is taken from the source, and only once it is sure that it can be taken back from there, which is
+-- done if the source no longer has it or may not be changed; nobody sees the moment between. A target that already has the
+-- id is not overwritten: held and cancelled messages with the same id are kept beside each other, in fields of the id, the
+-- separator and a number; the overflow refuses a second one. A move from a place to itself changes the message where it
+-- stands. Whoever looked everywhere and did not find a task can tell by the counter whether it may have been moved past him.
+-- An error ends the call: the answer tells the moves before it; if there are none, the answer is the error.
 local MOVES, AUDIT, OVERFLOW, LAST_HASH = KEYS[2], KEYS[3], KEYS[4], 6
 local AUDIT_LENGTH = 10000
+local GONE, MOVED, REFUSED, NOT_AUDITED = 0, 1, 2, 3
+
+-- Raises, as redis.call does, but on every server a table, and one that names the command.
+local function call(command, ...)
+  local answer = redis.pcall(command, ...)
+  if type(answer) == 'table' and answer.err then
+    error({ err = string.format('%s [%s]', answer.err, command) }, 0)
+  end
+  return answer
+end
+
 if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return false
 end
@@ -24,30 +37,34 @@ end
 -- A server at its maxmemory refuses LPUSH and HSETNX until a script has begun to write, and then no more. What is moved
 -- is there already: refused, a parked backlog that fills the memory could never come back to the workers who free it.
 redis.call('HDEL', OVERFLOW, '')
+redis.call('INCRBY', MOVES, 0) -- who could not count his moves must make none
 
--- Returns the field that was written, or true for a list; nil if the target refuses it.
+-- Raises if what was put there could not be taken back. Takes nothing: no id is empty.
+local permitted = {}
+local function check_undo(target, undo)
+  if not permitted[target .. undo] then
+    call(undo, KEYS[target], undo == 'HDEL' and '' or 0)
+    permitted[target .. undo] = true
+  end
+end
+
+-- Returns the function that undoes it; nil if the target refuses the message.
 local COPY, MOST_COPIES = '\6\22', 1000
 local function put(target, first, id, new)
   if target > LAST_HASH then
-    redis.call(first and 'RPUSH' or 'LPUSH', KEYS[target], new)
-    return true
+    check_undo(target, first and 'RPOP' or 'LPOP')
+    call(first and 'RPUSH' or 'LPUSH', KEYS[target], new)
+    return function() call(first and 'RPOP' or 'LPOP', KEYS[target]) end
   end
+  check_undo(target, 'HDEL')
   local field = id
   for n = 2, MOST_COPIES + 1 do
-    if redis.call('HSETNX', KEYS[target], field, new) == 1 then
-      return field
+    if call('HSETNX', KEYS[target], field, new) == 1 then
+      return function() call('HDEL', KEYS[target], field) end
     elseif KEYS[target] == OVERFLOW then
       return nil
     end
     field = id .. COPY .. n
-  end
-end
-
-local function undo(target, first, field)
-  if target > LAST_HASH then
-    redis.call(first and 'RPOP' or 'LPOP', KEYS[target])
-  else
-    redis.call('HDEL', KEYS[target], field)
   end
 end
 
@@ -56,23 +73,20 @@ end
 local DRIFT = 3000
 local function find(source, old, from)
   local depth, direction = math.abs(from), from > 0 and 1 or -1
-  return redis.call('LPOS', KEYS[source], old, 'RANK', direction, 'MAXLEN', depth + DRIFT)
+  return call('LPOS', KEYS[source], old, 'RANK', direction, 'MAXLEN', depth + DRIFT)
 end
 
 -- Also returns how many messages were passed at most.
 local function take(source, id, old, from)
   if source <= LAST_HASH then
-    return redis.call('HGET', KEYS[source], id) == old and redis.call('HDEL', KEYS[source], id) == 1, 0
+    return call('HGET', KEYS[source], id) == old and call('HDEL', KEYS[source], id) == 1, 0
   end
-  local length, depth, direction = redis.pcall('LLEN', KEYS[source]), math.abs(from), from > 0 and 1 or -1
-  if type(length) ~= 'number' then
-    return false, 0
-  end
+  local length, depth, direction = call('LLEN', KEYS[source]), math.abs(from), from > 0 and 1 or -1
   local looks = length > 2 * depth + DRIFT
   if looks and not find(source, old, from) then
     return false, depth + DRIFT
   end
-  if redis.call('LREM', KEYS[source], direction, old) == 1 then
+  if call('LREM', KEYS[source], direction, old) == 1 then
     return true, looks and 2 * depth or depth
   end
   return false, length
@@ -81,46 +95,55 @@ end
 -- Change a message where it stands; returns the same as take.
 local function change(place, id, old, new, from)
   if place <= LAST_HASH then
-    local found = redis.call('HGET', KEYS[place], id) == old
-    return found and redis.call('HSET', KEYS[place], id, new) == 0, 0
+    local found = call('HGET', KEYS[place], id) == old
+    return found and call('HSET', KEYS[place], id, new) == 0, 0
   end
   local index = find(place, old, from)
   if index then
-    redis.call('LSET', KEYS[place], index, new)
+    call('LSET', KEYS[place], index, new)
   end
   return index and true, 2 * (math.abs(from) + DRIFT)
 end
 
+-- Returns what became of it and how many messages were passed; what raises an error has changed nothing.
+local function move(source, target, first, id, old, new, from)
+  if source == target and not first then
+    local changed, passed = change(source, id, old, new, from)
+    return changed and MOVED or GONE, passed
+  end
+  local undo = put(target, first, id, new)
+  if not undo then
+    return REFUSED, 0
+  end
+  local ok, taken, passed = pcall(take, source, id, old, from)
+  if ok and taken then
+    return MOVED, passed
+  end
+  undo()
+  if not ok then
+    error(taken, 0)
+  end
+  return GONE, passed
+end
+
 -- A script cannot ask for the time on every server (frozen in Redis 7.2 and Valkey, no os.clock before Redis 7.4).
 local MOVE = 150 -- what a move costs besides its LREM, in messages passed
-local work, limit, moved, outcomes = 0, tonumber(ARGV[2]), 0, {}
+local work, limit, moved, outcomes, problem = 0, tonumber(ARGV[2]), 0, {}, nil
 for i = 3, #ARGV, 7 do
   local source, target, id, old = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
-  local from = tonumber(ARGV[i + 5])
-  local first = target < 0
-  target = math.abs(target)
+  local new, from, audit = ARGV[i + 4] == '' and old or ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
   if i > 3 and work + math.abs(from) > limit then
     break
   end
-  local new = ARGV[i + 4] == '' and old or ARGV[i + 4]
-  local taken, passed, outcome = false, 0, 0
-  if source == target and not first then
-    taken, passed = change(source, id, old, new, from)
-  else
-    local field = put(target, first, id, new)
-    if not field then
-      outcome = 2
-    else
-      taken, passed = take(source, id, old, from)
-      if not taken then
-        undo(target, first, field)
-      end
-    end
+  local ok, outcome, passed = pcall(move, source, math.abs(target), target < 0, id, old, new, from)
+  if not ok then
+    problem = outcome
+    break
   end
-  if taken then
-    outcome, moved = 1, moved + 1
-    if ARGV[i + 6] ~= '' then
-      redis.call('XADD', AUDIT, 'MAXLEN', '~', AUDIT_LENGTH, '*', 'entry', ARGV[i + 6])
+  if outcome == MOVED then
+    moved = moved + 1
+    if audit ~= '' and type(redis.pcall('XADD', AUDIT, 'MAXLEN', '~', AUDIT_LENGTH, '*', 'entry', audit)) == 'table' then
+      outcome = NOT_AUDITED
     end
   end
   outcomes[#outcomes + 1] = outcome
@@ -128,5 +151,8 @@ for i = 3, #ARGV, 7 do
 end
 if moved > 0 then
   redis.call('INCRBY', MOVES, moved)
+end
+if problem and #outcomes == 0 then
+  return redis.error_reply(problem.err or problem)
 end
 return outcomes

@@ -31,12 +31,41 @@ local function forget(id)
   redis.call('HSET', SIZES, '', math.max(size('') - count, 0))
 end
 
+-- Another app on this broker may keep its traces for longer.
+local function keep()
+  for _, key in ipairs({ TRACES, SIZES }) do
+    redis.call('PEXPIRE', key, math.max(math.ceil(ttl * 1000), redis.call('PTTL', key)))
+  end
+end
+
 -- One of the two may be gone without the other, by an eviction or by hand: what is left of it would never be forgotten.
 if redis.call('EXISTS', TRACES) == 0 then
   redis.call('UNLINK', SIZES)
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', TRACES, '-inf', now, 'LIMIT', 0, 200)) do
   forget(id)
+end
+
+-- Nothing is kept unless all can be: refused in the middle, what was kept so far might never be forgotten. These change
+-- nothing, the first also because a server out of memory refuses it.
+redis.call('ZADD', TRACES, 'XX', 0, '')
+redis.call('HLEN', SIZES)
+redis.call('HSETNX', SIZES, '', 0)
+redis.call('HSET', SIZES, '', math.floor(size('')))
+redis.call('HINCRBY', SIZES, '', 0)
+redis.call('HDEL', SIZES, '\n')
+keep()
+
+local adding = {}
+for i = FIRST, last do
+  adding[id_of(KEYS[i])] = true
+end
+for i = last + 1, #KEYS do
+  local id = id_of(KEYS[i])
+  if size('') > bound and not adding[id] then
+    redis.call('UNLINK', KEYS[i])
+    forget(id)
+  end
 end
 
 -- First, so that whatever fails below leaves nothing that would never be forgotten.
@@ -77,17 +106,7 @@ for i = FIRST, last do
 end
 redis.call('HSET', SIZES, '', math.max(size('') + added, 0))
 
-for i = last + 1, #KEYS do
-  local id = id_of(KEYS[i])
-  if size('') > bound and not written[id] then
-    redis.call('UNLINK', KEYS[i])
-    forget(id)
-  end
-end
-for _, key in ipairs({ TRACES, SIZES }) do
-  -- Another app on this broker may keep its traces for longer.
-  redis.call('PEXPIRE', key, math.max(math.ceil(ttl * 1000), redis.call('PTTL', key)))
-end
+keep()
 
 local answer, excess = { refused }, size('') - bound
 if excess > 0 then

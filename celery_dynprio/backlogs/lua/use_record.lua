@@ -24,6 +24,13 @@ local function decayed(value)
   return seconds * share, count * share
 end
 
+-- Who may not drop fields adds none: these change nothing, as no field is so long.
+for _, key in ipairs(KEYS) do
+  redis.call('HLEN', key)
+  redis.call('HRANDFIELD', key, 0)
+  redis.call('HDEL', key, string.rep(' ', 256))
+end
+
 for i = 3, #ARGV, 4 do
   local key, field = KEYS[tonumber(ARGV[i])], ARGV[i + 1]
   local seconds, count = decayed(redis.call('HGET', key, field))
