@@ -31,6 +31,8 @@ from celery_dynprio.policies import (
 from celery_dynprio.selection import Filter
 from celery_dynprio.task import DynPrioTask, dynprio_task
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Age",
     "Context",

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import signals
 
 from celery_dynprio.default_app import give_back, make_default
+from celery_dynprio.durations import Due
 from celery_dynprio.errors import BrokerUnavailableError, DynPrioError, SettingError
 from celery_dynprio.message import KOMBU_STEPS
 from celery_dynprio.router import DynPrioRouter, Placement, Plan
 from celery_dynprio.selection import Filter
 from celery_dynprio.settings import Settings
+from celery_dynprio.typed import UNSET, Unset
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -159,8 +161,19 @@ class DynPrio:
         with self.operations() as operations:
             return operations.explain(task_id)
 
-    def reprioritize(self, task_id: str, *, why: str = "", **changes: Any) -> Result:
-        """Change ``weight``, ``deadline``, ``key`` or ``level``; see :meth:`~.operations.Operations.reprioritize`."""
+    def reprioritize(
+        self,
+        task_id: str,
+        *,
+        weight: float | Unset = UNSET,
+        deadline: Due | Unset | None = UNSET,
+        key: str | Unset | None = UNSET,
+        level: int | Unset | None = UNSET,
+        why: str = "",
+    ) -> Result:
+        """Change what is given of these; see :meth:`~.operations.Operations.reprioritize`."""
+        given = {"weight": weight, "deadline": deadline, "key": key, "level": level}
+        changes = {name: value for name, value in given.items() if value is not UNSET}
         with self.operations() as operations:
             return operations.reprioritize([task_id], changes, why)[0]
 

@@ -31,4 +31,4 @@ def import_symbol(place: str) -> Any:
     Without it, a module beside the app's would be found by producers and not by ``celery -A proj worker``. Raises what
     the module raises.
     """
-    return symbol_by_name(place, imp=import_from_cwd)  # type: ignore[no-untyped-call]
+    return symbol_by_name(place, imp=import_from_cwd)

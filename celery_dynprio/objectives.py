@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
+from celery_dynprio.durations import EXAMPLES, Duration, seconds
 from celery_dynprio.errors import ArgumentError
 
 #: The shortest window, in seconds, over which attainment is told.
@@ -19,7 +20,7 @@ MOST_SECONDS: Final = 1e9
 MAX_NAMES: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Objective:
     """A promise: of the tasks ``match``, the share ``target`` starts within ``within`` seconds of its publication.
 
@@ -42,24 +43,43 @@ class Objective:
     #: Seconds above 0.
     within: float
     #: Above 0, at most 1.
-    target: float = 0.95
+    target: float
     #: Seconds, 10 or more.
-    window: float = 300.0
-    on_breach: Literal["degrade"] | None = None
-    expendable: str | Sequence[str] = ()
+    window: float
+    on_breach: Literal["degrade"] | None
+    expendable: str | Sequence[str]
     #: Seconds above 0.
-    hold_at_most: float = 600.0
-    hook: Callable[[Standing], Any] | None = None
+    hold_at_most: float
+    hook: Callable[[Standing], Any] | None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        match: str | Sequence[str],
+        within: Duration,
+        target: float = 0.95,
+        *,
+        window: Duration = 300.0,
+        on_breach: Literal["degrade"] | None = None,
+        expendable: str | Sequence[str] = (),
+        hold_at_most: Duration = 600.0,
+        hook: Callable[[Standing], Any] | None = None,
+    ) -> None:
+        given = locals()
+        for each in fields(self):
+            object.__setattr__(self, each.name, given[each.name])
+        self._check_all()
+
+    def _check_all(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise self._error("name", "use a text to call it by")
         if not globs(self.match):
             raise self._error("match", 'use a glob on task names, such as "shop.*", or a list of them')
-        self._check("within", f"use a number of seconds above 0, at most {MOST_SECONDS:g}")
-        self._check("hold_at_most", f"use a number of seconds above 0, at most {MOST_SECONDS:g}")
-        self._check("target", "use a share above 0, at most 1", most=1.0)
-        self._check("window", f"use a number of seconds from {SHORTEST_WINDOW:g} to {MOST_SECONDS:g}", SHORTEST_WINDOW)
+        self._read("within", "above 0")
+        self._read("hold_at_most", "above 0")
+        self._read("window", f"{SHORTEST_WINDOW:g} s or more", SHORTEST_WINDOW)
+        if type(self.target) not in {int, float} or not 0 < self.target <= 1:
+            raise self._error("target", "use a share above 0, at most 1")
         if self.on_breach not in {None, "degrade"}:
             raise self._error("on_breach", 'use "degrade" or None')
         if (self.on_breach is None) != (not globs(self.expendable)):
@@ -72,10 +92,12 @@ class Objective:
         """The share that must be attained to recover from a breach."""
         return self.target + (1.0 - self.target) / 2
 
-    def _check(self, name: str, allowed: str, least: float = 0.0, most: float = MOST_SECONDS) -> None:
-        value = getattr(self, name)
-        if type(value) not in {int, float} or not least <= value <= most or value == 0:
-            raise self._error(name, allowed)
+    def _read(self, name: str, allowed: str, least: float = 0.0) -> None:
+        """Turn a duration into seconds."""
+        found = seconds(getattr(self, name))
+        if found is None or not least <= found <= MOST_SECONDS or found == 0:
+            raise self._error(name, f"use {EXAMPLES}, {allowed}, at most {MOST_SECONDS:g} s")
+        object.__setattr__(self, name, found)
 
     def _error(self, name: str, allowed: str) -> ArgumentError:
         return ArgumentError(f"Objective {self.name!r}: {name}", getattr(self, name), allowed)

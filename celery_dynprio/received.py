@@ -115,7 +115,7 @@ class TraceReceived(bootsteps.StartStopStep):
         super().__init__(parent, **kwargs)
         self._steps = steps_of(parent.app, lambda: None)  # type: ignore[arg-type,return-value]
         for task in parent.app.tasks.values():
-            task.Request = traced_request(symbol_by_name(task.Request), self._steps)  # type: ignore[no-untyped-call]
+            task.Request = traced_request(symbol_by_name(task.Request), self._steps)
 
     def start(self, parent: Any) -> None:
         """Wrap the strategies, which are made anew with each connection."""

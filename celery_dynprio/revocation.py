@@ -40,7 +40,7 @@ def _request(app: Celery, client: RedisClient, raw: bytes, events: Any) -> Any:
 
     try:
         message = client.channel.Message(json.loads(raw), channel=client.channel)
-        message.accept = prepare_accept_content(app.conf.accept_content)  # type: ignore[no-untyped-call]
+        message.accept = prepare_accept_content(app.conf.accept_content)
         task = app.tasks.get(message.headers["task"]) or _unknown(app, message.headers["task"])
         request = traced_request(Request, tuple(client.priority_steps))
         return request(message, app=app, task=task, hostname=_host(), eventer=events)

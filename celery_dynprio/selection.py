@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 
+from celery_dynprio.durations import EXAMPLES, Duration, seconds
 from celery_dynprio.errors import ArgumentError
 from celery_dynprio.models import HELD, PendingTask, Place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Filter:
     """Pending tasks that are all of what is given; without anything, all of them.
 
@@ -18,25 +18,42 @@ class Filter:
     """
 
     #: The task's name, with ``*``, ``?`` and ``[...]`` as in a shell.
-    task: str | None = None
+    task: str | None
     #: The fairness key.
-    key: str | None = None
+    key: str | None
     #: The level in which they wait; what is parked is in none.
-    level: int | None = None
+    level: int | None
     #: The trace id (32 hexadecimal digits) that their messages carry.
-    trace: str | None = None
+    trace: str | None
     #: Seconds for which they have waited, at least.
-    older: float | None = None
+    older: float | None
     #: The managed queue.
-    queue: str | None = None
+    queue: str | None
     #: Only tasks that an operator holds (True), or only others (False).
-    held: bool | None = None
+    held: bool | None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        task: str | None = None,
+        key: str | None = None,
+        level: int | None = None,
+        trace: str | None = None,
+        older: Duration | None = None,
+        queue: str | None = None,
+        held: bool | None = None,
+    ) -> None:
+        waited = None if older is None else seconds(older)
+        if older is not None and (waited is None or waited < 0):
+            raise ArgumentError("older", older, f"use {EXAMPLES}, 0 or above")
+        given = {**locals(), "older": waited}
+        for each in fields(self):
+            object.__setattr__(self, each.name, given[each.name])
+        self._check()
+
+    def _check(self) -> None:
         if self.level is not None and (type(self.level) is not int or not 0 <= self.level <= 9):  # noqa: PLR2004 - AMQP's ten levels
             raise ArgumentError("level", self.level, "use a level from 0, the first, to 9")
-        if self.older is not None and not (self.older >= 0 and math.isfinite(self.older)):
-            raise ArgumentError("older", self.older, "use a finite number of seconds, 0 or above")
         if self.trace is not None and (len(self.trace) != 32 or set(self.trace) - set("0123456789abcdef")):  # noqa: PLR2004 - W3C
             raise ArgumentError("trace", self.trace, "use the 32 hexadecimal digits of a trace id, in lower case")
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Literal, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from celery import Task, shared_task
 from celery._state import connect_on_app_finalize
 
 from celery_dynprio.default_app import warn_of_fallback
+from celery_dynprio.durations import EXAMPLES, Duration, seconds, timestamp
 from celery_dynprio.errors import OptionError
 from celery_dynprio.message import MAX_KEY, MAX_WEIGHT
 from celery_dynprio.orm import on_commit
+from celery_dynprio.typed import P, R_co, TypedTask
 
 if TYPE_CHECKING:
     from celery import Celery
+
+T = TypeVar("T")
 
 OPTIONS: Final = ("deadline", "key", "weight")
 
@@ -30,13 +34,57 @@ _MISSING: Final = object()
 KeyFinder = Callable[[Sequence[Any], Mapping[str, Any]], object]
 
 
+@overload
+def dynprio_task(
+    fun: Callable[P, R_co],
+    /,
+    *,
+    app: Celery | None = None,
+    weight: float | None = None,
+    deadline: Duration | None = None,
+    key: str | Callable[..., object] | None = None,
+    **options: Any,
+) -> TypedTask[P, R_co]: ...
+@overload
+def dynprio_task(
+    *,
+    app: Celery | None = None,
+    weight: float | None = None,
+    deadline: Duration | None = None,
+    key: str | Callable[..., object] | None = None,
+    bind: Literal[False] = False,
+    base: None = None,
+    **options: Any,
+) -> Callable[[Callable[P, R_co]], TypedTask[P, R_co]]: ...
+@overload
+def dynprio_task(
+    *,
+    app: Celery | None = None,
+    weight: float | None = None,
+    deadline: Duration | None = None,
+    key: str | Callable[..., object] | None = None,
+    bind: Literal[True],
+    base: None = None,
+    **options: Any,
+) -> Callable[[Callable[Concatenate[Any, P], R_co]], TypedTask[P, R_co]]: ...
+@overload
+def dynprio_task(
+    *,
+    app: Celery | None = None,
+    weight: float | None = None,
+    deadline: Duration | None = None,
+    key: str | Callable[..., object] | None = None,
+    bind: bool = False,
+    base: type[T],
+    **options: Any,
+) -> Callable[[Callable[..., Any]], T]: ...
 def dynprio_task(
     fun: Callable[..., Any] | None = None,
     /,
     *,
     app: Celery | None = None,
     weight: float | None = None,
-    deadline: float | None = None,
+    deadline: Duration | None = None,
     key: str | Callable[..., object] | None = None,
     **options: Any,
 ) -> Any:
@@ -49,7 +97,7 @@ def dynprio_task(
             with a :class:`~celery_dynprio.DynPrio` unless ``app.set_default()`` was called. With several apps in a
             process, name it.
         weight: Business importance, 0 to 10; 1 if not given.
-        deadline: Seconds from publishing by which the task should have started.
+        deadline: How long after publishing the task should have started: seconds, a timedelta, or a text such as "5m".
         key: Whose work it is: the name of a parameter, a dotted path into one (attributes or items of mappings), or a
             callable that is given the task's arguments. None on the way means that the call has no key.
         options: Any option of ``@app.task``.
@@ -73,9 +121,10 @@ def dynprio_task(
     return declare if fun is None else declare(fun)
 
 
-class DynPrioTask(Task):
+class DynPrioTask(TypedTask[P, R_co]):
     """Base of class-based tasks: set ``name`` and ``dynprio``, write ``run``, and register it with the app.
 
+    ``DynPrioTask[[int], str]`` tells type checkers what ``run`` takes and returns.
     Wrong options fail when the task is registered, with :class:`~celery_dynprio.errors.OptionError`.
     """
 
@@ -92,7 +141,7 @@ class DynPrioTask(Task):
 
     # As in celery.contrib.django.task.DjangoTask, which is the base of other tasks in Django, but not of this class.
 
-    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+    def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """In Django: ``delay`` once the present transaction is committed, at once if there is none."""
         on_commit(partial(self.delay, *args, **kwargs))
 
@@ -117,9 +166,10 @@ class TaskOptions:
         for option, value in _items(task, declared):
             _check(option)(task, option, value)
         key = declared.get("key")
+        deadline = declared.get("deadline")
         return cls(
             declared.get("weight"),
-            declared.get("deadline"),
+            None if deadline is None else _deadline(task, "deadline", deadline),
             None if key is None else _finder(task, key, parameters),
         )
 
@@ -166,7 +216,7 @@ def call_fields(task: str, given: Any, now: float) -> dict[str, Any]:
         if option == "key":
             fields["key"] = _key_text(task, value)
         elif option == "deadline":
-            fields["due"] = None if value is None else now + _deadline(task, option, value)
+            fields["due"] = _due(task, value, now)
         else:
             fields["w"] = _check(option)(task, option, value)
     return fields
@@ -185,9 +235,20 @@ def _weight(task: str, option: str, value: Any) -> float:
 
 
 def _deadline(task: str, option: str, value: Any) -> float:
-    if type(value) is bool or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise OptionError(task, option, value, "use a finite number of seconds above 0")
-    return value
+    found = seconds(value)
+    if found is None or found <= 0:
+        raise OptionError(task, option, value, f"use {EXAMPLES}, above 0")
+    return found
+
+
+def _due(task: str, value: Any, now: float) -> float | None:
+    """The Unix time of a deadline that is so far from now, or a moment, perhaps past; None for none."""
+    if not isinstance(value, datetime):
+        return None if value is None else now + _deadline(task, "deadline", value)
+    due = timestamp(value)
+    if due is None:
+        raise OptionError(task, "deadline", value, "give it a time zone, as datetime.now(timezone.utc) has one")
+    return due
 
 
 def _declared_key(task: str, option: str, value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import one_line_errors, settings_of
+from celery_dynprio.cli.session import duration, one_line_errors, settings_of
 
 _COLOURS: Final = {"error": "red", "warning": "yellow", "ok": "green"}
 
@@ -15,7 +15,8 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "ok": "green"}
 @click.command(cls=CeleryCommand)
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=duration(0.1),
+    metavar="SECONDS",
     default=2.0,
     show_default=True,
     cls=CeleryOption,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryOption
 
+from celery_dynprio.cli.session import duration, one_line_errors
+
 if TYPE_CHECKING:
     from celery_dynprio.selection import Filter
 
@@ -19,7 +21,10 @@ _FILTERS: Final[Mapping[str, tuple[tuple[str, ...], dict[str, Any]]]] = {
     "key": (("--key",), {"metavar": "TEXT", "help": "Only tasks of this fairness key."}),
     "level": (("--level",), {"type": int, "metavar": "N", "help": "Only tasks that wait in this level, 0 the first."}),
     "trace": (("--trace",), {"metavar": "TRACE_ID", "help": "Only tasks of this trace, 32 hexadecimal digits."}),
-    "older": (("--older",), {"type": float, "metavar": "SECONDS", "help": "Only tasks that have waited this long."}),
+    "older": (
+        ("--older",),
+        {"type": duration(), "metavar": "SECONDS", "help": "Only tasks that waited this long."},
+    ),
     "queue": (("-Q", "--queue"), {"metavar": "QUEUE", "help": "Only tasks of this managed queue."}),
     "held": (("--held",), {"is_flag": True, "help": "Only tasks that an operator holds."}),
 }
@@ -48,8 +53,7 @@ def taken(options: dict[str, Any]) -> dict[str, Any]:
 
 def made(given: Mapping[str, Any]) -> Filter:
     """The filter; it is an error of the command's usage if it cannot be meant."""
-    from celery_dynprio.cli.session import one_line_errors  # noqa: PLC0415 - see the package
-    from celery_dynprio.selection import Filter  # noqa: PLC0415
+    from celery_dynprio.selection import Filter  # noqa: PLC0415 - see the package
 
     with one_line_errors():
         return Filter(**given)

@@ -7,8 +7,9 @@ from typing import Any, Final
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import WrongUsage
+from celery_dynprio.cli.session import DURATION, WrongUsage
 from celery_dynprio.cli.steering import asked, steer, steering_options
+from celery_dynprio.durations import seconds
 
 _GROUP: Final = "Change Options"
 
@@ -30,7 +31,7 @@ _NOTHING: Final = {"deadline": "none", "key": "none", "level": "auto"}
     metavar="SECONDS|none",
     cls=CeleryOption,
     help_group=_GROUP,
-    help="Seconds from now by which they should start.",
+    help="Seconds from now by which they should start, such as 90, 5m or 1h30m.",
 )
 @click.option("--key", metavar="TEXT|none", cls=CeleryOption, help_group=_GROUP, help="Fairness key.")
 @click.option(
@@ -76,11 +77,14 @@ def _changes(given: dict[str, Any]) -> dict[str, object]:
 
 
 def _read(name: str, value: Any) -> object:
-    kinds = {"deadline": (float, "a number of seconds or none"), "level": (int, "the number of a level or auto")}
-    if name not in kinds:
+    if name == "deadline":
+        found = seconds(value)
+        if found is None:
+            raise WrongUsage(f"--deadline {value!r}: use {DURATION}, or none")
+        return found
+    if name != "level":
         return value
-    kind, allowed = kinds[name]
     try:
-        return kind(value)
+        return int(value)
     except ValueError:
-        raise WrongUsage(f"--{name} {value!r}: use {allowed}") from None
+        raise WrongUsage(f"--level {value!r}: use the number of a level or auto") from None

@@ -16,7 +16,7 @@ from uuid import uuid4
 import click
 from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import one_line_errors, settings_of
+from celery_dynprio.cli.session import duration, one_line_errors, settings_of
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
@@ -38,7 +38,8 @@ LONGEST_BACKOFF: Final = 10.0
 @click.command(cls=CeleryCommand, short_help="Rescore pending tasks every second, and move them.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.05),
+    type=duration(0.05),
+    metavar="SECONDS",
     cls=CeleryOption,
     help_group="Reprioritizer Options",
     help="Seconds between two ticks.  [default: the setting dynprio_interval]",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from celery.bin.base import CeleryOption
+
+from celery_dynprio.durations import seconds
 
 if TYPE_CHECKING:
     from celery_dynprio.app import DynPrio
@@ -23,6 +25,9 @@ NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it 
     dynprio = DynPrio(app)"""
 
 
+#: What errors of options tell people to type.
+DURATION: Final = "seconds, such as 90, or 90s, 5m, 1h30m"
+
 #: For each operation: what the audit keeps as its reason.
 why_option: Final = click.option(
     "--why", default="", cls=CeleryOption, help_group="Audit Options", help="The reason, for `dynprio log`."
@@ -32,6 +37,20 @@ why_option: Final = click.option(
 json_option: Final = click.option(
     "--json", "as_json", is_flag=True, cls=CeleryOption, help_group="Output Options", help="Print one JSON object."
 )
+
+
+def duration(least: float = 0.0) -> Callable[[Any], float]:
+    """The type of an option that is a length of time, at least so many seconds."""
+
+    def read(value: Any) -> float:
+        found = seconds(value)
+        if found is None:
+            raise click.BadParameter(f"{value!r}: use {DURATION}")
+        if found < least:
+            raise click.BadParameter(f"{value!r}: use {least:g} seconds or more")
+        return found
+
+    return read
 
 
 class WrongUsage(click.ClickException):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from celery.bin.base import COMMA_SEPARATED_LIST, CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import WrongUsage, installed_in
+from celery_dynprio.cli.session import WrongUsage, duration, installed_in
 
 if TYPE_CHECKING:
     from prompt_toolkit.application import Application
@@ -33,7 +33,8 @@ ESCAPE: Final = 0.1
 @click.command(cls=CeleryCommand)
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=duration(0.1),
+    metavar="SECONDS",
     default=1.0,
     show_default=True,
     cls=CeleryOption,

@@ -5,24 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from celery_dynprio.durations import Duration
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, require_positive
+from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
 
 #: A task that has waited this many saturations counts as starving.
 STARVING: Final = 4.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Age(Factor):
     """Grows in proportion to the time waited and reaches 1 after ``saturation`` seconds (Slurm's PriorityMaxAge).
 
     A policy that has it lets no task wait forever: see :attr:`patience`.
     """
 
-    saturation: float = 300.0
+    saturation: float
 
-    def __post_init__(self) -> None:
-        require_positive("Age", "saturation", self.saturation)
+    def __init__(self, saturation: Duration = 300.0) -> None:
+        object.__setattr__(self, "saturation", positive_seconds("Age", "saturation", saturation))
 
     @property
     def patience(self) -> float:

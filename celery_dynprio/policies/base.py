@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard
 
+from celery_dynprio.durations import EXAMPLES, Duration, seconds
 from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, Contribution, PendingTask
 
@@ -39,6 +40,8 @@ class Factor(ABC):
 
     def __rmul__(self, weight: float) -> Policy:
         return Policy(((weight, self),))
+
+    __mul__ = __rmul__
 
     def __add__(self, other: Factor | Policy) -> Policy:
         return 1 * self + other
@@ -106,6 +109,8 @@ class Policy:
             raise PolicyError(f"{weight!r} * policy: use a finite number above 0")
         return Policy(tuple((weight * own, factor) for own, factor in self.terms))
 
+    __mul__ = __rmul__
+
     def __repr__(self) -> str:
         return " + ".join(f"{weight!r} * {factor!r}" for weight, factor in self.terms)
 
@@ -124,3 +129,11 @@ def require_positive(factor: str, option: str, value: object) -> None:
     """Raise :class:`~celery_dynprio.errors.PolicyError` unless the value of a factor's option is a number above 0."""
     if not is_number(value) or value <= 0:
         raise PolicyError(f"{factor}({option}={value!r}): use a finite number above 0")
+
+
+def positive_seconds(factor: str, option: str, value: Duration) -> float:
+    """Return the seconds of a factor's option; :class:`~celery_dynprio.errors.PolicyError` unless they are above 0."""
+    found = seconds(value)
+    if found is None or found <= 0:
+        raise PolicyError(f"{factor}({option}={value!r}): use {EXAMPLES}, above 0")
+    return found

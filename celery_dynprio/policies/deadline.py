@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from celery_dynprio.durations import Duration
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, require_positive
+from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Deadline(Factor):
     """Grows from 0 to 1 while the slack falls from ``horizon`` seconds to none; 0 for a task without a deadline.
 
@@ -16,10 +17,10 @@ class Deadline(Factor):
     the variant of earliest deadline first (Liu and Layland 1973) that knows runtimes.
     """
 
-    horizon: float = 60.0
+    horizon: float
 
-    def __post_init__(self) -> None:
-        require_positive("Deadline", "horizon", self.horizon)
+    def __init__(self, horizon: Duration = 60.0) -> None:
+        object.__setattr__(self, "horizon", positive_seconds("Deadline", "horizon", horizon))
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""

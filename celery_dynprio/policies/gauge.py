@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from fnmatch import translate
 
+from celery_dynprio.durations import Duration
 from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, is_number, require_positive
+from celery_dynprio.policies.base import Factor, Scorer, is_number, positive_seconds
 
 
 class Gauge(Factor):
@@ -35,21 +36,23 @@ class Gauge(Factor):
         name: str | None = None,
         match: str = "*",
         otherwise: float = 0.0,
-        every: float = 0.5,
+        every: Duration = 0.5,
     ) -> None:
         if not callable(source) and not is_number(source):
             raise PolicyError(f"Gauge({source!r}): use a number or a function without arguments that returns one")
         if not is_number(low) or not is_number(high) or low == high:
             raise PolicyError(f"Gauge(low={low!r}, high={high!r}): use two different finite numbers")
+        if is_number(source) and not min(low, high) <= source <= max(low, high):
+            allowed = f"a constant has to lie between low={low!r} and high={high!r}: give these too, or a function"
+            raise PolicyError(f"Gauge({source!r}): {allowed}")
         if not is_number(otherwise) or not 0 <= otherwise <= 1:
             raise PolicyError(f"Gauge(otherwise={otherwise!r}): use a number from 0 to 1")
-        require_positive("Gauge", "every", every)
         self._source = source
         self._low, self._high = low, high
         self._name = name or str(getattr(source, "__name__", "Gauge"))
         self._match, self._matches = match, re.compile(translate(match)).match
         self._otherwise = otherwise
-        self._every = every
+        self._every = positive_seconds("Gauge", "every", every)
         self._reading: tuple[float, float] | None = None
 
     @property

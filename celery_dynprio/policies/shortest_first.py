@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from celery_dynprio.durations import Duration
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, require_positive
+from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
 
 #: What every task gets while no runtime is known.
 UNKNOWN: Final = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ShortestFirst(Factor):
     """``1 / (1 + runtime / scale)``: 1 for no time at all, 0.5 for ``scale`` seconds of expected runtime.
 
@@ -20,10 +21,10 @@ class ShortestFirst(Factor):
     name without a learned runtime counts as the mean of the known ones.
     """
 
-    scale: float = 60.0
+    scale: float
 
-    def __post_init__(self) -> None:
-        require_positive("ShortestFirst", "scale", self.scale)
+    def __init__(self, scale: Duration = 60.0) -> None:
+        object.__setattr__(self, "scale", positive_seconds("ShortestFirst", "scale", scale))
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""

@@ -145,8 +145,8 @@ def test_the_doctor_tells_of_a_broker_that_is_away() -> None:
     ("args", "problem"),
     [
         (["--queues", "orders,mails"], "mails, orders: not managed; dynprio_queues has celery"),
-        (["--interval", "0"], "0 is not in the range"),
-        (["--interval", "soon"], "'soon' is not a valid"),
+        (["--interval", "10ms"], "'10ms': use 0.05 seconds or more"),
+        (["--interval", "soon"], "'soon': use seconds, such as 90, or 90s, 5m, 1h30m"),
         (["--loglevel", "loud"], "LOUD"),
         (["--embedded", "nonsense"], "'nonsense' is not <node name>:<pid>:<random>"),
     ],

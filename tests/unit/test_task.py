@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -121,7 +122,7 @@ def test_plain_tasks_may_declare_too(app: Celery) -> None:
 
 
 WRONG_WEIGHTS: tuple[Any, ...] = (-1, 10.5, True, math.nan, math.inf, "5", [])
-WRONG_DEADLINES: tuple[Any, ...] = (0, -1, True, math.nan, math.inf, "5")
+WRONG_DEADLINES: tuple[Any, ...] = (0, -1, True, math.nan, math.inf, "soon", "-5s", timedelta(0))
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,9 @@ WRONG_DEADLINES: tuple[Any, ...] = (0, -1, True, math.nan, math.inf, "5")
 def test_wrong_declarations_fail_at_once(option: str, value: Any) -> None:
     def work(customer: int) -> None: ...
 
+    declare: Any = dynprio_task  # type checkers refuse some of these
     with pytest.raises(OptionError) as caught:
-        dynprio_task(**{option: value}, name="work")(work)
+        declare(**{option: value}, name="work")(work)
     assert str(caught.value).startswith(f"task 'work': dynprio option {option} = {value!r}: ")
 
 
@@ -202,6 +204,10 @@ def test_a_long_key_is_refused(app: Celery) -> None:
         ({"weight": 0}, {"w": 0}),
         ({"weight": 10}, {"w": 10}),
         ({"deadline": 0.5}, {"due": NOW + 0.5}),
+        ({"deadline": timedelta(minutes=5)}, {"due": NOW + 300}),
+        ({"deadline": "1h 30m"}, {"due": NOW + 5400}),
+        ({"deadline": datetime(2026, 1, 2, 3, tzinfo=timezone.utc)}, {"due": 1767322800.0}),
+        ({"deadline": datetime(1900, 1, 1, tzinfo=timezone.utc)}, {"due": 0.0}),
         ({"deadline": None, "key": None}, {"due": None, "key": None}),
         ({"key": 42}, {"key": "42"}),
         ({"key": UUID(int=7)}, {"key": str(UUID(int=7))}),
@@ -217,6 +223,7 @@ def test_options_of_a_call(given: dict[str, Any], expected: dict[str, Any]) -> N
         *(({"weight": value}, "weight") for value in (*WRONG_WEIGHTS, None)),
         *(({"deadline": value}, "deadline") for value in WRONG_DEADLINES),
         ({"key": "x" * 201}, "key"),
+        ({"deadline": datetime(2026, 1, 2)}, "deadline = datetime.datetime(2026, 1, 2, 0, 0): give it a time zone"),  # noqa: DTZ001 - it has none
         ({"kee": 1}, "kee = 1: no such option; did you mean key?"),
         ({"priority": 1}, "priority = 1: no such option; to pin the task to a level, use Celery's own priority="),
         ({5: 1}, "5 = 1: no such option; use deadline, key, weight"),
