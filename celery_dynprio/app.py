@@ -14,7 +14,7 @@ from celery import signals
 from celery_dynprio.default_app import give_back, make_default
 from celery_dynprio.durations import Due
 from celery_dynprio.errors import BrokerUnavailableError, DynPrioError, SettingError
-from celery_dynprio.message import KOMBU_STEPS
+from celery_dynprio.message import KOMBU_STEPS, AddedSteps, plain_steps
 from celery_dynprio.router import DynPrioRouter, Placement, Plan
 from celery_dynprio.selection import Filter
 from celery_dynprio.settings import Settings
@@ -140,10 +140,7 @@ class DynPrio:
         Raises :class:`~celery_dynprio.errors.SettingError` if a setting is wrong.
         """
         _ = self.settings  # so that the steps are set and checked
-        options = self.app.conf[_OPTIONS] or {}
-        if self._replaced is not None and options is self._replaced.ours:
-            return KOMBU_STEPS
-        return tuple(options.get(_STEPS, KOMBU_STEPS))
+        return plain_steps((self.app.conf[_OPTIONS] or {}).get(_STEPS, KOMBU_STEPS))
 
     # What waits: see celery_dynprio.operations, whose methods these are, for an app
 
@@ -299,7 +296,7 @@ class DynPrio:
         given = conf[_OPTIONS] or {}
         if _STEPS in given or not _on_redis(app):
             return
-        ours = {**given, _STEPS: list(DEFAULT_STEPS)}
+        ours = {**given, _STEPS: AddedSteps(DEFAULT_STEPS)}
         # In Celery 5.5 a key with the namespace wins over one without, even over one that was set later.
         for key in (_OPTIONS, *conf._to_keys(_OPTIONS)):  # noqa: SLF001 - nothing public tells the key with namespace
             replaced = _Replaced(conf.changes, key, ours, conf.changes.get(key))

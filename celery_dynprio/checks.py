@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from celery_dynprio.message import KOMBU_STEPS
+from celery_dynprio.message import steps_in
 
 #: The oldest Redis (or the Redis that a Valkey says it is compatible with).
 OLDEST_REDIS: Final = (6, 2)
@@ -55,9 +55,13 @@ class Facts:
     broker: Broker
     #: Our ``priority_steps``, and by worker name those of the workers that answered.
     steps: Sequence[int] = tuple(range(10))
+    #: Those of our steps that workers without the add-on take from as well.
+    plain: Sequence[int] = tuple(range(10))
     workers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: By Redis key: messages of managed queues where no process with our steps looks.
     unpolled: Mapping[str, int] = field(default_factory=dict)
+    #: By Redis key: messages where none of the workers that answered takes from.
+    stranded: Mapping[str, int] = field(default_factory=dict)
     #: The farthest that a sampled message was published in the broker's future, in seconds.
     ahead: float = 0.0
     #: The longest learned mean runtime in seconds, and the task that has it.
@@ -162,17 +166,30 @@ def _skew(skew: float) -> Iterable[Finding]:
     )
 
 
-def check_workers(workers: Mapping[str, Mapping[str, Any]], steps: Sequence[int]) -> list[Finding]:
-    """Judge the settings of the workers that answered; ``steps`` are this app's ``priority_steps``."""
+def check_workers(
+    workers: Mapping[str, Mapping[str, Any]], steps: Sequence[int], plain: Sequence[int] | None = None
+) -> list[Finding]:
+    """Judge the settings of the workers that answered.
+
+    ``steps`` are this app's ``priority_steps``, and ``plain`` those of them from which workers without the add-on take
+    as well (None: all).
+    """
     findings: list[Finding] = []
     if not workers:
         text = "none of a managed queue answered, so their settings could not be compared: start them and ask again"
         findings.append(Finding("warning", "workers", text))
     for name, conf in sorted(workers.items()):
         findings += check_conf(conf, name)
-        theirs = list((conf.get("broker_transport_options") or {}).get("priority_steps") or KOMBU_STEPS)
+        theirs = list(steps_in(conf))
         if theirs == list(steps):
             findings.append(Finding("ok", "priority_steps", f"{name}: the same as here"))
+            continue
+        if plain is not None and set(plain) < set(steps) and set(plain) <= set(theirs):
+            text = (
+                f"{name}: it takes from the priorities {theirs} only, so nothing is put into the levels in between, "
+                "and the order is coarser: load DynPrio there too"
+            )
+            findings.append(Finding("warning", "priority_steps", text))
             continue
         text = (
             f"{name}: priority_steps = {theirs}, here {list(steps)}: it does not see tasks in the other levels: load "
@@ -193,6 +210,12 @@ def check_messages(facts: Facts, visibility: float, *, late: bool) -> list[Findi
         )
         for key, count in sorted(facts.unpolled.items())
     ]
+    for key, count in sorted(facts.stranded.items()):
+        text = (
+            f"{count} messages wait in {key!r}, from which no worker that answers takes: run `celery -A proj dynprio "
+            "drain`, which brings them to where all look, or start a worker with the add-on"
+        )
+        findings.append(Finding("error" if facts.workers else "warning", "stranded", text))
     if facts.ahead > LARGEST_SKEW:
         text = (
             f"a message was published {facts.ahead:.1f} s in the broker's future, so it looks younger than it is: "

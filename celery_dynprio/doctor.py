@@ -28,7 +28,8 @@ from celery_dynprio.checks import (
 from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
 from celery_dynprio.learned import RedisUsage
 from celery_dynprio.models import PendingTask
-from celery_dynprio.workers import answers
+from celery_dynprio.usable import UsableLevels
+from celery_dynprio.workers import Taker, takers
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -68,21 +69,34 @@ def gather(app: Celery, client: RedisClient, settings: Settings, timeout: float 
     """Read what the checks need; ``timeout`` (seconds) is how long workers may take to answer."""
     steps = tuple(client.priority_steps)
     runtimes, _ = RedisUsage(client, settings.half_life).read(time.time())
+    takers, confs = _workers(app, settings.queues, timeout)
     return Facts(
         broker=look(client),
         steps=steps,
-        workers=_workers(app, settings.queues, timeout),
+        plain=[steps[level] for level in client.plain_levels],
+        workers=confs,
+        stranded=_stranded(client, settings.queues, takers),
         unpolled=_unpolled(client, settings.queues),
         ahead=max((_ahead(client, queue) for queue in settings.queues), default=0.0),
         longest=max(((seconds, name) for name, seconds in runtimes.items()), default=None),
     )
 
 
-def _workers(app: Celery, queues: Sequence[str], timeout: float) -> dict[str, Mapping[str, Any]]:
-    """The settings of each worker that answers and consumes one of the queues, by its name."""
-    consumed, settings = answers(app, timeout, "active_queues", "conf", {"with_defaults": True})
-    names = [name for name, found in consumed.items() if not {queue["name"] for queue in found}.isdisjoint(queues)]
-    return {name: settings[name] for name in names if name in settings}
+def _workers(app: Celery, queues: Sequence[str], timeout: float) -> tuple[list[Taker], dict[str, Mapping[str, Any]]]:
+    """Where the workers that answer and consume one of the queues take tasks from; and their settings, by name."""
+    found = {name: each for name, each in takers(app, timeout).items() if not each[0].queues.isdisjoint(queues)}
+    return [taker for taker, _ in found.values()], {name: conf for name, (_, conf) in found.items()}
+
+
+def _stranded(client: RedisClient, queues: Sequence[str], workers: Sequence[Taker]) -> dict[str, int]:
+    """Messages in our lists from which none of these workers takes; without any, in those that not all would."""
+    found: dict[str, int] = {}
+    for queue in queues:
+        served = [taker.steps for taker in workers if queue in taker.queues]
+        polled = frozenset.union(*served) if served else {client.priority_steps[level] for level in client.plain_levels}
+        levels = [level for level, step in enumerate(client.priority_steps) if step in polled]
+        found |= UsableLevels(client, queue).strays(levels)
+    return found
 
 
 def _unpolled(client: RedisClient, queues: Sequence[str]) -> dict[str, int]:
@@ -130,7 +144,7 @@ def examine(app: Celery, settings: Settings, timeout: float = 2.0) -> list[Findi
         *findings,
         *check_broker(facts.broker),
         *check_messages(facts, visibility, late=bool(app.conf.task_acks_late)),
-        *check_workers(facts.workers, facts.steps),
+        *check_workers(facts.workers, facts.steps, facts.plain),
     ]
 
 

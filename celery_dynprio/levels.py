@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,11 @@ HIGH_PERCENTILE: Final = 0.98
 
 #: All bands together are never narrower than this, so that noise between nearly equal scores is not blown up.
 NARROWEST: Final = 0.2
+
+
+def at_or_before(level: int, usable: Sequence[int]) -> int:
+    """Return the last of the ``usable`` levels (ascending, the first is 0) that is not behind ``level``."""
+    return usable[bisect_right(usable, level) - 1]
 
 
 @dataclass(frozen=True, slots=True)

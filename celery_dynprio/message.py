@@ -25,6 +25,11 @@ HEADER: Final = "dynprio"
 #: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
 KOMBU_STEPS: Final = (0, 3, 6, 9)
 
+
+class AddedSteps(list[int]):
+    """The ``priority_steps`` that the add-on gives to an app without its own: whoever reads them can tell whose."""
+
+
 #: Larger messages (bytes) are left where they are: moving one would block the broker for longer than a tick may.
 MAX_BYTES: Final = 1_000_000
 
@@ -193,6 +198,26 @@ def clean(text: object, longest: int = MAX_TEXT) -> str:
 def level_of(priority: int, steps: Sequence[int]) -> Place:
     """The level in which kombu puts this priority (the rule of kombu's ``Channel.priority``)."""
     return max(bisect(steps, priority) - 1, 0)
+
+
+def steps_in(conf: Mapping[str, Any]) -> Sequence[int]:
+    """The ``priority_steps`` in Celery settings, kombu's own if there are none."""
+    return (conf.get("broker_transport_options") or {}).get("priority_steps") or KOMBU_STEPS
+
+
+def plain_steps(steps: Sequence[int]) -> tuple[int, ...]:
+    """The ``priority_steps`` of a worker of the same app that has not loaded the add-on: the user's own, or kombu's."""
+    return KOMBU_STEPS if isinstance(steps, AddedSteps) else tuple(steps)
+
+
+def plain_priorities(steps: Sequence[int]) -> tuple[int, ...]:
+    """For each level the priority to give to a message there: that of the plain step at or before it.
+
+    So kombu, which places by the priority what is published and what a worker gives back, places it where workers
+    without the add-on look too.
+    """
+    plain = plain_steps(steps)
+    return tuple(plain[level_of(step, plain)] for step in steps)
 
 
 def _foreign_pin(properties: Mapping[str, Any], steps: Sequence[int]) -> Place | None:

@@ -19,14 +19,14 @@ from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import ArgumentError, OptionError
 from celery_dynprio.fates import Answer
 from celery_dynprio.lease import RedisLease
-from celery_dynprio.levels import Bands
-from celery_dynprio.message import KOMBU_STEPS
+from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place
 from celery_dynprio.recorder import Recorder
 from celery_dynprio.revocation import revoke
 from celery_dynprio.settings import Settings
 from celery_dynprio.steering import Deed, Result, Tally, carry_out
 from celery_dynprio.task import call_fields
+from celery_dynprio.usable import UsableLevels
 from celery_dynprio.views import Views
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Operations(Views):
         super().__init__(app, client, settings, clock)
         self._by = operator() if by is None else by
         self._backlogs = {queue: RedisBacklog(client, queue, clock=clock) for queue in settings.queues}
+        self._levels = {queue: UsableLevels(client, queue) for queue in settings.queues}
 
     def hold(self, ids: Iterable[str], why: str = "") -> list[Result]:
         """Take tasks out of the workers' reach until they are released, whatever restarts meanwhile."""
@@ -137,7 +138,7 @@ class Operations(Views):
                 target = bands.level(score(task))
             return Move(found.task, found.place, target, score(task), "reprioritize", fields)
 
-        return self._steer("reprioritize", ids, deed, why)
+        return [self._not_yet(result, fields.get("pin")) for result in self._steer("reprioritize", ids, deed, why)]
 
     def cancel(self, ids: Iterable[str], why: str = "") -> list[Result]:
         """Remove tasks from the broker, at once and for good; their results become REVOKED.
@@ -182,17 +183,15 @@ class Operations(Views):
         self._switch.resume()
         self._note("resume", why)
 
-    def drain(
-        self, now: float, *, held: bool = False, steps: Sequence[int] = KOMBU_STEPS, why: str = ""
-    ) -> list[Drained]:
+    def drain(self, now: float, *, held: bool = False, why: str = "") -> list[Drained]:
         """Pause, and bring all overflow back to the front, best first (``held``: the held tasks too).
 
-        After it, everything that is pending is an ordinary message in a list that kombu looks at with these
-        ``priority_steps``; levels between two steps join the one before them, in order. ``now`` is Unix seconds.
+        After it, everything that is pending is an ordinary message in a list that workers without the add-on take from;
+        levels in between join the one before them, in order. ``now`` is Unix seconds.
         """
         self._switch.pause()
         self._note("drain", why)
-        return [self._drain(queue, now, held=held, steps=steps) for queue in self._settings.queues]
+        return [self._drain(queue, now, held=held) for queue in self._settings.queues]
 
     # One operation on some tasks
 
@@ -215,7 +214,7 @@ class Operations(Views):
                 known = backlog.find(left, self._clock())
                 found = {task_id: known[task_id] for task_id in left if task_id in known}
                 seen |= found.keys()
-                lost |= carry_out(backlog, found, deed, tallies, note, backwards=backwards)
+                lost |= carry_out(backlog, found, self._usable(deed, backlog.queue), tallies, note, backwards=backwards)
             done = [
                 each
                 for each in left
@@ -231,6 +230,24 @@ class Operations(Views):
                     self._audit.add(op=op, by=self._by, why=message.clean(why), id=task_id, answer=answer.value)
             missed.update(gone)
         return [results.get(task_id, Result(task_id, Answer.BUSY, detail=_BUSY)) for task_id in wanted]
+
+    def _usable(self, deed: Callable[[Found], Deed], queue: str) -> Callable[[Found], Deed]:
+        """The same deed, which puts tasks only into levels that may be used."""
+        usable = self._levels[queue].now()
+
+        def into(found: Found) -> Deed:
+            wanted = deed(found)
+            return _put_in(wanted, usable) if isinstance(wanted, Move) else wanted
+
+        return into
+
+    def _not_yet(self, result: Result, pin: int | None) -> Result:
+        """The result that also says if the level that a task was pinned to may not be used yet."""
+        if pin is None or not result.messages:
+            return result
+        target = at_or_before(pin, self._levels[result.queue].now())
+        waits = f"waits in P{target} until all workers take from P{pin}" if target != pin else ""
+        return replace(result, detail="; ".join(filter(None, (result.detail, waits))))
 
     def _note(self, op: str, why: str) -> None:
         self._audit.add(op=op, by=self._by, why=message.clean(why))
@@ -276,15 +293,17 @@ class Operations(Views):
 
     # Back to what plain Celery sees
 
-    def _drain(self, queue: str, now: float, *, held: bool, steps: Sequence[int]) -> Drained:
+    def _drain(self, queue: str, now: float, *, held: bool) -> Drained:
         lease = RedisLease(self._client, queue, owner=f"drain:{uuid4()}", kind="operator")
-        backlog = RedisBacklog(self._client, queue)
+        backlog, levels = RedisBacklog(self._client, queue), self._levels[queue]
         try:
             lease.acquire()  # before the first look: a tick that began before the pause must park nothing after it
             returned = sum(
                 self._return(backlog, lease, place, now) for place in ((OVERFLOW, HELD) if held else (OVERFLOW,))
             )
-            merged = self._merge(queue, steps)
+            merged = 0
+            while moved := levels.keep(levels.plain, lease.acquire()):
+                merged += moved
         finally:
             lease.release()
         return Drained(queue, returned, merged, backlog.count()[HELD])
@@ -297,19 +316,14 @@ class Operations(Views):
         while tasks := sorted(backlog.parked(place, now), key=lambda task: (-score(task), task.published)):
             for start in range(0, len(tasks), CHUNK):
                 moves = [_back(task, place, score(task), bands, "drain") for task in tasks[start : start + CHUNK]]
+                moves = [_put_in(move, self._client.plain_levels) for move in moves]
                 returned += backlog.apply(moves, lease.acquire()).count(Outcome.MOVED)
         return returned
 
-    def _merge(self, queue: str, steps: Sequence[int]) -> int:
-        """Empty the levels that are not among these steps; a message is moved by LMOVE as it is, whatever it is."""
-        own = self._client.priority_steps
-        merged = 0
-        for level, priority in enumerate(own):
-            target = max((index for index, step in enumerate(own) if step in steps and step <= priority), default=level)
-            source_key, target_key = (self._client.level_key(queue, each) for each in (level, target))
-            while level != target and self._client.redis.lmove(source_key, target_key, "RIGHT", "LEFT") is not None:
-                merged += 1
-        return merged
+
+def _put_in(move: Move, usable: Sequence[Place]) -> Move:
+    """The same move, into one of these levels."""
+    return replace(move, target=at_or_before(move.target, usable)) if move.target >= 0 else move
 
 
 def _back(task: PendingTask, place: Place, score: float, bands: Bands, reason: str) -> Move:

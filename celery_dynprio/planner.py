@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import dropwhile, takewhile
 from typing import Final, NamedTuple, TypeAlias
 
-from celery_dynprio.levels import Bands
+from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot
 
 #: One tick exchanges at most so many tasks between a full front and the overflow.
@@ -71,13 +71,17 @@ class Planner:
         cost: Callable[[Place, Place], float],
         budget: float,
         yields: Callable[[PendingTask], bool] | None = None,
+        usable: Sequence[Place] | None = None,
     ) -> Plan:
         """Choose moves for at most ``budget`` seconds of broker time as told by ``cost``; one, if any is wanted.
 
         ``score`` must give numbers in [0, 1]. ``bands`` are those of the last plan, None at first. A task that waits
         for more than ``patience`` seconds starves (None: none does). Tasks of the front that ``yields`` is true of are
-        parked; the overflow is to be given without them. Equal arguments give equal plans.
+        parked; the overflow is to be given without them. Tasks are put only into ``usable`` levels (ascending, from 0
+        on; None: all): what belongs to another goes to the last usable one before that. Equal arguments give equal
+        plans.
         """
+        homes = [at_or_before(level, usable or range(self.levels)) for level in range(self.levels)]
         front = [
             _Waiting(task, level, score(task))
             for level, tasks in enumerate(snapshot.levels)
@@ -91,7 +95,7 @@ class Planner:
             front = [waiting for waiting in front if waiting.task.id not in gone]
         parked = list(self._parked(snapshot, score, bands))
         since = -math.inf if patience is None else now - patience
-        kept, lifted = self._starving(front, parked, since=since, urgent=snapshot.depths[0], bands=bands)
+        kept, lifted = self._starving(front, parked, since=since, urgent=snapshot.depths[0], bands=bands, homes=homes)
         free = [waiting for waiting in front if waiting.task.id not in kept]
         leaving, entering = self._exchange(snapshot, free, [each for each in parked if each is not lifted], bands)
         if leaving:
@@ -101,8 +105,8 @@ class Planner:
             *([[_move(lifted, 0, "starving")]] if lifted else []),
             *([_held_back(waiting)] for waiting in yielding),
             *([_move(waiting, OVERFLOW, "overflow")] for waiting in leaving),
-            *self._pinned(snapshot, entering, bands),
-            *self._settled([*free, *(waiting for waiting in entering if waiting.task.pinned is None)], bands),
+            *self._pinned(snapshot, entering, bands, homes),
+            *self._settled([*free, *(waiting for waiting in entering if waiting.task.pinned is None)], bands, homes),
         ]
         moves, deferred = self._afford(units, cost, budget)
         return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred)
@@ -136,6 +140,7 @@ class Planner:
         since: float,
         urgent: int,
         bands: Bands,
+        homes: Sequence[Place],
     ) -> tuple[set[str], _Waiting | None]:
         """Return the ids of tasks that the score does not move now, and the task to be lifted to level 0.
 
@@ -147,7 +152,7 @@ class Planner:
         )
         kept = list(takewhile(lambda waiting: waiting.place == 0, oldest))
         ids = {waiting.task.id for waiting in kept}
-        lifted = sum(bands.level(waiting.score) != 0 for waiting in kept)
+        lifted = sum(homes[bands.level(waiting.score)] != 0 for waiting in kept)
         if lifted * LIFTED_SHARE > urgent:
             return ids, None
         waiting = (each for each in parked if each.task.published < since and each.task.pinned is None)
@@ -169,28 +174,31 @@ class Planner:
         pairs = list(takewhile(lambda pair: _gains(*pair, margin), zip(worst, best, strict=False)))
         return [out for out, _ in pairs], [into for _, into in pairs]
 
-    def _pinned(self, snapshot: Snapshot, entering: Iterable[_Waiting], bands: Bands) -> Iterable[_Unit]:
+    def _pinned(
+        self, snapshot: Snapshot, entering: Iterable[_Waiting], bands: Bands, homes: Sequence[Place]
+    ) -> Iterable[_Unit]:
         """Pinned tasks go to the level they are pinned to."""
         units: dict[Place, _Unit] = {}
         strayed = [
             _Waiting(task, level, bands.middle(task.pinned))
             for level, tasks in enumerate(snapshot.levels)
             for task in tasks
-            if task.pinned is not None and task.pinned != level
+            if task.pinned is not None and homes[task.pinned] != level
         ]
         for waiting in sorted([*strayed, *entering], key=_age):
             if waiting.task.pinned is not None:
                 reason = "refill" if waiting.place == OVERFLOW else "pinned"
-                units.setdefault(waiting.task.pinned, []).append(_move(waiting, waiting.task.pinned, reason))
+                target = homes[waiting.task.pinned]
+                units.setdefault(target, []).append(_move(waiting, target, reason))
         return units.values()
 
-    def _settled(self, tasks: Iterable[_Waiting], bands: Bands) -> Iterator[_Unit]:
+    def _settled(self, tasks: Iterable[_Waiting], bands: Bands, homes: Sequence[Place]) -> Iterator[_Unit]:
         """All others go to the level of their score, tasks with equal scores to the same."""
         equals: dict[float, list[_Waiting]] = {}
         for waiting in tasks:
             equals.setdefault(waiting.score, []).append(waiting)
         for score, group in equals.items():
-            target = self._level(score, group, bands)
+            target = self._level(score, group, bands, homes)
             if len(group) == 1 and group[0].place == target:  # nearly all of them: no need to look further
                 continue
             if any(waiting.place != target for waiting in group):
@@ -201,15 +209,15 @@ class Planner:
                     if waiting.place != target
                 ]
 
-    def _level(self, score: float, group: Sequence[_Waiting], bands: Bands) -> Place:
+    def _level(self, score: float, group: Sequence[_Waiting], bands: Bands, homes: Sequence[Place]) -> Place:
         """Return the level for tasks of equal score: one at which, after the moves, they stand oldest first."""
         if len(group) == 1 and group[0].place != OVERFLOW:
-            return bands.settle(score, group[0].place, self.hysteresis)
+            return homes[bands.settle(score, group[0].place, self.hysteresis)]
         inside = [waiting for waiting in group if waiting.place != OVERFLOW]
         if not inside:
-            return bands.level(score)
+            return homes[bands.level(score)]
         oldest = min(inside, key=_published)
-        wanted = bands.settle(score, oldest.place, self.hysteresis)
+        wanted = homes[bands.settle(score, oldest.place, self.hysteresis)]
         places = {waiting.place for waiting in inside}
         if len(places) == 1:
             return wanted
@@ -218,7 +226,7 @@ class Planner:
             if _may_join(inside, home):
                 places.discard(home)
         return min(
-            (level for level in range(self.levels) if level not in places),
+            (level for level in sorted({*homes}) if level not in places),
             key=lambda level: (abs(level - wanted), level != oldest.place, level),
             default=wanted,
         )

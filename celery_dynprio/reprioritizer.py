@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -15,10 +16,11 @@ from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
+from celery_dynprio.fleet import Fleet
 from celery_dynprio.guard import Guard, Watched, no_slots
 from celery_dynprio.lease import Kind, Lease, RedisLease
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role, Snapshot
+from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot
 from celery_dynprio.objectives import Standing
 from celery_dynprio.orm import close_connections
 from celery_dynprio.planner import Planner
@@ -27,6 +29,7 @@ from celery_dynprio.runs import span_of_headers
 from celery_dynprio.scores import Scores
 from celery_dynprio.settings import Settings
 from celery_dynprio.switch import Switch
+from celery_dynprio.usable import TTL, UsableLevels
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ class Reprioritizer:
 
     ``clock`` gives Unix seconds; ``budget`` is seconds of broker time that the moves of one tick may take; ``paused``
     tells whether an operator stopped all moves. With ``watched`` what waits is read, and reported, while they are.
-    ``guard`` watches the app's objectives.
+    ``guard`` watches the app's objectives; ``levels`` are those that tasks may be put into (None: all), for ``owner``.
     Of the first ``traced`` moves of a tick the traces are reported that the tasks belong to.
     """
 
@@ -113,6 +116,8 @@ class Reprioritizer:
     watched: bool = False
     traced: int = 0
     guard: Guard | None = None
+    levels: UsableLevels | None = None
+    owner: str = ""
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
@@ -135,21 +140,29 @@ class Reprioritizer:
                 report = self._work(report, fence)
             except LeaseLostError:
                 report = replace(report, role=Role.STANDBY)
-        elif role is Role.PAUSED and self.watched:
-            snapshot = self.backlog.read(started)
-            watched = self.guard.look(snapshot, started, acts=False) if self.guard else None
-            report = _with(report, snapshot, watched, self._unheld(snapshot, watched))
+        elif role is Role.PAUSED:
+            if self.levels is not None:
+                self.levels.warn()
+            if self.watched:
+                snapshot = self.backlog.read(started)
+                watched = self.guard.look(snapshot, started, acts=False) if self.guard else None
+                report = _with(report, snapshot, watched, self._unheld(snapshot, watched))
         # Of a tick that failed the next one tells: no process finds them again.
         turned, self._turned = self._turned, []
         return replace(report, turned=turned, seconds=time.monotonic() - timer)
 
     def close(self) -> None:
-        """Give the lease and the backlog back."""
+        """Give the lease and the backlog back, and see to it that nothing waits where no worker looks."""
         try:
-            if not self.dry_run:
-                self.lease.release()
+            if self.levels is not None and self._fence is not None and not self.paused():
+                with suppress(LeaseLostError):  # then it is for the other one to do
+                    self.levels.leave(self.owner, self._fence)
         finally:
-            self.backlog.close()
+            try:
+                if not self.dry_run:
+                    self.lease.release()
+            finally:
+                self.backlog.close()
 
     def _role(self) -> tuple[Role, str | None]:
         if self.dry_run:
@@ -165,6 +178,7 @@ class Reprioritizer:
     def _work(self, report: Report, fence: str | None) -> Report:
         now = report.started
         spilled = 0 if self.dry_run else self._spill(now, fence)
+        usable = self._usable(fence)
         snapshot = self.backlog.read(now)
         runtimes, use = self.learned.read(now)
         score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
@@ -182,6 +196,7 @@ class Reprioritizer:
             cost=self.backlog.cost,
             budget=self.budget,
             yields=watched.yielding.yields if watched and overflow is not snapshot.overflow else None,
+            usable=usable,
         )
         self._bands = plan.bands
         self._forget(snapshot)
@@ -227,6 +242,15 @@ class Reprioritizer:
             raise LeaseLostError(f"queue {self.backlog.queue!r}: another reprioritizer leads it now; nothing was moved")
         return self.backlog.apply(moves, self._fence)
 
+    def _usable(self, fence: str | None) -> Sequence[Place] | None:
+        """The levels that tasks may be put into; the others are emptied."""
+        if self.levels is None:
+            return None
+        usable = self.levels.now()
+        if fence is not None:
+            self.levels.keep(usable, fence)
+        return usable
+
     def _forget(self, snapshot: Snapshot) -> None:
         front = {task.id for tasks in snapshot.levels for task in tasks}
         self._scores.prune(front, snapshot.overflow, known=len(front) + len(snapshot.overflow))
@@ -266,11 +290,14 @@ def assemble(
     queues: Sequence[str] | None = None,
     dry_run: bool = False,
     slots: Callable[[str], int] = no_slots,
+    fleet: Fleet | None = None,
 ) -> list[Reprioritizer]:
     """Make the reprioritizers of ``queues`` (all managed queues if None) on this broker.
 
     ``owner`` names this process in the lease; see :class:`~celery_dynprio.lease.RedisLease` for ``kind``. They report
     what the settings want to be monitored. ``slots`` says how many tasks of a queue run at once, 0 if it cannot tell.
+    ``fleet`` knows where the workers take tasks from; without it only those levels are used that workers without the
+    add-on take from too.
     """
     levels = len(client.priority_steps)
     attainment = RedisAttainment(client, settings.objectives, interval=settings.interval)
@@ -289,6 +316,8 @@ def assemble(
             watched=settings.metrics_port is not None,
             traced=MAX_EVENTS if settings.events else 0,
             guard=Guard(queue, settings.objectives, attainment, slots, admission) if settings.objectives else None,
+            levels=UsableLevels(client, queue, fleet, ttl=max(TTL, 3 * settings.interval)),
+            owner=owner,
         )
         for queue in (settings.queues if queues is None else queues)
     ]

@@ -52,11 +52,13 @@ MIDDLE: Final = 0.5
 class Placement:
     """Gives tasks their first level: the policy's score, in equal bands. A policy that fails means the middle.
 
-    ``steps`` are kombu's ``priority_steps``, one for each level.
+    ``steps`` are kombu's ``priority_steps``, one for each level. Tasks are published only to levels that workers
+    without the add-on take from as well: to the last such level that is not behind the one they belong to.
     """
 
     def __init__(self, policy: Policy, steps: Sequence[int]) -> None:
         self.steps = tuple(steps)
+        self._priorities = message.plain_priorities(steps)
         self._policy = policy
         self._bands = Bands.equal(len(self.steps))
         self._bound: tuple[float, Scorer, dict[tuple[Any, ...], int]] | None = None
@@ -66,7 +68,7 @@ class Placement:
         """Return the kombu priority of a task that is published now with this header."""
         pin: int | None = header.get("pin")
         if pin is not None:
-            return self.steps[pin]
+            return self._priorities[pin]
         now: float = header["at"]
         bound = self._bound
         if bound is None or not 0 <= now - bound[0] < BOUND_SECONDS:
@@ -80,7 +82,7 @@ class Placement:
         if priority is None:
             deadline = None if slack is None else at + slack / 1000
             task = PendingTask(task_id, name, at, seen[2], deadline, seen[4], seen[5])
-            priority = self.steps[self._bands.level(self._score(scorer, task))]
+            priority = self._priorities[self._bands.level(self._score(scorer, task))]
             if len(known) < MAX_KNOWN:
                 known[seen] = priority
         return priority

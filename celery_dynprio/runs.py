@@ -183,7 +183,7 @@ def span_of_headers(
         clean(headers.get("task") if name is None else name),
         clean(delivery.get("routing_key")),
         clean(host),
-        _level(delivery.get("priority"), steps),
+        _level(headers.get(message.HEADER), delivery.get("priority"), steps),
         _wait(headers.get(message.HEADER), started),
         retries + 1,
         started,
@@ -222,8 +222,14 @@ def _digest(text: object) -> str:
     return hashlib.sha256(known.encode(errors="surrogatepass")).hexdigest()
 
 
-def _level(priority: object, steps: Sequence[int] | None) -> int | None:
-    return message.level_of(priority, steps) if steps and type(priority) is int else None
+def _level(fields: object, priority: object, steps: Sequence[int] | None) -> int | None:
+    """The level of a message: where it was last moved, else where its priority put it."""
+    if not steps or type(priority) is not int:
+        return None
+    moves = message.moves_of(fields)
+    # The priority alone would name a level that all workers take from: see message.plain_priorities.
+    moved = moves[-1].target if moves else -1
+    return moved if 0 <= moved < len(steps) else message.level_of(priority, steps)
 
 
 def _wait(fields: object, started: float | None) -> float | None:

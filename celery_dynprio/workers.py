@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.app.control import flatten_reply
 
+from celery_dynprio.message import steps_in
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -38,6 +40,24 @@ class Workers:
     def slots_for(self, queue: str) -> int:
         """How many tasks of this queue can run at once, if there are none of others."""
         return sum(slots for name, slots in self.slots.items() if queue in self.queues.get(name, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """A worker, and where it takes tasks from."""
+
+    queues: frozenset[str]
+    #: kombu's ``priority_steps``: of each queue it takes from the lists of these.
+    steps: frozenset[int]
+
+
+def takers(app: Celery, timeout: float = ANSWER_TIMEOUT) -> dict[str, tuple[Taker, Mapping[str, Any]]]:
+    """Ask all workers where they take tasks from, and their settings; by node name. ``timeout`` as in :func:`ask`."""
+    consumed, settings = answers(app, timeout, "active_queues", "conf", {"with_defaults": True})
+    return {
+        name: (Taker(frozenset(str(each.get("name")) for each in consumed[name]), frozenset(steps_in(conf))), conf)
+        for name, conf in settings.items()
+    }
 
 
 def ask(app: Celery, timeout: float = ANSWER_TIMEOUT) -> Workers:

@@ -275,7 +275,7 @@ class RedisBacklog:
         # What is parked by the thousand stays as it is; a cancelled task has to tell since when it is.
         if not raw or (move.target in {OVERFLOW, HELD} and move.changes is None):
             return _Step(move, raw, b"", where)
-        priority = self._steps[move.target] if move.target >= 0 else None
+        priority = self._client.priorities[move.target] if move.target >= 0 else None
         try:
             moved = Moved(self._clock(), move.source, move.target, move.score, move.reason)
             return _Step(move, raw, message.rewrite(raw, priority, move.task, moved, move.changes), where)

@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
+from celery_dynprio.message import plain_priorities
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -50,6 +51,9 @@ class RedisClient:
         #: The hash of the messages that workers have and did not acknowledge, of all queues.
         self.unacked_key = f"{self.prefix}{self._channel.unacked_key}"
         self.priority_steps: Sequence[int] = tuple(self._channel.priority_steps)
+        #: For each level the priority of a message there, and the levels that workers without the add-on take from.
+        self.priorities = plain_priorities(self._channel.priority_steps)
+        self.plain_levels = [level for level, step in enumerate(self.priority_steps) if step == self.priorities[level]]
         # A plain client on kombu's pool: kombu's own prefixes only the first key of EVALSHA. Untyped, because redis-py
         # types each answer as bytes or str, and this pool decodes nothing.
         self.redis: Any = redis.Redis(connection_pool=self._channel.pool)

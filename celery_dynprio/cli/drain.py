@@ -7,7 +7,7 @@ import time
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import installed_in, operating, why_option
+from celery_dynprio.cli.session import operating, why_option
 
 
 @click.command(cls=CeleryCommand)
@@ -32,9 +32,8 @@ def drain(ctx: click.Context, *, held: bool, why: str) -> None:
     $ celery -A proj dynprio drain
     $ celery -A proj dynprio drain --held
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    installed = installed_in(ctx.obj.app)
     with operating(ctx.obj.app) as operations:
-        results = operations.drain(time.time(), held=held, steps=installed.plain_steps, why=why)
+        results = operations.drain(time.time(), held=held, why=why)
     for drained in results:
         stays = f", {drained.held} stay held (--held brings them back)" if drained.held else ""
         merged = f", {drained.merged} put where plain Celery looks" if drained.merged else ""

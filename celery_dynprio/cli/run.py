@@ -148,7 +148,8 @@ def run(
 def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
-    from celery_dynprio.learned import RedisUsage  # noqa: PLC0415 - see the package
+    from celery_dynprio.fleet import Fleet  # noqa: PLC0415 - see the package
+    from celery_dynprio.learned import RedisUsage  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415
     from celery_dynprio.operations import Operations  # noqa: PLC0415
     from celery_dynprio.reprioritizer import assemble, serve  # noqa: PLC0415
@@ -166,7 +167,10 @@ def _reprioritize(
         client = _reached(app, settings, stop, observers, patient=not once)
         if client is None:
             return True
+        fleet = Fleet.of(app)
         try:
+            if len(client.plain_levels) < len(client.priority_steps):
+                fleet.start()
             reprioritizers = assemble(
                 client,
                 settings,
@@ -175,6 +179,7 @@ def _reprioritize(
                 kind="embedded" if embedded else "dedicated",
                 dry_run=dry_run,
                 slots=Slots(app),
+                fleet=fleet,
             )
             logger.info(
                 "dynprio ready: %s on %s, every %g s, as %s%s",
@@ -187,6 +192,7 @@ def _reprioritize(
             observe, failed = _told(observers, Operations(app, client, settings))
             serve(reprioritizers, settings.interval, stop, observe, finished, failed=failed)
         finally:
+            fleet.stop()
             client.close()
     logger.info("dynprio stopped")
     return not once or reported == len(reprioritizers)

@@ -90,16 +90,17 @@ def test_the_front_drains_in_its_last_order_when_the_reprioritizer_is_dead(
     valkey: Database, shop: Project, make_project: MakeProject, start_celery: StartCelery, start_worker: StartWorker
 ) -> None:
     ids = publish(shop, 4)
-    for level in range(5):  # all in the reverse order, for the reprioritizer to mend
+    heavy = waiting(valkey.client, [0])
+    for level in (0, 3):  # all in the reverse order, for the reprioritizer to mend
         valkey.client.rename(key(level), "swap")
         valkey.client.rename(key(9 - level), key(level))
         valkey.client.rename("swap", key(9 - level))
     node = start_celery(shop, "dynprio", "run", "--interval", "0.05")
-    wait_until(lambda: waiting(valkey.client, range(10))[:4] == ids[9::10], message="the heaviest are first")
+    wait_until(lambda: waiting(valkey.client, [0]) == heavy, message="the heaviest are first")
     node.kill("SIGKILL")
     order = waiting(valkey.client, range(10))
     assert sorted(order) == sorted(ids)
-    plain = make_project(valkey.url, TASK, conf=TEN_STEPS)
+    plain = make_project(valkey.url, TASK)
     assert run_all(valkey.client, start_worker, plain, ids) == order
 
 
@@ -116,8 +117,9 @@ def test_a_plain_worker_runs_all_that_was_pending_after_drain(  # noqa: PLR0917 
     node = start_celery(shop, "dynprio", "run", "--interval", "0.05", name="run")
     wait_until(lambda: valkey.client.hlen("dynprio:celery:overflow") >= 20, message="what the window has no room for")
     node.kill("SIGTERM")
-    ids += publish(shop, 2)  # into all levels, also those that the window emptied
-    assert all(valkey.client.llen(key(level)) for level in range(10))
+    ids += publish(shop, 2)  # into all plain levels, also those that the window emptied
+    for level in (3, 6):  # as a reprioritizer that was killed may leave it
+        valkey.client.rename(key(level), key(level + 2))
     for task_id in ids[-HELD:]:
         hold(valkey.client, task_id)
     drain = start_celery(shop, "dynprio", "drain", "--held", name="drain")

@@ -19,8 +19,9 @@ from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.lease import Kind as LeaseKind
 from celery_dynprio.lease import RedisLease
-from celery_dynprio.message import HEADER
+from celery_dynprio.message import HEADER, AddedSteps
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place
+from celery_dynprio.runs import span_of_headers
 from tests.apps import make_app
 from tests.conftest import StartServer
 from tests.servers import Database, Kind
@@ -362,6 +363,24 @@ class TestRedisOnly:
         backlog.apply([Move(waiting, 2, 3, 0.1, "score")])
         (raw,) = client.redis.lrange("celery|9", 0, -1)
         assert json.loads(raw)["properties"]["priority"] == 9
+        client.close()
+        app.close()
+
+    def test_a_message_in_a_level_of_ours_is_given_back_to_a_level_of_all_workers(self, server: Database) -> None:
+        app = make_app(server.url, steps=AddedSteps(range(10)))
+        client = RedisClient.from_app(app)
+        app.send_task("a.task", priority=0, headers={HEADER: {"at": NOW}})
+        backlog = RedisBacklog(client, "celery")
+        (waiting,) = backlog.read(NOW).levels[0]
+        backlog.apply([Move(waiting, 0, 5, 0.5, "score")])
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            taken = channel.basic_get("celery")
+            assert taken is not None
+            assert taken.properties["priority"] == 3
+            span = span_of_headers(taken.headers, taken.properties, steps=client.priority_steps)
+            assert span.level == 5, "where it was taken from"
+            channel.basic_reject(taken.delivery_tag, requeue=True)  # as a worker that stops
+        assert [level for level, depth in backlog.count().items() if depth] == [3]
         client.close()
         app.close()
 

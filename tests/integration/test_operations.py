@@ -357,7 +357,7 @@ class TestSteer:
         assert shop.operations.log() == []
 
     def test_held_tasks_come_back_when_they_are_released(self, shop: Shop) -> None:
-        front, parked, pinned = shop.checkout.delay().id, shop.report.delay().id, shop.report.apply_async(priority=1).id
+        front, parked, pinned = shop.checkout.delay().id, shop.report.delay().id, shop.report.apply_async(priority=6).id
         level = shop.place(front)
         shop.park(parked)
         everything = [front, parked, pinned]
@@ -369,7 +369,7 @@ class TestSteer:
         assert answers(shop.operations.bump([parked])) == [Answer.DONE]
         assert shop.place(parked) == HELD
         assert answers(shop.operations.release(everything)) == [Answer.DONE] * 3
-        assert [shop.place(each) for each in everything] == [level, 0, 1]
+        assert [shop.place(each) for each in everything] == [level, 0, 6]
         assert [result.detail for result in shop.operations.release([front])] == ["not held"]
 
     def test_a_task_that_is_moved_between_the_look_and_the_deed_is_found_again(
@@ -757,10 +757,10 @@ class TestMethodsOfDynPrio:
         assert [turn.task.id for turn in dynprio.pending(Filter(key="bob")).turns] == []
         assert dynprio.bump(two, "now").answer is Answer.DONE
         assert dynprio.explain(two).turn.position == 1
-        assert dynprio.reprioritize(one, weight=3, level=4).answer is Answer.DONE
+        assert dynprio.reprioritize(one, weight=3, level=9).answer is Answer.DONE
         assert dynprio.hold(one).answer is Answer.DONE
         assert dynprio.release(one).answer is Answer.DONE
-        assert shop.place(one) == 4
+        assert shop.place(one) == 9
         assert dynprio.cancel(one).answer is Answer.DONE
         dynprio.pause("because")
         assert shop.operations.paused()

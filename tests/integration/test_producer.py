@@ -87,9 +87,9 @@ def test_a_message_lies_in_the_list_of_its_level(project: Project, valkey: Datab
     assert header(message) == {"w": 3, "key": "acme", "due": due}
     assert due == message["headers"]["dynprio"]["at"] + 60
     assert message["headers"]["mine"] == 1
-    assert message["properties"]["priority"] == 8
+    assert message["properties"]["priority"] == 6
     assert "dynprio" not in message["properties"]
-    assert valkey.client.llen("celery\x06\x168") == 1
+    assert valkey.client.llen("celery\x06\x166") == 1
 
 
 def test_every_way_of_calling(project: Project, valkey: Database) -> None:
@@ -105,7 +105,7 @@ def test_every_way_of_calling(project: Project, valkey: Database) -> None:
     module.app.signature(dict(signature)).delay()
     messages = pending(valkey.client)
     assert [header(message) for message in messages] == [{"w": 8}] * 10
-    assert {message["properties"]["priority"] for message in messages} == {5}
+    assert {message["properties"]["priority"] for message in messages} == {3}
 
 
 def test_the_task_at_the_head_of_a_chain_or_chord_knows_who_waits(project: Project, valkey: Database) -> None:
@@ -160,7 +160,7 @@ def test_subtasks_in_workers_inherit(project: Project, app: Celery, start_worker
 
     task = child("task")
     due = task["header"]["due"]
-    assert (fields(task), task["priority"]) == ({"w": 8, "key": "mine", "due": due}, 5)
+    assert (fields(task), task["priority"]) == ({"w": 8, "key": "mine", "due": due}, 3)
     assert sent + 999 < due < time.time() + 1000
     assert "pin" not in child("task", priority=0)["header"], "a pin is not inherited"
     declared = child("declared")["header"]
@@ -179,12 +179,12 @@ def test_retries_and_replacements_keep_what_they_had(project: Project, app: Cele
     module = project.load()
     for task in (module.tell_again, module.tell_after_error):
         kept = result(app, task.apply_async(dynprio=GIVEN).id)
-        assert (kept["header"]["w"], kept["header"]["key"], kept["priority"]) == (8, "mine", 5)
+        assert (kept["header"]["w"], kept["header"]["key"], kept["priority"]) == (8, "mine", 3)
         assert "pin" not in kept["header"]
         pinned = result(app, task.apply_async(priority=6).id)
         assert (fields(pinned), pinned["priority"]) == ({"pin": 6}, 6)
     replaced = result(app, module.tell_by_another.apply_async(dynprio=GIVEN).id)
-    assert (replaced["header"]["w"], replaced["header"]["key"], replaced["priority"]) == (8, "other", 5)
+    assert (replaced["header"]["w"], replaced["header"]["key"], replaced["priority"]) == (8, "other", 3)
 
 
 def test_links_inherit(project: Project, app: Celery, start_worker: StartWorker) -> None:
@@ -204,7 +204,7 @@ def test_celerys_inherited_priority_does_not_pin(
     module = project.load()
     for canvas in ("task", "chain"):
         told = result(project.app, module.parent.apply_async((canvas,), dynprio=GIVEN).get(timeout=30))
-        assert (told["header"]["w"], told["priority"]) == (8, 5)
+        assert (told["header"]["w"], told["priority"]) == (8, 3)
         assert "pin" not in told["header"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from celery_dynprio.checks import Broker, Facts, Finding, check_broker, check_conf, check_messages, check_workers
+from celery_dynprio.message import KOMBU_STEPS
 
 STEPS = tuple(range(10))
 
@@ -121,6 +122,24 @@ def test_a_worker_with_other_steps_is_an_error_that_names_it() -> None:
     odd, plain = (finding.text for finding in findings if finding.level == "error")
     assert odd.startswith("odd: priority_steps = [0, 3, 6, 9], here [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]")
     assert plain.startswith("plain: ")
+
+
+def test_a_worker_without_the_addon_makes_the_order_coarser() -> None:
+    workers = {"new": conf(), "old": conf(broker_transport_options={})}
+    findings = check_workers(workers, STEPS, KOMBU_STEPS)
+    assert troubles(findings) == [("warning", "priority_steps")]
+    assert only_text(findings).startswith("old: it takes from the priorities [0, 3, 6, 9] only")
+    odd = check_workers({"odd": conf(broker_transport_options={"priority_steps": [0, 5]})}, STEPS, KOMBU_STEPS)
+    assert troubles(odd) == [("error", "priority_steps")], "it does not even take from the plain levels"
+
+
+@pytest.mark.parametrize(("workers", "level"), [({"old": {}}, "error"), ({}, "warning")])
+def test_messages_that_no_worker_takes_are_named(workers: dict[str, Any], level: str) -> None:
+    facts = Facts(Broker("7.0"), plain=KOMBU_STEPS, workers=workers, stranded={"celery\x06\x161": 3})
+    findings = check_messages(facts, 3600.0, late=False)
+    assert troubles(findings) == [(level, "stranded")]
+    assert "3 messages wait in 'celery\\x06\\x161'" in only_text(findings)
+    assert "`celery -A proj dynprio drain`" in only_text(findings)
 
 
 def test_each_workers_own_settings_are_judged() -> None:

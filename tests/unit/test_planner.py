@@ -17,6 +17,9 @@ LEVELS = 10
 NOW = 10_000.0
 UNLIMITED = 1e9
 
+#: The levels that workers without the add-on take from.
+PLAIN = (0, 3, 6, 9)
+
 Score = Callable[[PendingTask], float]
 
 
@@ -60,9 +63,17 @@ class Queue:
         patience: float | None = None,
         budget: float = UNLIMITED,
         cost: Callable[[Place, Place], float] = lambda _source, _target: 1.0,
+        usable: Sequence[Place] | None = None,
     ) -> Plan:
         return self.planner.plan(
-            self.snapshot(), score, now, bands=self.bands, patience=patience, cost=cost, budget=budget
+            self.snapshot(),
+            score,
+            now,
+            bands=self.bands,
+            patience=patience,
+            cost=cost,
+            budget=budget,
+            usable=usable,
         )
 
     def apply(self, plan: Plan) -> None:
@@ -126,6 +137,14 @@ def reach(move: Move) -> tuple[int, int]:
 
 
 class TestAnyPlan:
+    @given(queues(parks=False), st.none() | st.floats(0, 50))
+    def test_tasks_are_put_into_usable_levels_only(self, queue: Queue, patience: float | None) -> None:
+        plan = queue.plan(patience=patience, usable=PLAIN)
+        assert {move.target for move in plan.moves} <= {OVERFLOW, *PLAIN}
+        queue.apply(plan)
+        waiting = {level for level, tasks in enumerate(queue.levels) if tasks}
+        assert waiting <= {*PLAIN}, "what was elsewhere is brought there"
+
     @given(queues(), st.none() | st.floats(0, 50), st.floats(0, 30))
     def test_moves_are_possible_and_each_task_is_in_one(
         self, queue: Queue, patience: float | None, budget: float
@@ -461,3 +480,33 @@ def test_tasks_of_one_moment_reach_their_level_in_many_small_steps() -> None:
     for _ in range(9):  # seven at a time, so that those of one moment are parted
         assert {move.target for move in queue.tick(budget=7.0).moves} == {9}
     assert queue.levels[9] == tasks
+
+
+class TestLevelsThatNotAllWorkersTakeFrom:
+    @pytest.mark.parametrize(("weight", "level"), [(10, 0), (8.5, 0), (6.5, 3), (4.5, 3), (3.5, 6), (0, 9)])
+    def test_what_belongs_there_goes_to_the_plain_level_before(self, weight: float, level: int) -> None:
+        queue = Queue()
+        queue.bands = Bands.equal(LEVELS)
+        queue.publish(0, 10)
+        queue.publish(9, 0)
+        task = queue.publish(8, weight)
+        queue.apply(queue.plan(usable=PLAIN))
+        assert queue.level_of(task) == level
+
+    def test_a_pinned_task_waits_in_the_plain_level_before_its_own(self) -> None:
+        queue = Queue()
+        task = queue.publish(3, pinned=5)
+        assert queue.plan(usable=PLAIN).moves == ()
+        queue.apply(queue.plan())
+        assert queue.level_of(task) == 5
+        queue.apply(queue.plan(usable=PLAIN))
+        assert queue.level_of(task) == 3
+
+    def test_equal_scores_stay_together_and_in_order(self) -> None:
+        queue = Queue()
+        tasks = [queue.publish(level, 4.5) for level in (5, 3, 4, 3)]
+        while (plan := queue.plan(usable=PLAIN)).moves:
+            queue.apply(plan)
+        (level,) = {queue.level_of(task) for task in tasks}
+        assert level in PLAIN
+        assert queue.overtaking() == set()

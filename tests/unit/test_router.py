@@ -88,12 +88,21 @@ def running(app: Celery, fields: Any, priority: int = 3, **request: Any) -> Iter
 def test_a_managed_task_gets_a_header_and_the_level_of_its_score(app: Celery) -> None:
     options = publish(app, "work", "globex")
     assert header(options) == {"at": NOW, "w": 5, "due": NOW + 30, "key": "globex"}
-    assert options["priority"] == 4  # 0.5 is in the upper half
+    assert options["priority"] == 3  # 0.5 is in the upper half, in level 4: the plain level before that
 
 
-@pytest.mark.parametrize(("weight", "level"), [(10, 0), (9, 0), (8.9, 1), (1, 8), (0.5, 9), (0, 9)])
-def test_the_priority_is_the_level(app: Celery, weight: float, level: int) -> None:
-    assert publish(app, dynprio={"weight": weight})["priority"] == level
+@pytest.mark.parametrize(
+    ("weight", "priority"), [(10, 0), (9, 0), (8.9, 0), (6.5, 3), (4.5, 3), (3.5, 6), (1, 6), (0.5, 9), (0, 9)]
+)
+def test_the_priority_is_the_level_or_that_before_it_from_which_plain_workers_take(
+    app: Celery, weight: float, priority: int
+) -> None:
+    assert publish(app, dynprio={"weight": weight})["priority"] == priority
+
+
+def test_the_priority_is_the_level_where_the_user_gave_plain_workers_ten(app: Celery) -> None:
+    app.conf.broker_transport_options = {"priority_steps": list(range(10))}
+    assert [publish(app, dynprio={"weight": weight})["priority"] for weight in (8.5, 4.5, 1.5)] == [1, 5, 8]
 
 
 def test_the_priority_is_the_step_of_the_users_own(app: Celery) -> None:
@@ -105,7 +114,7 @@ def test_the_priority_is_the_step_of_the_users_own(app: Celery) -> None:
 def test_a_task_without_options_is_managed_with_defaults(app: Celery, name: str) -> None:
     options = publish(app, name)
     assert header(options) == {"at": NOW}
-    assert options["priority"] == 8
+    assert options["priority"] == 6
 
 
 def test_options_of_the_call_win(app: Celery) -> None:
@@ -296,6 +305,11 @@ def test_an_explicit_priority_pins(app: Celery, priority: int, level: int) -> No
     assert options["priority"] == level
 
 
+def test_a_pin_between_two_plain_levels_is_kept_in_the_header(app: Celery) -> None:
+    options = publish(app, "plain", priority=5)
+    assert (header(options), options["priority"]) == ({"at": NOW, "pin": 5}, 3)
+
+
 def test_a_pin_in_the_users_own_steps(app: Celery) -> None:
     app.conf.broker_transport_options = {"priority_steps": [0, 3, 6, 9]}
     options = publish(app, "plain", priority=5)
@@ -313,11 +327,11 @@ def test_a_route_and_a_task_may_pin(app: Celery) -> None:
 def test_the_default_priority_does_not_pin(app: Celery) -> None:
     app.conf.update(task_default_priority=6)
     options = publish(app, "plain", priority=6)
-    assert (header(options), options["priority"]) == ({"at": NOW}, 8)
+    assert (header(options), options["priority"]) == ({"at": NOW}, 6)
 
 
 def test_what_kombu_would_ignore_does_not_pin(app: Celery) -> None:
-    assert publish(app, "plain", priority="high")["priority"] == 8
+    assert publish(app, "plain", priority="high")["priority"] == 6
 
 
 # Inside a worker
@@ -417,7 +431,7 @@ def unlock(app: Celery, body_: Any, **options: Any) -> dict[str, Any]:
     [
         (lambda s: s("plain"), {}),
         (lambda s: s("plain", dynprio={"weight": 9, "deadline": 5, "key": "k"}), {"w": 9, "due": NOW + 5, "key": "k"}),
-        (lambda s: s("plain", priority=2), {"pin": 2}),
+        (lambda s: s("plain", priority=3), {"pin": 3}),
         # A worker that does not know the body's task: Celery itself gives the waiting task priority 0 then.
         (lambda s: s("elsewhere", dynprio={"weight": 9}), {"w": 9}),
         (lambda s: s("routed"), {"w": 8}),
@@ -479,7 +493,7 @@ def test_a_broken_policy_means_the_middle_and_one_line(
 ) -> None:
     app.conf.update(dynprio_policy=policy)
     with caplog.at_level(logging.WARNING):
-        assert [publish(app)["priority"] for _ in range(5)] == [4] * 5
+        assert [publish(app)["priority"] for _ in range(5)] == [3] * 5
     assert len(caplog.records) == 1
 
 
@@ -562,4 +576,4 @@ def test_what_replaces_a_task_takes_its_place(app: Celery) -> None:
         properties = {"priority": options["priority"]}
         router_of(app).complete(headers=headers, properties=properties, body=body())
     assert headers["dynprio"] == {"at": NOW, "w": 7, "due": NOW + 3, "key": "mine"}
-    assert properties["priority"] == 2
+    assert properties["priority"] == 0

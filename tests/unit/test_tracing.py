@@ -327,6 +327,9 @@ def test_level_queue_and_wait_come_from_the_delivery() -> None:
     headers = {"id": "x", "task": "t", "dynprio": {"at": 100.0}}
     span = span_of_headers(headers, {"priority": 7, "routing_key": "q"}, steps=(0, 3, 6, 9), host="w", started=102.5)
     assert (span.level, span.queue, span.wait, span.host, span.started) == (2, "q", 2.5, "w", 102.5)
+    headers["dynprio"] = {"at": 100.0, "mv": [[1, 0, 9, 0.1, "score"], [2, 9, 2, 0.9, "score"]]}
+    assert span_of_headers(headers, {"priority": 0}, steps=range(10)).level == 2, "where it was last moved to"
+    assert span_of_headers(headers, {"priority": 7}, steps=(0, 3)).level == 1, "there is no such level here"
     early = span_of_headers(headers, {"priority": 7}, started=99.0)
     assert (early.level, early.wait) == (None, 0.0)
 
