@@ -21,9 +21,10 @@ from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.histograms import RedisHistograms
 from celery_dynprio.learned import RedisUsage, Run
 from celery_dynprio.lease import RedisLease
-from celery_dynprio.message import HEADER
+from celery_dynprio.message import HEADER, AddedSteps
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask
 from celery_dynprio.spans import RedisSpans, SpanRecord
+from celery_dynprio.usable import UsableLevels
 from tests.apps import make_app
 from tests.conftest import StartServer
 from tests.servers import Database
@@ -31,7 +32,7 @@ from tests.servers import Database
 NOW: Final = 1_700_000_000.0
 
 #: Words of the scripts that look like commands.
-OPTIONS: Final = frozenset({"LIMIT", "MAXLEN", "RANK", "WITHVALUES"})
+OPTIONS: Final = frozenset({"LEFT", "LIMIT", "MAXLEN", "RANK", "RIGHT", "WITHVALUES"})
 
 SCRIPTS: Final = sorted(path.name[:-4] for path in (files(backlogs) / "lua").iterdir() if path.name.endswith(".lua"))
 
@@ -51,7 +52,8 @@ class Bench:
         self.name = f"user-{uuid4().hex}"
         minus = [f"-{forbidden.lower()}"] if forbidden else []
         self.every.execute_command("ACL", "SETUSER", self.name, "reset", "on", ">p", "~*", "&*", "+@all", *minus)
-        self.app = make_app(database.url.replace("redis://", f"redis://{self.name}:p@"))
+        url = database.url.replace("redis://", f"redis://{self.name}:p@")
+        self.app = make_app(url, steps=AddedSteps(range(10)))
         self.client = RedisClient.from_app(self.app)
         self.all_powerful = RedisClient.from_app(make_app(database.url))
 
@@ -275,6 +277,27 @@ def test_traces_that_cannot_be_kept_within_their_bounds_are_not_kept(
     assert hashes <= set(made.every.zrange("dynprio:traces", 0, -1))
 
 
+# The script that empties levels
+
+
+@pytest.mark.parametrize("forbidden", cases("levels"))
+def test_levels_that_may_not_be_emptied_keep_each_message_once(bench: Callable[[str], Bench], forbidden: str) -> None:
+    made = bench(forbidden)
+    fill(made.all_powerful)
+    everyone = places(made.all_powerful)
+    fence = RedisLease(made.all_powerful, "celery", "leader", ttl=600).acquire()
+    levels = UsableLevels(made.client, "celery")
+    refused = 0
+    for usable in (range(10), levels.plain):
+        try:
+            levels.keep(usable, fence)
+        except RedisError:
+            refused += 1
+        assert places(made.all_powerful) == everyone
+    assert refused
+    assert made.every.ttl("dynprio:celery:levels") != -1, "it would be used for ever"
+
+
 # A server that takes no writes
 
 
@@ -299,5 +322,5 @@ def test_a_replica_moves_nothing(start_server: StartServer) -> None:
 
 def test_every_script_is_tested_here() -> None:
     """Reads need no more than to raise: see test_backlog."""
-    writing = {"move", "lease_acquire", "lease_release", "use_record", "histograms_record", "trace_record"}
+    writing = {"move", "lease_acquire", "lease_release", "use_record", "histograms_record", "trace_record", "levels"}
     assert set(SCRIPTS) == writing | {"find"}

@@ -15,6 +15,7 @@ redis.call('DEL', LEVELS) -- first: a server at its maxmemory refuses SET and LM
 if ARGV[2] ~= '' then
   redis.call('SET', LEVELS, ARGV[2], 'PX', ARGV[3])
 end
+redis.call('INCRBY', MOVES, 0) -- who could not count his moves must make none
 local moved, messages, bytes = 0, tonumber(ARGV[4]), tonumber(ARGV[5])
 for i = FIRST, #KEYS, 2 do
   while moved < messages and bytes > 0 do
