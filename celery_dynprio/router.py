@@ -24,7 +24,7 @@ from celery_dynprio.levels import Bands
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy, Scorer
-from celery_dynprio.task import call_fields, options_of
+from celery_dynprio.task import call_fields, check_call, options_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -169,6 +169,7 @@ class DynPrioRouter:
         if plan is not None and self._is_for(plan, celery.queues, routed):
             if name == UNLOCK:
                 call = self._of_body(celery, call, plan, now)
+            check_call(call.name, call.options)
             header = self._header(call, plan, now)
             headers = routed.get("headers")
             routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Literal, TypeVar, overload
 from weakref import WeakKeyDictionary
 
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OPTIONS: Final = ("deadline", "key", "weight")
+
+#: Names that people give where they are not ours to read.
+_OURS: Final = (*OPTIONS, "level")
+
+_PIN: Final = "to pin the task to a level, use Celery's own priority="
 
 _MISSING: Final = object()
 
@@ -198,6 +203,7 @@ def options_of(task: Any) -> TaskOptions:
     cls: Any = task if isinstance(task, type) else task.__class__  # not type(): it may be a proxy
     options = _read.get(cls)
     if options is None:
+        _check_attributes(cls)
         declared = getattr(cls, "dynprio", None) or {}
         run = inspect.getattr_static(cls, "run")
         parameters = _parameters(cls.run, bound=not isinstance(run, staticmethod))
@@ -259,7 +265,7 @@ def _declared_key(task: str, option: str, value: Any) -> None:
 def _unknown(task: str, option: str, value: Any) -> Any:
     meant = difflib.get_close_matches(str(option), OPTIONS, 1)
     if option in {"priority", "level"}:
-        hint = "to pin the task to a level, use Celery's own priority="
+        hint = _PIN
     else:
         hint = f"did you mean {meant[0]}?" if meant else f"use {', '.join(OPTIONS)}"
     raise OptionError(task, str(option), value, f"no such option; {hint}")
@@ -276,9 +282,43 @@ def _check(option: str) -> Check:
 
 def _check_spelling(task: str, options: Mapping[str, Any]) -> None:
     """Refuse what is nearly one of our options: Celery would make it an attribute of the task, without a word."""
+    base = options.get("base") or Task
     for option, value in options.items():
-        if not hasattr(Task, option) and difflib.get_close_matches(option, OPTIONS, 1, 0.8):
+        if not hasattr(base, option) and _meant(option):
             _unknown(task, option, value)
+
+
+def _check_attributes(cls: Any) -> None:
+    """Refuse our options given to ``@app.task``, which made attributes of them that no base class knows."""
+    if "_decorated" not in vars(cls):  # as Celery.task leaves it: attributes of a class of the user's own are theirs
+        return
+    for option in _OURS:
+        if option in vars(cls) and not any(option in vars(base) for base in cls.__mro__[1:]):
+            value = vars(cls)[option]
+            raise OptionError(str(cls.name), option, value, f"not an option of @app.task; {_remedy(option, value)}")
+
+
+def check_call(task: str, options: Mapping[str, Any]) -> None:
+    """Refuse our options given as Celery's: they would travel in the message's properties, without a word.
+
+    ``options`` are all of a call. Raises :class:`~celery_dynprio.errors.OptionError`.
+    """
+    for option, value in options.items():
+        meant = _meant(option)
+        if meant is not None:
+            raise OptionError(task, option, value, f"not an option of a call; {_remedy(meant, value)}")
+
+
+@lru_cache(maxsize=1000)
+def _meant(option: str) -> str | None:
+    """Which of our options this is, perhaps misspelled."""
+    return next(iter(difflib.get_close_matches(option, _OURS, 1, 0.8)), None)
+
+
+def _remedy(option: str, value: Any) -> str:
+    if option == "level":
+        return _PIN
+    return f"use dynprio={{{option!r}: {value!r}}}"
 
 
 def _key_text(task: str, value: object) -> str | None:

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -128,6 +128,44 @@ def test_the_callers_headers_are_kept_and_not_touched(app: Celery) -> None:
     options = publish(app, headers=headers)
     assert options["headers"]["trace"] == "x"
     assert headers == {"trace": "x"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"weight": 5}, "weight = 5: not an option of a call; use dynprio={'weight': 5}"),
+        ({"deadline": "5m"}, "deadline = '5m': not an option of a call; use dynprio={'deadline': '5m'}"),
+        ({"wieght": 5}, "wieght = 5: not an option of a call; use dynprio={'weight': 5}"),
+        ({"level": 2}, "level = 2: not an option of a call; to pin the task to a level, use Celery's own priority="),
+    ],
+)
+def test_our_options_are_not_celerys(app: Celery, options: dict[str, Any], said: str) -> None:
+    work = app.tasks["work"]
+    calls: list[Callable[[], object]] = [
+        lambda: work.apply_async(**options),
+        lambda: work.s().set(**options).apply_async(),
+        lambda: work.signature(**options).delay(),
+        lambda: app.send_task("elsewhere", **options),
+        lambda: chain(work.si().set(**options), work.si()).apply_async(),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError) as caught:
+            call()
+        assert str(caught.value).partition(" option ")[2] == said
+    assert publish(app, "work", queue="elsewhere", **options).items() >= options.items()  # where nothing is managed
+
+
+def test_our_options_are_not_those_of_a_plain_task(app: Celery) -> None:
+    class Heavy(app.Task):
+        weight = 1
+
+    def work() -> None: ...
+
+    app.task(work, name="theirs", base=Heavy, weight=5)
+    app.task(work, name="ours", weight=5)
+    assert header(publish(app, "theirs")) == {"at": NOW}
+    with pytest.raises(OptionError, match=r"weight = 5: not an option of @app.task; use dynprio=\{'weight': 5\}"):
+        publish(app, "ours")
 
 
 def test_wrong_options_fail_at_the_call_in_any_queue(app: Celery) -> None:

@@ -133,6 +133,7 @@ WRONG_DEADLINES: tuple[Any, ...] = (0, -1, True, math.nan, math.inf, "soon", "-5
         *(("key", value) for value in (5, "", "a..b", "other", "other.id")),
         ("wieght", 5),
         ("dedline", 5),
+        ("level", 2),
     ],
 )
 def test_wrong_declarations_fail_at_once(option: str, value: Any) -> None:
