@@ -18,11 +18,11 @@ _COMPOUND: Final = frozenset({"celery.chain", "celery.group"})
 def dependents(body: Any) -> int:
     """Count the tasks that wait for this one: the rest of its chain and the body of its chord, with all in them.
 
-    ``body`` is that of Celery's task protocol 2: (args, kwargs, embed).
+    ``body`` is (args, kwargs, embed), or of protocol 1 a dict with all of that; it knows no chains.
     """
-    if not isinstance(body, (tuple, list)):  # protocol 1 does not tell
+    embed = body[2] if isinstance(body, (tuple, list)) else body
+    if not isinstance(embed, Mapping):
         return 0
-    embed = body[2]
     rest, body_of_chord = embed.get("chain"), embed.get("chord")
     if not rest and not body_of_chord:
         return 0

@@ -13,6 +13,7 @@ from celery.states import READY_STATES, RETRY, STARTED
 
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.message import described
 from celery_dynprio.spans import RedisSpans
 from celery_dynprio.workers import ANSWER_TIMEOUT, answers
 
@@ -96,6 +97,6 @@ class Fates:
 
 def _id(raw: bytes) -> Any:
     try:
-        return json.loads(raw)[0]["headers"]["id"]
+        return described(json.loads(raw)[0]).get("id")
     except (ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -1,8 +1,8 @@
 """Celery messages as the broker holds them, and the ``dynprio`` header. No network.
 
-A message in Redis is the JSON that kombu wrote: ``body`` (never decoded here), ``headers`` (Celery's task protocol 2)
-and ``properties``. Nothing in it is trusted: whatever is not as Celery writes it makes the message *foreign*, and a
-foreign message stays where it is.
+A message in Redis is the JSON that kombu wrote: ``body`` (not decoded here), ``headers`` (Celery's task protocol 2;
+``protocol1`` reads the other) and ``properties``. Nothing in it is trusted: whatever is not as Celery writes it makes
+the message *foreign*, and a foreign message stays where it is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from celery_dynprio import protocol1
 from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
@@ -76,11 +77,17 @@ def parse(raw: bytes, seen_at: float, steps: Sequence[int]) -> PendingTask | str
     headers, properties = message.get("headers"), message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         return "not a message"
-    return _task(headers, properties, seen_at, steps)
+    fields = headers.get(HEADER)
+    if protocol1.is_protocol_1(headers):
+        about = protocol1.read(message, fields)
+        if isinstance(about, str):
+            return about
+        headers = {**headers, **about}
+    return _task(headers, fields, properties, seen_at, steps)
 
 
 def _task(
-    headers: Mapping[str, Any], properties: Mapping[str, Any], seen_at: float, steps: Sequence[int]
+    headers: Mapping[str, Any], fields: Any, properties: Mapping[str, Any], seen_at: float, steps: Sequence[int]
 ) -> PendingTask | str:
     task_id: Any = headers.get("id")
     name: Any = headers.get("task")
@@ -88,7 +95,7 @@ def _task(
         return "no id"
     if not text_of(name, MAX_ID):
         return "no task name"
-    fields, scheduled = headers.get(HEADER), headers.get("eta") is not None
+    scheduled = headers.get("eta") is not None
     if not isinstance(fields, dict):
         pinned = _foreign_pin(properties, steps) if fields is None else None
         return PendingTask(task_id, name, seen_at, pinned=pinned, scheduled=scheduled)
@@ -144,6 +151,8 @@ def rewrite(
     if fields is None:
         pin = {} if task.pinned is None else {"pin": task.pinned}
         fields = message["headers"][HEADER] = {"at": task.published, **pin}
+        if protocol1.is_protocol_1(message["headers"]):
+            fields |= protocol1.noted(task.id, task.name, scheduled=task.scheduled)
     elif isinstance(fields, dict) and number(fields.get("at")) is None:
         fields["at"] = task.published
     if changes and isinstance(fields, dict):
@@ -161,13 +170,20 @@ def rewrite(
 
 
 def headers_of(raw: bytes | None) -> Mapping[str, Any]:
-    """The headers of a message; none of what is no message."""
+    """The headers of a message, with what protocol 1 keeps in the body instead; none of what is no message."""
     try:
-        found = json.loads(raw or b"{}")
+        return described(json.loads(raw or b"{}"))
     except (ValueError, RecursionError):
         return {}
-    headers = found.get("headers") if isinstance(found, dict) else None
-    return headers if isinstance(headers, dict) else {}
+
+
+def described(message: object) -> Mapping[str, Any]:
+    """The same of a message that is decoded already."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    if not isinstance(headers, dict):
+        return {}
+    about = protocol1.read(message, headers.get(HEADER)) if protocol1.is_protocol_1(headers) else ""
+    return headers if isinstance(about, str) else {**headers, **about}
 
 
 def moves_of(fields: object) -> list[Moved]:

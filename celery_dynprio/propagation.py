@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
@@ -21,6 +21,7 @@ from celery import signals
 from celery_dynprio import message, tracing
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.message import clean
+from celery_dynprio.protocol1 import is_protocol_1
 from celery_dynprio.runs import Running, retries_of
 from celery_dynprio.tracing import LINEAGE, TRACEPARENT, TRACESTATE, Span
 
@@ -68,7 +69,7 @@ class Propagation:
         # The signal does not tell the app: with two of them in a process, the first one does it.
         if headers is not getattr(_last, "headers", None):
             _last.headers = headers
-            self._write(headers, properties)
+            self._write(headers, properties, body if is_protocol_1(headers) and isinstance(body, Mapping) else headers)
 
     def started(self, task: Any, **_: Any) -> None:
         """Receive ``task_prerun``: let what a run does belong to its span."""
@@ -124,7 +125,8 @@ class Propagation:
             self._write(fields, request.delivery_info)
         return fields
 
-    def _write(self, headers: dict[str, Any], properties: Any) -> None:
+    def _write(self, headers: dict[str, Any], properties: Any, about: Mapping[str, Any] | None = None) -> None:
+        """Write the trace; ``about`` is what tells the task's id and retries, the headers if None."""
         span, active = tracing.current(), tracing.opentelemetry_span()
         if span is None and active is None and TRACEPARENT not in headers:  # most of what is published outside of tasks
             headers[TRACEPARENT] = tracing.new_root()
@@ -148,7 +150,8 @@ class Propagation:
         parent = (span or base).span_id
         ancestors = () if span is None else span.lineage
         if span is not None and span.task_id:
-            if clean(headers.get("id")) == span.task_id and retries_of(headers) >= span.attempt:
+            about = headers if about is None else about
+            if clean(about.get("id")) == span.task_id and retries_of(about) >= span.attempt:
                 parent = span.parent_span_id  # a retry is no child of the run before it
             else:
                 ancestors = (*ancestors, tracing.itself(span))

@@ -130,13 +130,15 @@ def traced_request(base: type, steps: Sequence[int] | None) -> type:
 
 
 def _traced(handle: Callable[..., Any], steps: Sequence[int] | None, host: str) -> Callable[..., Any]:
-    def traced(message: Any, *args: Any, **kwargs: Any) -> Any:
+    def traced(message: Any, payload: Any, *args: Any, **kwargs: Any) -> Any:
         def span() -> Span:
             # As Celery's Request does: the priority is no part of what the transport says of the delivery.
             delivery = {**(message.delivery_info or {}), "priority": (message.properties or {}).get("priority")}
-            return span_of_headers(message.headers, delivery, steps=steps, host=host)
+            # The payload is decoded for task protocol 1 only.
+            headers = {**payload, **message.headers} if isinstance(payload, dict) else message.headers
+            return span_of_headers(headers, delivery, steps=steps, host=host)
 
         with tracing.Deferred(span):
-            return handle(message, *args, **kwargs)
+            return handle(message, payload, *args, **kwargs)
 
     return traced

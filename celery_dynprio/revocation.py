@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.protocol1 import is_protocol_1
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,6 +35,7 @@ def revoke(app: Celery, client: RedisClient, task_id: str, raw: bytes) -> None:
 def _request(app: Celery, client: RedisClient, raw: bytes, events: Any) -> Any:
     """What a worker would make of the message; None if it could make nothing."""
     from celery.worker.request import Request  # noqa: PLC0415 - only who cancels pays for the worker's modules
+    from celery.worker.strategy import hybrid_to_proto2  # noqa: PLC0415
     from kombu.serialization import prepare_accept_content  # noqa: PLC0415
 
     from celery_dynprio.received import traced_request  # noqa: PLC0415
@@ -41,9 +43,15 @@ def _request(app: Celery, client: RedisClient, raw: bytes, events: Any) -> Any:
     try:
         message = client.channel.Message(json.loads(raw), channel=client.channel)
         message.accept = prepare_accept_content(app.conf.accept_content)
-        task = app.tasks.get(message.headers["task"]) or _unknown(app, message.headers["task"])
+        about: Any = message.headers
+        options: dict[str, Any] = {}
+        if is_protocol_1(message.headers):
+            # As the worker's strategy does.
+            body, about, decoded, utc = hybrid_to_proto2(message, message.decode())
+            options = {"body": body, "headers": about, "decoded": decoded, "utc": utc}
+        task = app.tasks.get(about["task"]) or _unknown(app, about["task"])
         request = traced_request(Request, tuple(client.priority_steps))
-        return request(message, app=app, task=task, hostname=_host(), eventer=events)
+        return request(message, app=app, task=task, hostname=_host(), eventer=events, **options)
     except Exception as exc:  # noqa: BLE001 - whatever a message makes of decoders and of Celery
         logger.warning("only the result of the cancelled task is told, its message cannot be read: %r", exc)
         return None

@@ -24,6 +24,7 @@ from celery_dynprio.levels import Bands
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy, Scorer
+from celery_dynprio.protocol1 import is_protocol_1, of_body
 from celery_dynprio.task import call_fields, check_call, options_of
 
 if TYPE_CHECKING:
@@ -286,6 +287,10 @@ class DynPrioRouter:
         if plan is None:
             return
         try:
+            about: Mapping[str, Any] = headers
+            if is_protocol_1(headers) and isinstance(body, Mapping):
+                about = body
+                header.update(of_body(body))
             waiting, nesting = dependents(body), headers.get("replaced_task_nesting")
             if not waiting and not nesting:
                 return
@@ -293,7 +298,7 @@ class DynPrioRouter:
             if waiting:
                 header["n"] = waiting
             if waiting or replaced:
-                name, task_id = str(headers.get("task")), str(headers.get("id"))
+                name, task_id = str(about.get("task")), str(about.get("id"))
                 properties["priority"] = plan.placement.priority(task_id, name, header)
         except Exception as exc:  # noqa: BLE001 - publishing goes on with what the router set
             plan.placement.complain(repr(exc))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio.backlogs.base import Found
 from celery_dynprio.models import COPY, HELD, OVERFLOW, PendingTask, Place, copy_after
+from celery_dynprio.protocol1 import needles
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
@@ -99,13 +100,23 @@ class Search:
 
     def in_front(self, ids: Sequence[str], now: float) -> list[Sighting]:
         """Look in the front only, for all messages with these ids, the next to run first."""
+        # Many ids are quicker found here.
+        found = self._with_any_text(ids, list(map(_as_json, ids)) if len(ids) <= FEW else [""], now)
+        missing = set(ids) - {sighting.found.task.id for sighting in found}
+        if missing and len(ids) <= FEW:
+            # Protocol 1 has them in the body, which is base64.
+            found += self._with_any_text(missing, [each for text in missing for each in needles(_as_json(text))], now)
+        return found
+
+    def _with_any_text(self, ids: Collection[str], texts: Sequence[str], now: float) -> list[Sighting]:
+        """The same; each of these messages has one of these texts in it."""
         wanted = frozenset(ids)  # a filter may mean ten thousand
         found: list[Sighting] = []
         before = 0
         for level, key in enumerate(self._lists if ids else ()):
             depth = self._redis.llen(key)
             here = []
-            for index, raw in self._with_any(key, ids):
+            for index, raw in self._with_any(key, texts):
                 entry = self._parse(raw, now)
                 if isinstance(entry, PendingTask) and entry.id in wanted:
                     ahead = max(before + depth - 1 - index, 0)
@@ -114,11 +125,9 @@ class Search:
             before += depth
         return found
 
-    def _with_any(self, key: str, ids: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """The messages of a list, with their index from the head, that may be of one of these tasks."""
+    def _with_any(self, key: str, texts: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """The messages of a list that have one of these texts in them, with their index from the head."""
         start, size = 0, FIRST_LOOK
-        # JSON escapes what is not ASCII, so such an id is looked for by its start. Many ids are quicker found here.
-        texts = [json.dumps(task_id)[1:-1].partition("\\")[0] for task_id in ids] if len(ids) <= FEW else [""]
         while size:
             looked, length, *found = self._find(keys=[key], args=[start, start + size - 1, *texts])
             yield from zip(found[::2], found[1::2], strict=True)
@@ -126,6 +135,11 @@ class Search:
                 return
             start += looked
             size = max(1, min(CHUNK_BYTES // (length // looked + 1), 4 * size))
+
+
+def _as_json(task_id: str) -> str:
+    """How an id begins in a message: JSON escapes what is not ASCII."""
+    return json.dumps(task_id)[1:-1].partition("\\")[0]
 
 
 def parked_task(field: bytes, entry: PendingTask | str) -> PendingTask | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import Iterator
@@ -26,12 +27,21 @@ from tests.apps import make_app
 from tests.servers import Database
 
 NOW = 1_700_000_000.0
+PICKLED = {"content-type": "application/x-python-serialize"}
 STEPS = tuple(range(10))
 
 
 def envelope(headers: Any, *, body: str = "W1tdLCB7fSwge31d", **properties: Any) -> bytes:
     properties = {"priority": 5, "delivery_tag": str(uuid4()), "body_encoding": "base64"} | properties
     return json.dumps({"body": body, "headers": headers, "properties": properties}).encode()
+
+
+def foreign_envelope(said: Any, **changes: Any) -> bytes:
+    """Task protocol 1, as gocelery writes it: its correlation id is not the task's."""
+    properties = {"priority": 5, "delivery_tag": str(uuid4()), "body_encoding": "base64", "correlation_id": "other"}
+    encoded = base64.b64encode(json.dumps(said).encode()).decode()
+    message = {"body": encoded, "headers": {}, "content-type": "application/json", "content-encoding": "utf-8"}
+    return json.dumps({**message, "properties": properties, **changes}).encode()
 
 
 def task_headers(**fields: Any) -> dict[str, Any]:
@@ -86,20 +96,22 @@ def movable() -> list[bytes]:
         envelope(task_headers(compression="application/x-gzip"), body="H4sIAAAAAAAC/wMAAAAAAAAAAAA="),
         envelope(task_headers(), body="k5CAgA==", **{"content-type": "application/x-msgpack"}),
         envelope(task_headers(), body='{"priority": 5}', note='"priority": 5'),
+        foreign_envelope({"task": "shop.checkout", "id": str(uuid4()), "args": [], "kwargs": {}}),
         *(envelope(task_headers(**{HEADER: value})) for value in hostile_fields()),
         *(envelope(task_headers(**{HEADER: value})) for value in fields),
     ]
 
 
 def without_what_a_move_may_change(raw: bytes | str) -> str:
-    """The message but for its priority and what a move adds: itself, and to no header the time and the pin."""
+    """The message but for its priority and what a move adds: itself, and to no header the time, pin and names."""
     decoded = json.loads(raw)
     del decoded["properties"]["priority"]
     fields = decoded["headers"].pop(HEADER, None)
     if isinstance(fields, dict):
         fields.pop("at", None)
         fields.pop("mv", None)
-        fields = {} if set(fields) == {"pin"} else fields
+        added = {"pin"} if "task" in decoded["headers"] else {"pin", "id", "task"}  # protocol 1 has them in its body
+        fields = {} if added.issuperset(fields) else fields
     return json.dumps([decoded, fields or None])
 
 
@@ -152,6 +164,36 @@ def test_hostile_messages_are_left_where_they_are(client: RedisClient, window: i
         everywhere.remove(raw)
     moved = map(without_what_a_move_may_change, everywhere)
     assert sorted(moved) == sorted(map(without_what_a_move_may_change, [*twins, *go]))
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (
+            foreign_envelope({"id": "a", "task": "t"}, **{"content-type": "application/x-python-serialize"}),
+            "body not JSON",
+        ),
+        (foreign_envelope({"id": "a", "task": "t"}, headers={"compression": "application/x-gzip"}), "body not JSON"),
+        (foreign_envelope({}, body="\xff"), "body not JSON"),
+        (foreign_envelope({}, body="W1tdLCB7fSwge31"), "body not JSON"),
+        (foreign_envelope({"id": "a", "task": "t", "args": ["x" * 10**5]}), "body too large"),
+    ],
+)
+def test_protocol_1_that_cannot_be_read_is_said(raw: bytes, reason: str) -> None:
+    assert message.parse(raw, NOW, STEPS) == f"protocol 1, {reason}"
+
+
+def test_protocol_1_is_read_from_its_body_or_from_our_header() -> None:
+    body = {"id": "a", "task": "shop.checkout", "eta": "2030-01-01T00:00:00"}
+    expected = PendingTask("a", "shop.checkout", NOW, pinned=5, scheduled=True)
+    assert message.parse(foreign_envelope(body), NOW, STEPS) == expected
+    moved = message.rewrite(foreign_envelope(body), 3, expected)
+    assert json.loads(moved)["headers"] == {
+        HEADER: {"at": NOW, "pin": 5, "id": "a", "task": "shop.checkout", "eta": True}
+    }, "a task among the headers would make it protocol 2"
+    unreadable = json.dumps({**json.loads(moved), **PICKLED}).encode()
+    assert message.parse(unreadable, NOW + 9, STEPS) == expected
+    assert message.headers_of(unreadable)["id"] == "a"
 
 
 def test_what_is_left_alone_is_counted(client: RedisClient) -> None:

@@ -580,9 +580,13 @@ def test_dependents_are_counted_through_canvas(app: Celery) -> None:
     assert dependents(body(None, s().set(chain=[s(), s()]))) == 3
 
 
-@pytest.mark.parametrize("foreign", [{"task": "v1"}, None, body([5, None, "x", {}], 7), body([{"kwargs": None}])])
+@pytest.mark.parametrize("foreign", [{"task": "v1"}, None, 5, body([5, None, "x", {}], 7), body([{"kwargs": None}])])
 def test_foreign_bodies_have_few_dependents(foreign: Any) -> None:
     assert dependents(foreign) <= 1
+
+
+def test_dependents_are_counted_in_protocol_1(app: Celery) -> None:
+    assert dependents({"task": "part", "chord": signatures(app)()}) == 1
 
 
 def router_of(app: Celery) -> DynPrioRouter:
