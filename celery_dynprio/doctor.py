@@ -1,4 +1,4 @@
-"""Start-up checks: reads what :mod:`celery_dynprio.checks` judges.
+"""What is wrong with a deployment: reads what the checks judge.
 
 ``celery -A proj dynprio doctor`` shows all findings; a worker logs the cheap ones once at its start.
 """
@@ -10,82 +10,93 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import celery
 from celery import bootsteps
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, REDIS_TRANSPORTS, RedisClient
-from celery_dynprio.checks import (
-    KOMBU_VISIBILITY,
-    Broker,
-    Facts,
-    Finding,
-    check_broker,
-    check_conf,
-    check_messages,
-    check_workers,
-)
+from celery_dynprio.broker_checks import Broker, check_broker
+from celery_dynprio.checks import KOMBU_VISIBILITY, Facts, Finding, check_conf, check_messages, check_workers
 from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
 from celery_dynprio.learned import RedisUsage
-from celery_dynprio.models import PendingTask
+from celery_dynprio.queue_checks import check_routes, check_traffic
+from celery_dynprio.settings import Settings
+from celery_dynprio.survey import known_queues, survey
 from celery_dynprio.usable import UsableLevels
 from celery_dynprio.workers import Taker, takers
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_dynprio.settings import Settings
-
 logger = logging.getLogger(__name__)
 
-#: How many of the newest messages of each level are looked at for clocks that run ahead.
-SAMPLE: Final = 10
+#: The first Celery that knows worker_disable_prefetch; an older one takes the setting and does nothing.
+DISABLES_PREFETCH: Final = (5, 6)
 
 
 def look(client: RedisClient) -> Broker:
     """Ask a Redis about itself, in one round trip."""
     pipe = client.redis.pipeline(transaction=False)
     pipe.info()
-    pipe.config_get("save")
+    for name in ("save", "maxclients", "min-replicas-to-write"):  # several at once from Redis 7 on
+        pipe.config_get(name)
     before = time.time()
     pipe.time()
-    info, save, clock = pipe.execute(raise_on_error=False)
+    info, *config, clock = pipe.execute(raise_on_error=False)
     after = time.time()
     for answer in (info, clock):
-        if isinstance(answer, RedisError):
+        if isinstance(answer, RedisError) and not isinstance(answer, NoPermissionError):
             raise answer
-    theirs = clock[0] + clock[1] / 1e6
+    skew = 0.0
+    if not isinstance(clock, RedisError):
+        theirs = clock[0] + clock[1] / 1e6
+        # The answer was made at some moment between: what that explains is no skew.
+        skew = max(theirs - after, 0.0) + min(theirs - before, 0.0)
+    if isinstance(info, RedisError):
+        return Broker(None, skew=skew)
+    said: dict[str, Any] = {}
+    for answer in config:
+        said |= {} if isinstance(answer, RedisError) else answer  # managed services forbid CONFIG
+    return _broker(info, said, skew)
+
+
+def _broker(info: Mapping[str, Any], config: Mapping[str, Any], skew: float) -> Broker:
+    maxclients = config.get("maxclients") or info.get("maxclients")
+    min_replicas = config.get("min-replicas-to-write")
+    if min_replicas is None and "min_slaves_good_slaves" in info:  # there only if some are asked for
+        min_replicas = 1
     return Broker(
         version=str(info.get("redis_version", "")),
-        eviction=str(info.get("maxmemory_policy", "")),
+        eviction=info.get("maxmemory_policy"),
         aof=bool(info.get("aof_enabled")),
-        snapshots=None if isinstance(save, RedisError) else save.get("save"),  # managed services forbid CONFIG
-        # The answer was made at some moment between: what that explains is no skew.
-        skew=max(theirs - after, 0.0) + min(theirs - before, 0.0),
+        snapshots=config.get("save"),
+        skew=skew,
+        memory=int(info.get("used_memory", 0)),
+        maxmemory=int(info.get("maxmemory", 0)),
+        connections=int(info.get("connected_clients", 0)),
+        maxclients=None if maxclients is None else int(maxclients),
+        primary=info.get("role", "master") == "master",
+        replicas=int(info.get("connected_slaves", 0)),
+        min_replicas=None if min_replicas is None else int(min_replicas),
     )
 
 
-def gather(app: Celery, client: RedisClient, settings: Settings, timeout: float = 2.0) -> Facts:
-    """Read what the checks need; ``timeout`` (seconds) is how long workers may take to answer."""
+def gather(
+    client: RedisClient, settings: Settings, workers: Mapping[str, tuple[Taker, Mapping[str, Any]]], ahead: float
+) -> Facts:
+    """Read what is judged of workers (by name) and messages, published up to ``ahead`` s in the broker's future."""
     steps = tuple(client.priority_steps)
     runtimes, _ = RedisUsage(client, settings.half_life).read(time.time())
-    takers, confs = _workers(app, settings.queues, timeout)
     return Facts(
-        broker=look(client),
         steps=steps,
         plain=[steps[level] for level in client.plain_levels],
-        workers=confs,
-        stranded=_stranded(client, settings.queues, takers),
+        workers={name: conf for name, (_, conf) in workers.items()},
+        stranded=_stranded(client, settings.queues, [taker for taker, _ in workers.values()]),
         unpolled=_unpolled(client, settings.queues),
-        ahead=max((_ahead(client, queue) for queue in settings.queues), default=0.0),
+        ahead=ahead,
         longest=max(((seconds, name) for name, seconds in runtimes.items()), default=None),
     )
-
-
-def _workers(app: Celery, queues: Sequence[str], timeout: float) -> tuple[list[Taker], dict[str, Mapping[str, Any]]]:
-    """Where the workers that answer and consume one of the queues take tasks from; and their settings, by name."""
-    found = {name: each for name, each in takers(app, timeout).items() if not each[0].queues.isdisjoint(queues)}
-    return [taker for taker, _ in found.values()], {name: conf for name, (_, conf) in found.items()}
 
 
 def _stranded(client: RedisClient, queues: Sequence[str], workers: Sequence[Taker]) -> dict[str, int]:
@@ -111,41 +122,49 @@ def _unpolled(client: RedisClient, queues: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _ahead(client: RedisClient, queue: str) -> float:
-    now = client.server_time()
-    farthest = 0.0
-    for level in range(len(client.priority_steps)):
-        raws: Any = client.redis.lrange(client.level_key(queue, level), 0, SAMPLE - 1)
-        for raw in raws:
-            task = message.parse(raw, now, client.priority_steps)
-            if isinstance(task, PendingTask):
-                farthest = max(farthest, task.published - now)
-    return farthest
-
-
 def examine(app: Celery, settings: Settings, timeout: float = 2.0) -> list[Finding]:
     """Run all checks; a broker that cannot be used is a finding, not an error.
 
     ``timeout`` (seconds) is how long workers may take to answer.
     """
-    findings = check_conf(app.conf)
+    findings = check_conf(_judged(app.conf))
     try:
         client = RedisClient.from_app(app)
     except (BrokerUnavailableError, UnsupportedBrokerError) as exc:
         return [*findings, Finding("error", "broker", str(exc))]
     try:
-        facts = gather(app, client, settings, timeout)
+        return [*findings, *_examine(app, client, settings, timeout)]
     except BROKER_ERRORS as exc:
         return [*findings, Finding("error", "broker", f"the broker stopped answering: {exc}")]
     finally:
         client.close()
+
+
+def _examine(app: Celery, client: RedisClient, settings: Settings, timeout: float) -> list[Finding]:
+    findings = check_broker(look(client))
+    found: dict[str, tuple[Taker, Mapping[str, Any]]] = {}
+    try:
+        found = {name: (taker, _judged(conf)) for name, (taker, conf) in takers(app, timeout).items()}
+    except BROKER_ERRORS as exc:  # a question is written to the broker, and one that is full or a replica refuses that
+        findings.append(Finding("warning", "workers", f"they could not be asked: {exc}"))
+    surveyed = survey(app, client, settings, found)
+    managed = {name: each for name, each in found.items() if not each[0].queues.isdisjoint(settings.queues)}
+    facts = gather(client, settings, managed, surveyed.ahead)
     visibility = (app.conf.broker_transport_options or {}).get("visibility_timeout", KOMBU_VISIBILITY)
     return [
         *findings,
-        *check_broker(facts.broker),
         *check_messages(facts, visibility, late=bool(app.conf.task_acks_late)),
         *check_workers(facts.workers, facts.steps, facts.plain),
+        *check_traffic(surveyed.traffic),
     ]
+
+
+def _judged(conf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of an app or a worker, without what this version of Celery makes nothing of."""
+    if celery.VERSION[:2] >= DISABLES_PREFETCH:
+        return conf
+    names = ("worker_prefetch_multiplier", "broker_transport_options", "task_acks_late", "dynprio_embedded")
+    return {name: conf[name] for name in names if name in conf}
 
 
 class StartupChecks(bootsteps.StartStopStep):
@@ -169,7 +188,8 @@ class StartupChecks(bootsteps.StartStopStep):
             logger.warning("start-up checks skipped: %s", exc)
             return
         try:
-            findings = [*check_conf(_effective(c)), *check_broker(look(client))]
+            routed = check_routes(Settings.from_app(c.app).queues, known_queues(c.app))
+            findings = [*check_conf(_judged(_effective(c))), *check_broker(look(client)), *routed]
         except BROKER_ERRORS as exc:
             logger.warning("start-up checks skipped: %s", exc)
         else:

@@ -10,8 +10,9 @@ broker_url = os.environ.get("SHOP_BROKER", "redis://localhost:6379/0")
 imports = ["example_project.tasks"]
 task_ignore_result = True
 
-# What a worker has reserved can no longer be put in order: it should reserve no more than it is about to run.
-worker_prefetch_multiplier = 1
+# What a worker has reserved can no longer be put in order: it should reserve no more than it runs.
+worker_disable_prefetch = True
+worker_prefetch_multiplier = 1  # the next best, for Celery 5.5, which does not know the setting above
 broker_connection_retry_on_startup = True
 
 dynprio_queues = ["celery"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
+from celery_dynprio.backlogs.counts import count_places, parked_keys
 from celery_dynprio.backlogs.parked import ParkedIndex
 from celery_dynprio.backlogs.scan import MOST_LOOKS, Scan, messages, parked
 from celery_dynprio.backlogs.search import CHUNK, Search, chunks
@@ -79,11 +80,7 @@ class RedisBacklog:
         self._window = window
         self._reach = max(REACH, window * 6 // 10)
         self._lists = [client.level_key(queue, level) for level in range(len(self._steps))]
-        self._parked_keys = {
-            OVERFLOW: client.queue_key(queue, "overflow"),
-            HELD: client.queue_key(queue, "held"),
-            CANCELLED: client.queue_key(queue, "cancelled"),
-        }
+        self._parked_keys = parked_keys(client, queue)
         self._moves_key = client.queue_key(queue, "moves")
         self._keys = [
             client.queue_key(queue, "lease"),
@@ -237,12 +234,7 @@ class RedisBacklog:
 
     def count(self) -> dict[Place, int]:
         """Messages in each place; one round trip."""
-        pipe = self._redis.pipeline(transaction=False)
-        for key in self._lists:
-            pipe.llen(key)
-        for key in self._parked_keys.values():
-            pipe.hlen(key)
-        return dict(zip((*range(len(self._steps)), *self._parked_keys), pipe.execute(), strict=True))
+        return count_places(self._client, [self.queue])[self.queue]
 
     def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - only the source is deep
         """Seconds of broker time of one move: LREM passes a quarter of what was read, on average."""

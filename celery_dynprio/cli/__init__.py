@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 from celery.bin.base import handle_preload_options
 
+from celery_dynprio.cli.count import count
 from celery_dynprio.cli.doctor import doctor
 from celery_dynprio.cli.drain import drain
 from celery_dynprio.cli.explain import explain
@@ -29,7 +30,7 @@ __all__ = ["dynprio"]
 
 #: The order in which help shows them.
 SECTIONS: Final[dict[str, Sequence[click.Command]]] = {
-    "See": (list_, top, explain, stats, policy, trace, log, doctor),
+    "See": (list_, top, explain, stats, count, policy, trace, log, doctor),
     "Steer": (bump, reprioritize, hold, release, cancel, pause, resume, drain),
     "Run": (run,),
 }

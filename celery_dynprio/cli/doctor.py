@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Final
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import duration, one_line_errors, settings_of
+from celery_dynprio.checks import Finding, Level
+from celery_dynprio.cli.rendering import counted, print_json
+from celery_dynprio.cli.session import duration, json_option, one_line_errors, settings_of
 
-_COLOURS: Final = {"error": "red", "warning": "yellow", "ok": "green"}
+#: Processes that are named in one line.
+MOST_NAMES: Final = 3
+
+#: Checks that are shown in one line as long as all is well.
+_SETTINGS: Final = ("prefetch", "queue_order_strategy", "visibility_timeout", "priority_steps")
+_BROKER: Final = ("redis", "maxmemory-policy", "maxmemory", "persistence", "replication", "connections", "clock")
+
+_COLOURS: Final[dict[Level, str]] = {"error": "red", "warning": "yellow", "ok": "green"}
 
 
 @click.command(cls=CeleryCommand)
@@ -23,19 +34,76 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "ok": "green"}
     help_group="Doctor Options",
     help="Seconds in which running workers must answer.",
 )
+@json_option
 @click.pass_context
-def doctor(ctx: click.Context, timeout: float) -> None:
-    """Check the settings, the broker and the running workers.
+def doctor(ctx: click.Context, *, timeout: float, as_json: bool) -> None:
+    """Check the settings, the broker, the queues and the running workers.
 
-    Each finding says what to set. Exits with 1 if one of them is an error.
-    """
+    Each finding says what to set or to type. Exits with 1 if one of them is an error, with 0 if all are well or
+    warnings, with 2 for wrong usage.
+
+    For example:
+
+    \b
+    $ celery -A proj dynprio doctor
+    $ celery -A proj dynprio doctor --timeout 5 --json
+    """  # noqa: D301 - Click looks for the character, not for what a raw string has
     from celery_dynprio.doctor import examine  # noqa: PLC0415 - see the package
 
     settings = settings_of(ctx.obj.app)
     with one_line_errors():
         findings = examine(ctx.obj.app, settings, timeout)
-    for finding in sorted(findings, key=lambda finding: list(_COLOURS).index(finding.level)):
-        level = ctx.obj.style(f"{finding.level:7}", fg=_COLOURS[finding.level])
-        ctx.obj.echo(f"{level} {finding.check}: {finding.text}")
+    if as_json:
+        print_json(as_object(findings))
+    else:
+        for level, line in draw(findings):
+            ctx.obj.echo(f"{ctx.obj.style(f'{level:7}', fg=_COLOURS[level])} {line}")
+        ctx.obj.echo(_verdict(findings))
     if any(finding.level == "error" for finding in findings):
         ctx.exit(1)
+
+
+def draw(findings: Sequence[Finding]) -> Iterator[tuple[Level, str]]:
+    """The lines that are shown, each with its level, the worst first; what is well is folded to a few."""
+    for level in ("error", "warning"):
+        same: dict[tuple[str, str], list[str]] = {}
+        for each in findings:
+            if each.level == level:
+                same.setdefault((each.check, each.text), []).append(each.whose)
+        for (check, text), whose in same.items():
+            yield level, f"{check}: {_names(whose)}{text}"
+    for line in _well(findings):
+        yield "ok", line
+
+
+def _well(findings: Sequence[Finding]) -> Iterator[str]:
+    """What is well: one line for the settings, one for the broker, one for each other check."""
+    wrong = {each.whose for each in findings if each.level != "ok"}
+    whose = dict.fromkeys(each.whose for each in findings if each.check in _SETTINGS and each.whose not in wrong)
+    if whose:
+        yield f"settings: {_names(list(whose))}{', '.join(_SETTINGS)}"
+    lines: dict[str, list[str]] = {}
+    for each in findings:
+        if each.level == "ok" and each.check not in _SETTINGS:
+            lines.setdefault("broker" if each.check in _BROKER else each.check, []).append(each.text)
+    for check, texts in lines.items():
+        yield f"{check}: {'; '.join(texts)}"
+
+
+def as_object(findings: Sequence[Finding]) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {"healthy": all(each.level == "ok" for each in findings), "findings": [asdict(each) for each in findings]}
+
+
+def _names(whose: Sequence[str]) -> str:
+    if not any(whose):
+        return ""
+    more = len(whose) - MOST_NAMES
+    return ", ".join(whose[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "") + ": "
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    errors, warnings = (sum(each.level == level for each in findings) for level in ("error", "warning"))
+    if not errors and not warnings:
+        return "Healthy: nothing to do."
+    return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}."

@@ -25,6 +25,7 @@ from tests.processes import wait_until
 COMMANDS = (
     "bump",
     "cancel",
+    "count",
     "doctor",
     "drain",
     "explain",

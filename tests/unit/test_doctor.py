@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from celery_dynprio.checks import Broker, Facts, Finding, check_broker, check_conf, check_messages, check_workers
+from celery_dynprio.broker_checks import Broker, check_broker
+from celery_dynprio.checks import Facts, Finding, check_conf, check_messages, check_workers
+from celery_dynprio.cli.doctor import draw
 from celery_dynprio.message import KOMBU_STEPS
+from celery_dynprio.queue_checks import Pause, Queue, Traffic, check_routes, check_traffic
 
 STEPS = tuple(range(10))
 
 
 def conf(**options: Any) -> dict[str, Any]:
     return {
-        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
         "broker_transport_options": {"priority_steps": list(STEPS)},
         **options,
     }
@@ -33,19 +37,28 @@ def test_good_settings_give_no_trouble() -> None:
     assert troubles(check_conf(conf())) == []
 
 
-@pytest.mark.parametrize(("multiplier", "amount"), [(4, "4 tasks a process"), (0, "everything")])
+@pytest.mark.parametrize(
+    ("multiplier", "amount"), [(4, "4 tasks a process"), (1, "one more task a process"), (0, "everything")]
+)
 def test_prefetching_is_warned_of(multiplier: int, amount: str) -> None:
-    text = only_text(check_conf(conf(worker_prefetch_multiplier=multiplier)))
+    text = only_text(check_conf(conf(worker_prefetch_multiplier=multiplier, worker_disable_prefetch=False)))
     assert amount in text
-    assert "set worker_prefetch_multiplier = 1" in text
+    assert "set worker_disable_prefetch = True" in text
 
 
 def test_celerys_default_prefetches() -> None:
     assert troubles(check_conf({})) == [("warning", "prefetch")]
 
 
-def test_a_disabled_prefetch_is_well_whatever_the_multiplier() -> None:
-    assert troubles(check_conf(conf(worker_prefetch_multiplier=4, worker_disable_prefetch=True))) == []
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"worker_prefetch_multiplier": 4, "worker_disable_prefetch": True},
+        {"worker_prefetch_multiplier": 1, "task_acks_late": True, "worker_disable_prefetch": False},
+    ],
+)
+def test_who_reserves_only_what_runs_is_well(options: dict[str, Any]) -> None:
+    assert troubles(check_conf(conf(**options))) == []
 
 
 @pytest.mark.parametrize("strategy", ["priority", "sorted", "proj.cycles:Mine"])
@@ -92,6 +105,10 @@ def test_an_old_redis_is_named_with_what_to_use() -> None:
     [
         (Broker("7.0", eviction="allkeys-lru"), "maxmemory-policy", "set maxmemory-policy noeviction"),
         (Broker("7.0", aof=False, snapshots=""), "persistence", "set appendonly yes"),
+        (Broker("7.0", replicas=2, min_replicas=0), "replication", "set min-replicas-to-write 1"),
+        (Broker("7.0", memory=95_000_000, maxmemory=100_000_000), "maxmemory", "raise maxmemory"),
+        (Broker("7.0", connections=9_500, maxclients=10_000), "connections", "raise maxclients"),
+        (Broker(None), "rights", "+info"),
         (Broker("7.0", skew=1.1), "clock", "1.1 s ahead of this host's"),
         (Broker("7.0", skew=-7.0), "clock", "7.0 s behind this host's"),
     ],
@@ -108,34 +125,53 @@ def test_brokers_that_lose_or_mislead(broker: Broker, check: str, remedy: str) -
         Broker("7.0", aof=False, snapshots="3600 1"),
         Broker("7.0", aof=False, snapshots=None),
         Broker("7.0", skew=0.9),
-        Broker("7.0", eviction=""),
+        Broker("7.0", replicas=2, min_replicas=1),
+        Broker("7.0", memory=89, maxmemory=100),
+        Broker("7.0", connections=89, maxclients=100),
+        Broker("7.0", connections=89),
+        Broker("7.0", eviction=None),
     ],
 )
 def test_brokers_that_will_do(broker: Broker) -> None:
     assert troubles(check_broker(broker)) == []
 
 
+@pytest.mark.parametrize(
+    ("broker", "check", "remedy"),
+    [
+        (Broker("7.0", memory=100, maxmemory=100), "maxmemory", "raise maxmemory"),
+        (Broker("7.0", primary=False), "replication", "set broker_url to its primary"),
+    ],
+)
+def test_brokers_that_take_no_writes(broker: Broker, check: str, remedy: str) -> None:
+    findings = check_broker(broker)
+    assert troubles(findings) == [("error", check)]
+    assert remedy in only_text(findings)
+
+
 def test_a_worker_with_other_steps_is_an_error_that_names_it() -> None:
     workers = {"same": conf(), "plain": conf(broker_transport_options={}), "odd": conf(broker_transport_options=None)}
     findings = check_workers(workers, STEPS)
     assert troubles(findings) == [("error", "priority_steps")] * 2
-    odd, plain = (finding.text for finding in findings if finding.level == "error")
-    assert odd.startswith("odd: priority_steps = [0, 3, 6, 9], here [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]")
-    assert plain.startswith("plain: ")
+    odd, plain = (finding for finding in findings if finding.level == "error")
+    assert odd.text.startswith("priority_steps = [0, 3, 6, 9], here [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]")
+    assert (odd.whose, plain.whose) == ("odd", "plain")
 
 
 def test_a_worker_without_the_addon_makes_the_order_coarser() -> None:
     workers = {"new": conf(), "old": conf(broker_transport_options={})}
     findings = check_workers(workers, STEPS, KOMBU_STEPS)
     assert troubles(findings) == [("warning", "priority_steps")]
-    assert only_text(findings).startswith("old: it takes from the priorities [0, 3, 6, 9] only")
+    (finding,) = [finding for finding in findings if finding.level != "ok"]
+    assert finding.text.startswith("it takes from the priorities [0, 3, 6, 9] only")
+    assert finding.whose == "old"
     odd = check_workers({"odd": conf(broker_transport_options={"priority_steps": [0, 5]})}, STEPS, KOMBU_STEPS)
     assert troubles(odd) == [("error", "priority_steps")], "it does not even take from the plain levels"
 
 
 @pytest.mark.parametrize(("workers", "level"), [({"old": {}}, "error"), ({}, "warning")])
 def test_messages_that_no_worker_takes_are_named(workers: dict[str, Any], level: str) -> None:
-    facts = Facts(Broker("7.0"), plain=KOMBU_STEPS, workers=workers, stranded={"celery\x06\x161": 3})
+    facts = Facts(plain=KOMBU_STEPS, workers=workers, stranded={"celery\x06\x161": 3})
     findings = check_messages(facts, 3600.0, late=False)
     assert troubles(findings) == [(level, "stranded")]
     assert "3 messages wait in 'celery\\x06\\x161'" in only_text(findings)
@@ -143,12 +179,13 @@ def test_messages_that_no_worker_takes_are_named(workers: dict[str, Any], level:
 
 
 def test_each_workers_own_settings_are_judged() -> None:
-    findings = check_workers({"w1": conf(worker_prefetch_multiplier=8)}, STEPS)
-    assert only_text(findings).startswith("w1: worker_prefetch_multiplier = 8")
+    findings = check_workers({"w1": conf(worker_prefetch_multiplier=8, worker_disable_prefetch=False)}, STEPS)
+    assert only_text(findings).startswith("worker_prefetch_multiplier = 8")
+    assert {finding.whose for finding in findings} == {"w1"}
 
 
 def test_messages_where_nobody_looks_are_an_error() -> None:
-    facts = Facts(Broker("7.0"), steps=(0, 5), unpolled={"celery\x06\x169": 3})
+    facts = Facts(steps=(0, 5), unpolled={"celery\x06\x169": 3})
     findings = check_messages(facts, 3600.0, late=False)
     assert troubles(findings) == [("error", "priority_steps")]
     assert "3 messages wait in 'celery\\x06\\x169'" in only_text(findings)
@@ -156,7 +193,7 @@ def test_messages_where_nobody_looks_are_an_error() -> None:
 
 @pytest.mark.parametrize(("ahead", "expected"), [(1.0, []), (1.5, [("warning", "producers")])])
 def test_messages_from_the_future_are_warned_of(ahead: float, expected: list[tuple[str, str]]) -> None:
-    assert troubles(check_messages(Facts(Broker("7.0"), ahead=ahead), 3600.0, late=False)) == expected
+    assert troubles(check_messages(Facts(ahead=ahead), 3600.0, late=False)) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,7 +203,7 @@ def test_messages_from_the_future_are_warned_of(ahead: float, expected: list[tup
 def test_runtimes_beyond_the_visibility_timeout_repeat_late_tasks(
     seconds: float, *, late: bool, expected: list[tuple[str, str]]
 ) -> None:
-    facts = Facts(Broker("7.0"), longest=(seconds, "reindex"))
+    facts = Facts(longest=(seconds, "reindex"))
     findings = check_messages(facts, 300.0, late=late)
     assert troubles(findings) == expected
     assert all("reindex" in finding.text for finding in findings)
@@ -174,3 +211,113 @@ def test_runtimes_beyond_the_visibility_timeout_repeat_late_tasks(
 
 def test_no_answer_is_not_taken_for_a_good_one() -> None:
     assert troubles(check_workers({}, STEPS)) == [("warning", "workers")]
+
+
+def traffic(queue: Queue, **options: Any) -> Traffic:
+    return Traffic([queue], **{"workers": ["w1"], "known": {"celery", "default"}, **options})
+
+
+LED = Queue("celery", ["w1"], leader="host:1 (dedicated)")
+
+
+def test_queues_that_are_worked_on_are_well() -> None:
+    assert troubles(check_traffic(traffic(LED))) == []
+
+
+@pytest.mark.parametrize(
+    ("queue", "level", "remedy"),
+    [
+        (replace(LED, workers=()), "warning", "start one with `celery -A proj worker -Q celery`"),
+        (replace(LED, workers=(), overflow=1), "error", "start one with `celery -A proj worker -Q celery`"),
+        (replace(LED, name="defualt", workers=(), routed=False), "error", "did you mean 'default'?"),
+        (replace(LED, name="zzz", workers=(), routed=False), "error", "name one that tasks are sent to"),
+    ],
+)
+def test_a_queue_that_nobody_takes_from(queue: Queue, level: str, remedy: str) -> None:
+    findings = check_traffic(traffic(queue))
+    assert troubles(findings) == [(level, "queues")]
+    assert repr(queue.name) in only_text(findings) or f"{queue.name}: " in only_text(findings)
+    assert remedy in only_text(findings)
+
+
+def test_a_queue_is_not_blamed_where_no_worker_answered_or_a_router_decides() -> None:
+    assert troubles(check_traffic(traffic(replace(LED, workers=()), workers=[]))) == []
+    assert check_routes(["mails"], None) == []
+    assert check_routes(["mails"], {"mails"}) == []
+    assert "did you mean 'mails'?" in only_text(check_routes(["mail"], {"mails"}))
+
+
+@pytest.mark.parametrize(
+    ("queue", "options", "level", "remedy"),
+    [
+        (replace(LED, leader=""), {}, "warning", "run `celery -A proj dynprio run`"),
+        (replace(LED, leader="", front=1), {}, "error", "run `celery -A proj dynprio run`"),
+        (replace(LED, leader="", front=1), {"candidates": ["w1"]}, "warning", "its log says why"),
+    ],
+)
+def test_a_queue_that_nobody_leads(queue: Queue, options: dict[str, Any], level: str, remedy: str) -> None:
+    findings = check_traffic(traffic(queue, **options))
+    assert troubles(findings) == [(level, "leader")]
+    assert remedy in only_text(findings)
+
+
+@pytest.mark.parametrize(
+    ("pause", "words"),
+    [
+        (Pause("2026-01-02 03:04:05", "ada@ops1", "rush"), "paused by ada@ops1 since 2026-01-02 03:04:05 (rush), "),
+        (Pause(), "paused, "),
+    ],
+)
+def test_a_pause_is_told_with_who_and_why(pause: Pause, words: str) -> None:
+    findings = check_traffic(traffic(LED, pause=pause))
+    assert troubles(findings) == [("warning", "moves")]
+    assert only_text(findings).startswith(words)
+    assert only_text(findings).endswith("run `celery -A proj dynprio resume`")
+
+
+def test_messages_that_are_left_alone_are_told_by_their_reason() -> None:
+    findings = check_traffic(traffic(replace(LED, sampled=9, foreign={"not JSON": 2, "too large": 1})))
+    texts = [finding.text for finding in findings if finding.level != "ok"]
+    assert [text.partition(": ")[2].partition(";")[0] for text in texts] == [
+        "2 of 9 messages looked at are left alone: not JSON: no Celery of protocol 2 wrote them",
+        "1 of 9 messages looked at are left alone: too large: keep what is large in a store, and send its key",
+    ]
+
+
+def test_a_worker_without_turns_is_named_with_its_other_queues() -> None:
+    (finding,) = [each for each in check_traffic(traffic(LED, mixed={"old": ["mails"]})) if each.level != "ok"]
+    assert (finding.check, finding.whose) == ("turns", "old")
+    assert "takes from the unmanaged mails as well" in finding.text
+
+
+def test_llen_is_named_where_it_misses_something() -> None:
+    def text(front: int) -> str:
+        queue = replace(LED, front=front, plain=3)
+        (found,) = [each for each in check_traffic(traffic(queue)) if each.check == "waiting"]
+        return found.text
+
+    assert text(front=100).startswith("celery: 100 tasks, of which LLEN celery shows 3: ")
+    assert "`celery -A proj dynprio count --json`" in text(front=100)
+    assert text(front=3) == "celery: 3 tasks"
+
+
+def test_a_healthy_deployment_takes_few_lines_however_many_workers_it_has() -> None:
+    workers = {f"w{number}": conf() for number in range(50)}
+    findings = [
+        *check_conf(conf()),
+        *check_broker(Broker("7.0")),
+        *check_workers(workers, STEPS),
+        *check_traffic(traffic(LED)),
+    ]
+    lines = list(draw(findings))
+    assert len(lines) <= 8
+    assert {level for level, _ in lines} == {"ok"}
+    assert "this app, w0, w1 and 48 more" in lines[0][1]
+
+
+def test_what_is_wrong_with_many_workers_is_said_once_and_first() -> None:
+    workers = {f"w{number}": conf(worker_disable_prefetch=False) for number in range(50)}
+    (level, line), *rest = draw([*check_conf(conf()), *check_workers(workers, STEPS)])
+    assert (level, line.partition(" and ")[0]) == ("warning", "prefetch: w0, w1, w10")
+    assert {level for level, _ in rest} == {"ok"}
+    assert rest[0][1].startswith("settings: this app: ")

@@ -1,0 +1,145 @@
+"""Reads who takes from the managed queues, who leads them, and what waits there, for the doctor."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from celery_dynprio import message
+from celery_dynprio.audit import Audit
+from celery_dynprio.backlogs.counts import count_places
+from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.lease import RedisLease
+from celery_dynprio.models import OVERFLOW
+from celery_dynprio.queue_checks import Pause, Queue, Traffic
+from celery_dynprio.switch import Switch
+from celery_dynprio.workers import Taker
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_dynprio.settings import Settings
+
+#: How many of the newest messages of each level are looked at, if the newest has no more bytes than this.
+SAMPLE: Final = 10
+LARGE: Final = 100_000
+
+#: How many of the newest operations are looked through for the pause.
+RECENT: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found; ``ahead`` is how many seconds in the broker's future a message was published, at most."""
+
+    traffic: Traffic
+    ahead: float
+
+
+@dataclass(slots=True)
+class _Sample:
+    looked: int
+    foreign: Counter[str]
+    ahead: float
+
+
+def survey(
+    app: Celery,
+    client: RedisClient,
+    settings: Settings,
+    workers: Mapping[str, tuple[Taker, Mapping[str, Any]]],
+) -> Survey:
+    """Look at all managed queues; ``workers`` are those that answered, by name, with their settings."""
+    known, taken = known_queues(app), {name: taker.queues for name, (taker, _) in workers.items()}
+    counts = count_places(client, settings.queues)
+    samples = {queue: _sample(client, queue) for queue in settings.queues}
+    queues = [
+        Queue(
+            queue,
+            sorted(worker for worker, names in taken.items() if queue in names),
+            routed=known is None or queue in known,
+            plain=counts[queue][0],
+            front=sum(count for place, count in counts[queue].items() if place >= 0),
+            overflow=counts[queue][OVERFLOW],
+            leader=_leader(client, queue),
+            sampled=samples[queue].looked,
+            foreign=samples[queue].foreign,
+        )
+        for queue in settings.queues
+    ]
+    managed = {name: names for name, names in taken.items() if not names.isdisjoint(settings.queues)}
+    # As far as its settings tell, a worker has the add-on if it has our levels.
+    added = {name for name in managed if workers[name][0].steps == frozenset(client.priority_steps)}
+    traffic = Traffic(
+        queues,
+        known={*(known or ()), *(name for names in taken.values() for name in names)},
+        workers=list(taken),
+        candidates=[name for name in added if _embeds(workers[name][1])],
+        mixed={
+            name: sorted(others)
+            for name, names in managed.items()
+            if name not in added and (others := names - set(settings.queues))
+        },
+        pause=_pause(client),
+    )
+    return Survey(traffic, max((sample.ahead for sample in samples.values()), default=0.0))
+
+
+def known_queues(app: Celery) -> set[str] | None:
+    """The queues that this app sends tasks to; None if a router of the user's own decides that."""
+    found = {*app.amqp.queues, str(app.conf.task_default_queue)}
+    found |= {str(task.queue) for task in app.tasks.values() if getattr(task, "queue", None)}
+    routes = app.conf.task_routes or ()
+    for each in routes if isinstance(routes, (list, tuple)) else (routes,):  # as celery.app.routes.prepare reads it
+        pairs = each.items() if isinstance(each, Mapping) else each
+        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+            return None
+        for _, options in pairs:
+            queue = options.get("queue") if isinstance(options, Mapping) else options
+            found |= {str(getattr(queue, "name", queue))} if queue is not None else set()
+    return found
+
+
+def _sample(client: RedisClient, queue: str) -> _Sample:
+    """Look at the newest messages of each level; at one only where they are large."""
+    now = client.server_time()
+    sample = _Sample(0, Counter(), 0.0)
+    for level in range(len(client.priority_steps)):
+        key = client.level_key(queue, level)
+        raws: list[bytes] = client.redis.lrange(key, 0, 0)
+        if raws and len(raws[0]) <= LARGE:
+            raws += client.redis.lrange(key, 1, SAMPLE - 1)
+        for raw in raws:
+            task = message.parse(raw, now, client.priority_steps)
+            sample.looked += 1
+            if isinstance(task, str):
+                sample.foreign[task] += 1
+            else:
+                sample.ahead = max(sample.ahead, task.published - now)
+    return sample
+
+
+def _leader(client: RedisClient, queue: str) -> str:
+    holder = RedisLease(client, queue, "").holder()
+    return "" if holder is None else message.clean(f"{holder.owner} ({holder.kind})")
+
+
+def _embeds(conf: Mapping[str, Any]) -> bool:
+    """Whether a worker with the add-on starts a reprioritizer where none leads, however it spells the setting."""
+    spelled = [value for name, value in conf.items() if str(name).lower().endswith("dynprio_embedded")]
+    return spelled != [False]
+
+
+def _pause(client: RedisClient) -> Pause | None:
+    if not Switch(client).paused():
+        return None
+    recent = islice(Audit(client).read(), RECENT)
+    entry = next((entry for entry in recent if entry.op in {"pause", "drain"}), None)
+    if entry is None:
+        return Pause()
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.at))
+    return Pause(since, entry.by, entry.why or (f"{entry.op} pauses" if entry.op == "drain" else ""))
