@@ -60,11 +60,12 @@ _NUMBERS: Final = frozenset((int, float))
 MAX_DEPENDENTS: Final = 1_000_000
 
 
-def parse(raw: bytes, seen_at: float, steps: Sequence[int]) -> PendingTask | str:
+def parse(raw: bytes, seen_at: float, steps: Sequence[int], default_priority: int | None = None) -> PendingTask | str:
     """Read one message; return the task, or the reason (a short text) why it is left where it is.
 
     ``seen_at`` (Unix seconds) stands in for the time of publishing in messages that do not carry it; ``steps`` are
-    kombu's ``priority_steps``.
+    kombu's ``priority_steps``, and ``default_priority`` is the app's ``task_default_priority``: a producer without the
+    add-on sends it with each task, so it pins none.
     """
     if len(raw) > MAX_BYTES:
         return "too large"
@@ -83,11 +84,12 @@ def parse(raw: bytes, seen_at: float, steps: Sequence[int]) -> PendingTask | str
         if isinstance(about, str):
             return about
         headers = {**headers, **about}
-    return _task(headers, fields, properties, seen_at, steps)
+    pin = _foreign_pin(properties.get("priority"), steps, default_priority) if fields is None else None
+    return _task(headers, fields, pin, seen_at, len(steps))
 
 
 def _task(
-    headers: Mapping[str, Any], fields: Any, properties: Mapping[str, Any], seen_at: float, steps: Sequence[int]
+    headers: Mapping[str, Any], fields: Any, foreign_pin: Place | None, seen_at: float, levels: int
 ) -> PendingTask | str:
     task_id: Any = headers.get("id")
     name: Any = headers.get("task")
@@ -97,9 +99,8 @@ def _task(
         return "no task name"
     scheduled = headers.get("eta") is not None
     if not isinstance(fields, dict):
-        pinned = _foreign_pin(properties, steps) if fields is None else None
-        return PendingTask(task_id, name, seen_at, pinned=pinned, scheduled=scheduled)
-    return from_header(task_id, name, fields, seen_at, len(steps), scheduled=scheduled)
+        return PendingTask(task_id, name, seen_at, pinned=foreign_pin, scheduled=scheduled)
+    return from_header(task_id, name, fields, seen_at, levels, scheduled=scheduled)
 
 
 def from_header(
@@ -236,10 +237,10 @@ def plain_priorities(steps: Sequence[int]) -> tuple[int, ...]:
     return tuple(plain[level_of(step, plain)] for step in steps)
 
 
-def _foreign_pin(properties: Mapping[str, Any], steps: Sequence[int]) -> Place | None:
+def _foreign_pin(priority: object, steps: Sequence[int], default: int | None) -> Place | None:
     # kombu writes priority 0 when none was given, so only another number tells that somebody chose it.
-    priority = properties.get("priority")
-    return level_of(priority, steps) if type(priority) is int and priority > 0 else None
+    chosen = type(priority) is int and priority > 0 and priority != default
+    return level_of(priority, steps) if chosen else None  # type: ignore[arg-type]
 
 
 def number(value: object, default: Any = None) -> Any:

@@ -246,7 +246,7 @@ class RedisBacklog:
         self._overflow.clear()
 
     def _parse(self, raw: bytes, now: float) -> PendingTask | str:
-        return message.parse(raw, now, self._steps)
+        return message.parse(raw, now, self._steps, self._client.default_priority)
 
     def _sources(self, moves: Sequence[Move]) -> list[tuple[bytes, int]]:
         """For each move: the message, and where in a list to look for it."""

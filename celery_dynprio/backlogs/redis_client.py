@@ -54,6 +54,8 @@ class RedisClient:
         #: For each level the priority of a message there, and the levels that workers without the add-on take from.
         self.priorities = plain_priorities(self._channel.priority_steps)
         self.plain_levels = [level for level, step in enumerate(self.priority_steps) if step == self.priorities[level]]
+        #: The app's ``task_default_priority``, if the app is known.
+        self.default_priority: int | None = None
         # A plain client on kombu's pool: kombu's own prefixes only the first key of EVALSHA. Untyped, because redis-py
         # types each answer as bytes or str, and this pool decodes nothing.
         self.redis: Any = redis.Redis(connection_pool=self._channel.pool)
@@ -63,7 +65,9 @@ class RedisClient:
         """Connect as the app's producers do, but give up on a silent broker after a few seconds."""
         timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
         options = {**timeouts, **(app.conf.broker_transport_options or {})}
-        return cls(app.connection_for_write(transport_options=options))
+        client = cls(app.connection_for_write(transport_options=options))
+        client.default_priority = app.conf.task_default_priority
+        return client
 
     def level_key(self, queue: str, level: int) -> str:
         """The list in which kombu keeps this level of the queue (the rule of kombu's ``Channel._q_for_pri``)."""

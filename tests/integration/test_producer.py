@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 
+from celery_dynprio import DynPrio
+from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartWorker
 from tests.messages import pending
 from tests.nodes import Project
@@ -136,6 +138,24 @@ def test_after_uninstalling_messages_are_plain(project: Project, valkey: Databas
     (message,) = pending(valkey.client)
     assert "dynprio" not in message["headers"]
     assert message["properties"]["priority"] == 0
+
+
+def nothing() -> None: ...
+
+
+def test_a_default_priority_of_a_plain_producer_is_nobodys_choice(valkey: Database) -> None:
+    plain, ours = make_app(valkey.url), make_app(valkey.url)
+    for app in (plain, ours):
+        app.conf.update(task_default_priority=5)
+        app.task(nothing, name="usual", shared=False)
+        app.task(nothing, name="chosen", shared=False).priority = 7
+    dynprio = DynPrio(ours)
+    for app in (plain, ours):
+        app.tasks["usual"].delay()
+        app.tasks["usual"].apply_async(priority=3)
+        app.tasks["chosen"].delay()
+    pins = sorted((each.task.name, str(each.task.pinned)) for each in dynprio.pending().turns)
+    assert pins == [("chosen", "7")] * 2 + [("usual", "3")] * 2 + [("usual", "None")] * 2
 
 
 def result(app: Celery, task_id: str) -> Any:
