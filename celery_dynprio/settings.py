@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import math
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_dynprio.errors import SettingError
-from celery_dynprio.loading import import_symbol
 from celery_dynprio.objectives import Objective
-from celery_dynprio.policies import Factor, Policy, default_policy
+from celery_dynprio.policies import Policy, default_policy
+from celery_dynprio.readers import READERS
 
 if TYPE_CHECKING:
     from celery import Celery
+
+logger = logging.getLogger(__name__)
 
 PREFIX: Final = "dynprio_"
 
 #: The decorator's name looks like a setting in a module that is its own configuration.
 NO_SETTINGS: Final = frozenset({"dynprio_task"})
-
-MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Settings:
 
     #: The managed queues; by default the app's ``task_default_queue``.
     queues: tuple[str, ...] = ("celery",)
-    #: A policy, a factor, or where to import one from: "module:attribute".
+    #: A policy, a factor, plain data (see :mod:`celery_dynprio.declarations`), or its place, "module:attribute".
     policy: Policy = field(default_factory=default_policy)
     #: Seconds between two ticks of the reprioritizer.
     interval: float = 1.0
@@ -69,11 +69,11 @@ class Settings:
     metrics_host: str = "127.0.0.1"
     #: Whether reprioritizers send a Celery event for each move.
     events: bool = False
-    #: Which share of which tasks is to start in time, and what yields when it does not.
+    #: Which share of which tasks is to start in time, and what yields when it does not; as objects or plain data.
     objectives: tuple[Objective, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, read in _READERS.items():
+        for name, read in READERS.items():
             object.__setattr__(self, name, read(PREFIX + name, getattr(self, name)))
 
     @classmethod
@@ -81,128 +81,48 @@ class Settings:
         """Read the settings in whichever way the app was given them; this configures the app if it is not yet."""
         conf = app.conf.finalize()
         known = [setting.name for setting in fields(cls)]
-        given = _given(conf.maps, conf.prefix)
+        given = _given(conf, known)
         for name, (spelling, value) in given.items():
             if name not in known:
-                meant = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {PREFIX}{meant[0]}?" if meant else f"use one of {', '.join(sorted(known))}"
-                raise SettingError(spelling, value, f"no such setting; {hint}")
+                raise SettingError(spelling, value, f"no such setting; {_hint(spelling, name, known)}")
+        if conf.prefix:
+            _warn_of_bare(conf, [name for name in known if name not in given])
         values = {name: value for name, (_, value) in given.items()}
         return cls(**{"queues": (conf.task_default_queue,), **values})
 
 
-def _given(maps: list[Mapping[str, Any]], prefix: str | None) -> dict[str, tuple[str, Any]]:
-    """All settings with our prefix, as they are spelled and by their name; the first map wins, as in Celery."""
-    ours = re.compile(rf"(?:{re.escape(prefix or '')}|celery_)?{PREFIX}(\w+)", re.IGNORECASE)
+def _given(conf: Any, known: Collection[str]) -> dict[str, tuple[str, Any]]:
+    """All that are ours, as they are spelled and by their name; the first map wins, as in Celery.
+
+    With a namespace those are the names that begin with it, and in lower case, as Celery reads them, the settings that
+    there are. What ``app.conf.update(dynprio_...)`` sets is meant for us, too. Other names are the user's own.
+    """
+    reserved = re.compile(rf"{re.escape(conf.prefix) if conf.prefix else '(?:celery_)?'}{PREFIX}(\w+)", re.IGNORECASE)
+    bare = re.compile(rf"{PREFIX}(\w+)")
     given: dict[str, tuple[str, Any]] = {}
-    for settings in maps:
-        for spelling in settings:
-            found = ours.fullmatch(str(spelling))
-            if found and spelling not in NO_SETTINGS:
-                given.setdefault(found[1].lower(), (spelling, settings[spelling]))
+    for settings in conf.maps:
+        for pattern in (reserved, bare):
+            for spelling in settings:
+                found = pattern.fullmatch(str(spelling))
+                if found is None or spelling in NO_SETTINGS:
+                    continue
+                name = found[1].lower()
+                if pattern is reserved or name in known or settings is conf.changes:
+                    given.setdefault(name, (spelling, settings[spelling]))
     return given
 
 
-def _queues(setting: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple, set, frozenset)) or not value:
-        raise SettingError(setting, value, 'use a list of queue names, such as ["celery"]')
-    for name in value:
-        if not isinstance(name, str) or not name:
-            raise SettingError(setting, value, f"{name!r} is not the name of a queue")
-    return tuple(dict.fromkeys(sorted(value) if isinstance(value, (set, frozenset)) else value))
+def _warn_of_bare(conf: Any, known: Collection[str]) -> None:
+    """Say which names would be ours with the namespace, and so are perhaps meant to be."""
+    for spelling in {str(spelling) for settings in conf.maps for spelling in settings}:
+        if spelling.lower().startswith(PREFIX) and spelling.lower().removeprefix(PREFIX) in known:
+            logger.warning("%s is not read: with the namespace of this app it is %s%s", spelling, conf.prefix, spelling)
 
 
-def _policy(setting: str, value: Any) -> Policy:
-    found = value
-    if isinstance(value, str):
-        try:
-            found = import_symbol(value)
-        except Exception as exc:  # whatever the user's module raises
-            raise SettingError(setting, value, f"cannot be imported: {exc!r}") from exc
-    if isinstance(found, Factor):
-        found = 1 * found
-    if not isinstance(found, Policy):
-        allowed = 'use a policy such as 2 * Weight() + Age(saturation=300), or the place of one: "module:attribute"'
-        raise SettingError(setting, value, allowed)
-    return found
-
-
-def _seconds(setting: str, value: Any) -> float:
-    if not _is_number(value) or value <= 0:
-        raise SettingError(setting, value, "use a finite number of seconds above 0")
-    return float(value)
-
-
-def _fraction(setting: str, value: Any) -> float:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise SettingError(setting, value, "use a number from 0 to 1")
-    return float(value)
-
-
-def _count(setting: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise SettingError(setting, value, "use a whole number, 1 or above")
-    return value
-
-
-def _switch(setting: str, value: Any) -> bool:
-    if type(value) is not bool:
-        raise SettingError(setting, value, "use True or False")
-    return value
-
-
-def _log_format(setting: str, value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and value in {"text", "json"}):
-        return value
-    raise SettingError(setting, value, 'use "text", "json" or None')
-
-
-def _port(setting: str, value: Any) -> int | None:
-    if value is None or (type(value) is int and 0 < value <= MAX_PORT):
-        return value
-    raise SettingError(setting, value, f"use a port, a whole number from 1 to {MAX_PORT}, or None")
-
-
-def _objectives(setting: str, value: Any) -> tuple[Objective, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(each, Objective) for each in value):
-        raise SettingError(
-            setting, value, 'use a list such as [Objective("checkouts", match="shop.checkout", within=5)]'
-        )
-    names = [each.name for each in value]
-    if len(set(names)) < len(names):
-        raise SettingError(setting, value, "give each objective a name of its own")
-    return tuple(value)
-
-
-def _host(setting: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise SettingError(setting, value, 'use an address, such as "127.0.0.1", or "0.0.0.0" for all of this machine')
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in {int, float} and math.isfinite(value)
-
-
-_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "queues": _queues,
-    "policy": _policy,
-    "interval": _seconds,
-    "window": _count,
-    "budget": _seconds,
-    "hysteresis": _fraction,
-    "embedded": _switch,
-    "inherit": _switch,
-    "lease_ttl": _seconds,
-    "half_life": _seconds,
-    "learn": _switch,
-    "trace": _switch,
-    "trace_ttl": _seconds,
-    "trace_max_spans": _count,
-    "trace_total_spans": _count,
-    "log_format": _log_format,
-    "metrics_port": _port,
-    "metrics_host": _host,
-    "events": _switch,
-    "objectives": _objectives,
-}
+def _hint(spelling: str, name: str, known: Collection[str]) -> str:
+    """What may have been meant, in the user's own spelling."""
+    written = spelling[: -len(name)]
+    meant = [
+        written + (each.upper() if written.isupper() else each) for each in difflib.get_close_matches(name, known, 1)
+    ]
+    return f"did you mean {meant[0]}?" if meant else f"use one of {', '.join(sorted(known))}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
+from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
@@ -69,6 +70,66 @@ def test_what_is_set_on_the_app_wins_over_the_config_object() -> None:
     assert Settings.from_app(app).window == 8
 
 
+@pytest.mark.parametrize(
+    "name", ["DYNPRIO_ENABLED", "DYNPRIO_WINDOW", "dynprio_helpers", "PROJ_DYNPRIO_X", "MY_DYNPRIO_X"]
+)
+def test_with_a_namespace_other_names_are_the_users_own(name: str) -> None:
+    app = make_app()
+    app.config_from_object(config(**{name: "mine", "CELERY_DYNPRIO_QUEUES": ["a"]}), namespace="CELERY")
+    found = Settings.from_app(app)
+    assert found == replace(Settings(("a",)), policy=found.policy)
+
+
+def test_a_setting_that_lacks_the_namespace_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app()
+    values = {"DYNPRIO_WINDOW": 7, "DYNPRIO_QUEUES": ["a"], "CELERY_DYNPRIO_QUEUES": ["b"], "DYNPRIO_OWN": 1}
+    app.config_from_object(config(**values), namespace="CELERY")
+    assert Settings.from_app(app).window == 10_000
+    assert caplog.messages == ["DYNPRIO_WINDOW is not read: with the namespace of this app it is CELERY_DYNPRIO_WINDOW"]
+
+
+def test_what_is_set_on_an_app_with_a_namespace_is_ours() -> None:
+    app = make_app()
+    app.config_from_object(config(), namespace="CELERY")
+    app.conf.update(dynprio_windw=7)
+    with pytest.raises(SettingError, match=r"dynprio_windw = 7: no such setting; did you mean dynprio_window\?"):
+        Settings.from_app(app)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("queues", "celery, mails,celery", ("celery", "mails")),
+        ("interval", "1.0", 1.0),
+        ("interval", "500ms", 0.5),
+        ("trace_ttl", "2d", 172_800.0),
+        ("window", "5000", 5000),
+        ("hysteresis", "0.25", 0.25),
+        ("hysteresis", "1", 1.0),
+        ("embedded", "false", False),
+        ("embedded", "0", False),
+        ("events", "True", True),
+        ("events", "on", True),
+        ("metrics_port", "9808", 9808),
+        ("metrics_port", "", None),
+        ("log_format", "none", None),
+        ("log_format", "json", "json"),
+        ("metrics_host", "0.0.0.0", "0.0.0.0"),  # noqa: S104 - only read
+        ("objectives", "", ()),
+    ],
+)
+def test_texts_of_the_environment(name: str, text: str, value: Any) -> None:
+    app = make_app()
+    app.conf.update({f"dynprio_{name}": text})
+    assert getattr(Settings.from_app(app), name) == value
+
+
+def test_a_timedelta_is_a_number_of_seconds() -> None:
+    app = make_app()
+    app.conf.update(dynprio_half_life=timedelta(hours=1))
+    assert Settings.from_app(app).half_life == 3600.0
+
+
 def test_a_module_that_is_its_own_config_may_import_the_decorator() -> None:
     app = make_app()
     app.config_from_object(config(dynprio_task=print, dynprio=object(), dynprio_window=7))
@@ -79,6 +140,7 @@ def test_a_module_that_is_its_own_config_may_import_the_decorator() -> None:
     ("name", "message"),
     [
         ("dynprio_windw", "dynprio_windw = 1: no such setting; did you mean dynprio_window?"),
+        ("CELERY_DYNPRIO_WINDW", "CELERY_DYNPRIO_WINDW = 1: no such setting; did you mean CELERY_DYNPRIO_WINDOW?"),
         ("dynprio_zzz", "dynprio_zzz = 1: no such setting; use one of budget, embedded, events, half_life"),
     ],
 )
@@ -91,21 +153,29 @@ def test_an_unknown_setting_is_named(name: str, message: str) -> None:
 
 
 WRONG: list[tuple[str, Any]] = [
-    *(("queues", value) for value in ("celery", [], [1], [""], None)),
+    *(("queues", value) for value in ([], [1], [""], None, "", "a,,b")),
     *(
         (name, value)
         for name in ("interval", "budget", "lease_ttl", "half_life", "trace_ttl")
-        for value in (0, -1, "1", True)
+        for value in (0, -1, "soon", True, "")
     ),
     *(("interval", value) for value in (math.inf, math.nan)),
-    *(("hysteresis", value) for value in (-0.1, 1.1, math.nan, "0")),
-    *((name, value) for name in ("window", "trace_max_spans", "trace_total_spans") for value in (0, 1.0, True, "9")),
-    *((name, value) for name in ("embedded", "inherit", "learn", "trace", "events") for value in (1, "no", None)),
-    *(("log_format", value) for value in ("xml", "", True)),
-    *(("metrics_port", value) for value in (0, -1, 65_536, "9808", 9808.0, True)),
+    *(("hysteresis", value) for value in (-0.1, 1.1, math.nan, "2", "nan", True)),
+    *(
+        (name, value)
+        for name in ("window", "trace_max_spans", "trace_total_spans")
+        for value in (0, 1.0, True, "9.0", "0", "many")
+    ),
+    *((name, value) for name in ("embedded", "inherit", "learn", "trace", "events") for value in (1, "maybe", None)),
+    *(("log_format", value) for value in ("xml", "JSON", True)),
+    *(("metrics_port", value) for value in (0, -1, 65_536, "0", "http", 9808.0, True)),
     *(("metrics_host", value) for value in (None, "", 1)),
-    *(("objectives", value) for value in (None, Objective("a", "b", 1), ["a"], [Objective("a", "b", 1)] * 2)),
-    *(("policy", value) for value in (None, 3, "no.such:policy", "celery_dynprio.settings:PREFIX", Weight)),
+    *(("objectives", value) for value in (3, Objective("a", "b", 1), ["a"], [Objective("a", "b", 1)] * 2, "[{")),
+    ("objectives", {"a": 1}),
+    ("objectives", [{"name": "a", "match": "b"}]),
+    ("objectives", "no.such:objectives"),
+    *(("policy", value) for value in (None, 3, "no.such:policy", "celery_dynprio.settings:PREFIX", Weight, "{")),
+    ("policy", {}),
 ]
 
 
