@@ -526,9 +526,7 @@ class TestWhileOthersMove:
     """A reprioritizer parks, and brings back, while an operator looks."""
 
     @pytest.fixture
-    def meanwhile(
-        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[[Iterator[Callable[[], object]]], None]:
+    def meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[Callable[[], object]]], None]:
         """Does the next of these things in the middle of each level's read."""
 
         def do(things: Iterator[Callable[[], object]]) -> None:
