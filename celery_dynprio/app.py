@@ -37,6 +37,7 @@ CONSUMER_STEPS: Final = (
     "celery_dynprio.embedded:Candidate",
     "celery_dynprio.doctor:StartupChecks",
     "celery_dynprio.received:TraceReceived",
+    "celery_dynprio.restoring:RestoreToPlainLists",
     "celery_dynprio.turns:TakeTurns",
 )
 

@@ -88,6 +88,14 @@ class Placement:
                 known[seen] = priority
         return priority
 
+    def unmanaged(self, priority: Any) -> Any:
+        """Return the priority for an unmanaged queue: that asked for, or the one that kombu's own steps make of it."""
+        try:
+            level = message.level_of(min(max(int(priority), 0), 9), self.steps)
+        except (TypeError, ValueError):  # kombu ignores it
+            return priority
+        return priority if self.steps[level] == self._priorities[level] else self._priorities[level]
+
     def _bind(self, now: float) -> tuple[float, Scorer, dict[tuple[Any, ...], int]]:
         """Bind the policy for a while, in which tasks that look alike are scored once."""
         try:
@@ -176,6 +184,8 @@ class DynPrioRouter:
             routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
             routed["priority"] = plan.placement.priority("", call.name, header)
             self._local.draft = header, call.asked
+        elif plan is not None and routed.get("priority"):
+            routed["priority"] = plan.placement.unmanaged(routed["priority"])
         return routed
 
     def _call(  # noqa: PLR0917 - as route

@@ -53,7 +53,7 @@ class Connection:
     db: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     #: The lists that hold the light tasks after a reprioritizer was there, those of middle weight, and the heavy ones.
-    lists: tuple[str, str, str] = ("orders", "orders\x06\x164", "orders\x06\x169")
+    lists: tuple[str, str, str] = ("orders", "orders\x06\x163", "orders\x06\x169")
 
 
 STEPS: Final = {"priority_steps": [0, 3, 6, 9]}
@@ -62,9 +62,9 @@ CONNECTIONS: Final = {
     "database": Connection(db=7),
     "key prefix": Connection(
         options={"global_keyprefix": "shop:"},
-        lists=("shop:orders", "shop:orders\x06\x164", "shop:orders\x06\x169"),
+        lists=("shop:orders", "shop:orders\x06\x163", "shop:orders\x06\x169"),
     ),
-    "separator": Connection(options={"sep": ":"}, lists=("orders", "orders:4", "orders:9")),
+    "separator": Connection(options={"sep": ":"}, lists=("orders", "orders:3", "orders:9")),
     "steps": Connection(options=STEPS, lists=("orders", "orders\x06\x163", "orders\x06\x169")),
     "all options": Connection(
         db=3,

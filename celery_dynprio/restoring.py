@@ -1,0 +1,35 @@
+"""What a worker gives back to the broker goes where workers without the add-on look too, whoever published it.
+
+A worker that stops gives back what it has reserved, and any worker gives back what a dead one had, of whatever queue of
+the broker. kombu then chooses the list by the message's priority and by the steps of the process. Ours are more than
+those of a worker without the add-on: a message that a producer without it sent with priority 5 would come into a list
+that such a worker never asks for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from celery_dynprio.message import AddedSteps, level_of, plain_steps
+
+
+class RestoreToPlainLists(bootsteps.StartStopStep):
+    """The step of a worker's consumer that sees to it, at each connection anew."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:
+        """Change what ``Channel._do_restore_message`` asks for (kombu 5.5 to 5.7), in the worker's own channel only."""
+        channel = c.task_consumer.channel
+        steps = getattr(channel, "priority_steps", None)
+        if isinstance(steps, AddedSteps):
+            channel._get_message_priority = _rounded(channel._get_message_priority, plain_steps(steps))  # noqa: SLF001
+
+
+def _rounded(priority_of: Any, plain: tuple[int, ...]) -> Any:
+    def priority(message: Any, **options: Any) -> int:
+        return plain[level_of(priority_of(message, **options), plain)]
+
+    return priority
