@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 
 from bench import flower, objectives, operators, throughput, ticks
 
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which benchmarks; all if none is named")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer pairs: shows that it works")
     options = parser.parse_args()
+    # SIGTERM ends Python at once, and would leave the servers and workers of a benchmark behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     figures = {name: BENCHMARKS[name](quick=options.quick) for name in options.names or BENCHMARKS}
     print(json.dumps({"machine": machine, **figures}, indent=2))
