@@ -15,6 +15,7 @@ import pytest
 from celery import Celery
 from celery.app.log import Logging
 from celery.bin.base import CLIContext
+from celery.signals import import_modules
 from click.testing import CliRunner, Result
 
 from celery_dynprio import DynPrio
@@ -103,6 +104,21 @@ def test_an_app_without_the_addon_is_told_the_two_lines(command: str) -> None:
     assert result.exit_code == 1
     assert "from celery_dynprio import DynPrio\n    dynprio = DynPrio(app)" in result.output
     assert "Traceback" not in result.output
+
+
+def test_an_app_is_looked_into_once_its_modules_are_imported() -> None:
+    app = make_app()
+    imported: list[object] = []
+
+    def import_late(**_: object) -> None:
+        imported.append(DynPrio(app))  # as a module in app.conf.imports, or Django's AppConfig.ready
+
+    import_modules.connect(import_late, sender=app, weak=False)
+    assert invoke(app, ["list", "--help"]).exit_code == 0
+    assert imported == []
+    for _ in range(2):
+        assert invoke(app, ["policy"]).exit_code == 0
+    assert imported == [DynPrio.of(app)]
 
 
 @pytest.mark.parametrize("args", [["pause"], ["resume"], ["drain"], ["run", "--once"], ["trace", "x"]])

@@ -88,6 +88,18 @@ def test_class_based_tasks(app: Celery) -> None:
     assert fields(task, 1, "acme") == {"w": 8, "due": NOW + 5, "key": "acme"}
 
 
+def test_a_class_tells_type_checkers_its_types(app: Celery) -> None:
+    class Typed(DynPrioTask[[int], str]):
+        name = "typed"
+        dynprio = {"weight": 3}  # noqa: RUF012
+
+        def run(self, page: int) -> str:
+            return str(page)
+
+    task = app.register_task(Typed())
+    assert (task(7), fields(task, 7)) == ("7", {"w": 3})
+
+
 def test_a_subclass_with_other_parameters_reads_its_own(app: Celery) -> None:
     class Swapped(Heavy):
         name = "swapped"
