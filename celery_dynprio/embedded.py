@@ -118,6 +118,7 @@ class Watch:
         try:
             if self._acquire():
                 self._child.start()
+                self.close()  # there is nothing to look at while it lives
         except (DynPrioError, *BROKER_ERRORS) as exc:
             self.close()
             self._complain(exc)

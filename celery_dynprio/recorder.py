@@ -169,6 +169,10 @@ class _Connection:
     def try_again(self) -> None:
         self._problem = None
 
+    def rest(self) -> None:
+        if self._client is not None:
+            self._client.rest()
+
 
 class _All:
     """All that takes in what a process tells; what goes wrong with one of them concerns none of the others."""
@@ -245,6 +249,7 @@ class Recorder:
 
     def _open(self, sender: Sender[Entry]) -> Store[Entry]:
         settings, client = self._settings(), _Connection(lambda: RedisClient.from_app(self._app))
+        sender.rest = client.rest
         outlets: list[Outlet[Telling]] = usage.outlets(client, settings)
         if settings.trace:
             bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans

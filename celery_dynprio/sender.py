@@ -26,6 +26,9 @@ SEND_INTERVAL: Final = 1.0
 LAST_SEND_TIMEOUT: Final = 3.0
 COMPLAINT_INTERVAL: Final = 60.0
 
+#: Seconds without anything to send until what is connected is closed: a broker may allow few connections.
+IDLE_TIMEOUT: Final = 1.0
+
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -82,8 +85,9 @@ class Outlet(Generic[T]):
 class Sender(Generic[T]):
     """Carries entries from the tasks of one process to their store, an :class:`Outlet` of these parameters.
 
-    ``open_store`` is called in the thread. ``interval`` (seconds) is the least time between two sends. When a broker
-    stays away the oldest entries are dropped: counted in ``dropped``, and given to ``lost``.
+    ``open_store`` is called in the thread. ``interval`` (seconds) is the least time between two sends. After ``idle``
+    seconds with nothing to send ``rest`` is called, to close what is connected. When a broker stays away the oldest
+    entries are dropped: counted in ``dropped``, and given to ``lost``.
     """
 
     def __init__(
@@ -92,9 +96,13 @@ class Sender(Generic[T]):
         open_store: Callable[[], Store[T]],
         interval: float = SEND_INTERVAL,
         lost: Callable[[T], object] = lambda _: None,
+        idle: float = IDLE_TIMEOUT,
     ) -> None:
+        #: For whoever opens the store to set.
+        self.rest: Callable[[], object] = lambda: None
         self._outlet = Outlet(what, open_store)
         self._interval = interval
+        self._idle = idle
         self._lost = lost
         self._waiting: deque[T] = deque()
         self._something = threading.Event()
@@ -140,12 +148,18 @@ class Sender(Generic[T]):
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            self._something.wait()
+            if not self._something.wait(self._idle):
+                self._rest()
+                self._something.wait()
             self._something.clear()
             self._send()
             self._stop.wait(self._interval)
         self._send()
         self._outlet.close()
+
+    def _rest(self) -> None:
+        with suppress(Exception):  # whatever it is, the next send finds out
+            self.rest()
 
     def _send(self) -> None:
         entries: list[T] = []

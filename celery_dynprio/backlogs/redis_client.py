@@ -56,9 +56,10 @@ class RedisClient:
         self.plain_levels = [level for level, step in enumerate(self.priority_steps) if step == self.priorities[level]]
         #: The app's ``task_default_priority``, if the app is known.
         self.default_priority: int | None = None
-        # A plain client on kombu's pool: kombu's own prefixes only the first key of EVALSHA. Untyped, because redis-py
-        # types each answer as bytes or str, and this pool decodes nothing.
-        self.redis: Any = redis.Redis(connection_pool=self._channel.pool)
+        # A plain client: kombu's own prefixes only the first key of EVALSHA. It has the pool in which the channel has
+        # connected already, to see whether the broker answers: the other one would open a second connection. Untyped,
+        # because redis-py types each answer as bytes or str, and this pool decodes nothing.
+        self.redis: Any = redis.Redis(connection_pool=self._channel.client.connection_pool)
 
     @classmethod
     def from_app(cls, app: Celery) -> RedisClient:
@@ -102,6 +103,10 @@ class RedisClient:
     def channel(self) -> Any:
         """Kombu's channel, which makes messages of what lies in the broker."""
         return self._channel
+
+    def rest(self) -> None:
+        """Close what is connected until there is another command; not while one is under way in another thread."""
+        self.redis.connection_pool.disconnect()
 
     def close(self) -> None:
         """Close all connections."""
