@@ -210,11 +210,13 @@ class Views:
             missed += waiting.missed
         return Page(turns, max(total, len(turns)), missed)
 
-    def explain(self, task_id: str) -> Explanation:
-        """Tell why a task is where it is; :class:`~celery_dynprio.errors.NotPendingError` if it is not pending."""
+    def explain(self, task_id: str, workers: Workers | None = None) -> Explanation:
+        """Tell why a task is where it is; :class:`~celery_dynprio.errors.NotPendingError` if it is not pending.
+
+        ``workers`` as in :meth:`pending`.
+        """
         now = self._clock()
         context = self._context(now)
-        workers = ask(self._app)
         for _ in range(MOST_TRIES):
             pending = False
             for queue in self._settings.queues:
@@ -222,6 +224,7 @@ class Views:
                 if task_id not in backlog.find([task_id], now):
                     continue
                 pending = True
+                workers = ask(self._app) if workers is None else workers
                 turns = self._turns(queue, self._waiting(queue, now), context, workers.slots_for(queue))
                 index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
                 if index is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +104,27 @@ def test_nothing_but_our_own_files_may_run(ada: Web, path: str) -> None:
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_a_path_that_none_of_our_files_has_is_not_found(flower: FlowerServer, ada: Web) -> None:
+    for path in ("nope.js", "%00", "a%00b.js", "%ff", ".", "..%2finstall.py", "page.js/x", "a" * 3000):
+        assert ada.get(f"/priorities/static/{path}").status == 404, path
+    assert ada.get("/priorities/do").status == 405
+    assert "Traceback" not in flower.logs()
+
+
+def test_many_lookups_of_unknown_tasks_keep_nobody_from_the_page(flower: FlowerServer, ada: Web) -> None:
+    bob = Web(flower.url, BOB)  # who may only look
+    with ThreadPoolExecutor(60) as threads:
+        asked = [threads.submit(bob.get, f"/priorities/task/unknown-{number}") for number in range(60)]
+        wait_until(lambda: sum(each.done() for each in asked) >= 30, message="most are refused at once")
+        assert ada.data()["table"]["matching"] == 0
+        replies = [each.result() for each in asked]
+    refused = [reply for reply in replies if reply.status == 503]
+    assert len(refused) >= 30
+    assert refused[0].json == {"error": "Too many tasks are being looked up: try again in a few seconds."}
+    found = [reply.json["state"] for reply in replies if reply.status == 200]
+    assert found == ["not found"] * (60 - len(refused))
 
 
 def test_who_may_not_act_is_shown_no_buttons_and_is_refused(flower: FlowerServer, task_id: str) -> None:

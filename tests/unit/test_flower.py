@@ -21,6 +21,7 @@ from celery_dynprio.monitoring.flower import install
 from celery_dynprio.monitoring.flower.access import NOBODY, Rights, is_cross_site, user_of
 from celery_dynprio.monitoring.flower.feed import LENGTH, Feed, FollowedEvents
 from celery_dynprio.monitoring.flower.kept import SPACING, Kept
+from celery_dynprio.monitoring.flower.lookups import Lookups
 from celery_dynprio.monitoring.flower.table import Wanted
 from celery_dynprio.monitoring.flower.templating import ADDITIONS, PageLoader
 from celery_dynprio.ordering import Turn
@@ -40,6 +41,42 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+class TestLookups:
+    def test_the_same_question_is_answered_once_for_a_while(self) -> None:
+        clock, answers = FakeClock(), iter(range(9))
+        lookups = Lookups(lambda _: next(answers), age=3.0, clock=clock)
+        assert [lookups.ask(key).result(60) for key in "aab"] == [0, 0, 1]
+        clock.advance(3.0)
+        assert lookups.ask("a").result(60) == 2
+        lookups.forget()
+        assert lookups.ask("a").result(60) == 3
+
+    def test_few_questions_wait_and_the_rest_are_refused_at_once(self) -> None:
+        gate = threading.Event()
+        lookups = Lookups(lambda key: gate.wait(60) and key, most=3)
+        answers = [lookups.ask(key) for key in "abcab"]
+        for key in "defghi":
+            with pytest.raises(DynPrioError, match="try again in a few seconds"):
+                lookups.ask(key)
+        gate.set()
+        assert [answer.result(60) for answer in answers] == [*"abcab"]
+        assert lookups.ask("d").result(60) == "d"
+
+    def test_what_went_wrong_is_not_kept(self) -> None:
+        answers: list[Any] = [OSError("away"), "there"]
+
+        def read(_: str) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+        lookups = Lookups(read)
+        with pytest.raises(OSError, match="away"):
+            lookups.ask("a").result(60)
+        assert lookups.ask("a").result(60) == "there"
 
 
 class TestKept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +24,9 @@ from celery_dynprio.monitoring.flower.table import MOST_ROWS, Wanted
 #: Reads and deeds at a time, and so connections to the broker.
 THREADS: Final = 4
 
-#: Tasks that one request may steer.
+#: Tasks that one request may steer, and the bytes in which it says so.
 MOST_IDS: Final = 1_000
+MOST_BYTES: Final = 1_000_000
 
 #: Nothing runs or is shown but Flower's files and ours; images in place are those of Bootstrap's styles.
 SECURITY: Final = {
@@ -82,13 +83,16 @@ class Answer(Page):
 
     async def answer(self, work: Callable[[], Any]) -> None:
         """Answer with what the work returns as JSON, or with what went wrong in words."""
+        self.tell(await self.result(lambda: _executor.submit(work)))
+
+    async def result(self, ask: Callable[[], Future[Any]]) -> Any:
+        """What this is to give, without waiting in Tornado's loop; errors of ours in words."""
         try:
-            found = await asyncio.get_running_loop().run_in_executor(_executor, work)
+            return await asyncio.wrap_future(ask())
         except ArgumentError as exc:
             raise HTTPError(400, "%s", exc) from exc
         except DynPrioError as exc:
             raise HTTPError(503, "%s", exc) from exc
-        self.tell(found)
 
     def tell(self, found: Any) -> None:
         """Answer with this."""
@@ -150,7 +154,7 @@ class About(Answer):
             raise HTTPError(400, f"an id has {MAX_ID} characters at most")
         known = task_id in self.application.events.state.tasks
         source = self.source
-        await self.answer(lambda: {**source.about(task_id), "in_flower": known})
+        self.tell({**await self.result(lambda: source.about(task_id)), "in_flower": known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +170,11 @@ class _Asked:
 class Deed(Answer):
     """What an operator does."""
 
+    SUPPORTED_METHODS = ("POST",)
+
     def prepare(self) -> None:
         """Flower 2.1 does not tell Tornado to do this."""
-        if self.request.method == "POST":
-            self.check_xsrf_cookie()
+        self.check_xsrf_cookie()
 
     @authenticated
     async def post(self) -> None:
@@ -182,6 +187,8 @@ class Deed(Answer):
 
 
 def _asked(body: bytes) -> _Asked:
+    if len(body) > MOST_BYTES:
+        raise HTTPError(413, f"say it in {MOST_BYTES:,} bytes at most")
     try:
         found = json.loads(body)
         asked = _Asked(found["op"], found.get("ids", []), found.get("changes", {}), found.get("why", ""))
@@ -212,5 +219,6 @@ def routes(rights: Rights) -> list[URLSpec]:
         URLSpec(r"/priorities/data", Data, given, name="dynprio_data"),
         URLSpec(r"/priorities/task/(.+)", About, given, name="dynprio_task"),
         URLSpec(r"/priorities/do", Deed, given, name="dynprio_do"),
-        URLSpec(r"/priorities/static/(.+)", Asset, {"path": str(STATIC)}, name="dynprio_static"),
+        # Tornado answers a NUL in a path with 500, so a path that none of our files has gets no further than here.
+        URLSpec(r"/priorities/static/([a-z]+\.css|[a-z]+\.js)", Asset, {"path": str(STATIC)}, name="dynprio_static"),
     ]

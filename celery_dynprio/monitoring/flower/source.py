@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,7 @@ from celery_dynprio.app import DynPrio
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
 from celery_dynprio.monitoring.flower.kept import Kept
+from celery_dynprio.monitoring.flower.lookups import Lookups
 from celery_dynprio.monitoring.flower.table import Wanted
 from celery_dynprio.operations import Operations
 from celery_dynprio.orm import close_connections
@@ -72,11 +73,13 @@ class Source:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        # What takes memory or the interpreter for long is done by one thread, one thing after the other.
+        # What takes memory or the interpreter for long is done by one thread, one thing after the other. Looking for a
+        # task that is nowhere means waiting for workers to answer, so that has a thread of its own.
         self._reader = ThreadPoolExecutor(1, "dynprio read")
         self._workers = Kept(lambda: ask(app), WORKERS, ThreadPoolExecutor(1, "dynprio workers"))
         self._figures = Kept(self._read_figures, FIGURES, self._reader)
         self._backlog = Kept(self._read_backlog, BACKLOG, self._reader)
+        self._lookups = Lookups(self._read_about)
 
     def data(self, wanted: Wanted, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Figures, one page of the table, the use of keys, and the feed, of which ``moves`` are a part."""
@@ -91,9 +94,12 @@ class Source:
         shown = {name: value for name, value in figures.items() if name != "log"}
         return {**shown, "feed": feed, "table": self._table(wanted)}
 
-    def about(self, task_id: str) -> dict[str, Any]:
-        """Why a task is where it is, if it is pending, and its trace, if one is kept."""
-        return self._reader.submit(self._read_about, task_id).result()
+    def about(self, task_id: str) -> Future[dict[str, Any]]:
+        """Why a task is where it is, if it is pending, and its trace, if one is kept; never waits.
+
+        Raises :class:`~celery_dynprio.errors.DynPrioError` if too many tasks are being looked up already.
+        """
+        return self._lookups.ask(task_id)
 
     def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> list[dict[str, str]]:
         """Do it, in the name of ``by``, and tell what became of each task."""
@@ -101,6 +107,7 @@ class Source:
             results = _done(operations, op, ids, changes, why)
         self._figures.forget()
         self._backlog.forget()
+        self._lookups.forget()
         return [{"id": each.id, "answer": each.answer.value, "detail": each.detail} for each in results]
 
     def _dynprio(self) -> DynPrio:
@@ -149,7 +156,8 @@ class Source:
     def _read_about(self, task_id: str) -> dict[str, Any]:
         with self._operations() as operations:
             try:
-                told, state = explanation_object(operations.explain(task_id), time.time()), "pending"
+                found = operations.explain(task_id, self._known_workers(PATIENCE))
+                told, state = explanation_object(found, time.time()), "pending"
             except NotPendingError as exc:
                 told, state = None, exc.answer
         client = RedisClient.from_app(self._app)
