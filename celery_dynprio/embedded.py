@@ -43,6 +43,9 @@ LONG_LIFE: Final = 30.0
 #: Seconds that a child gets to finish its batch before it is killed.
 STOP_TIMEOUT: Final = 5.0
 
+#: Seconds that a child may take until it renews its leases itself.
+START_TIMEOUT: Final = 30.0
+
 COMPLAINT_INTERVAL: Final = 60.0
 
 
@@ -73,6 +76,10 @@ class Child:
         self._not_before = self._clock() + self._pause
         logger.log(logging.WARNING if code else logging.INFO, "embedded reprioritizer ended with %d", code)
         return False
+
+    def starting(self) -> bool:
+        """Whether it runs, and was started so short a time ago that it may not renew its leases yet."""
+        return self.alive() and self._clock() - self._started < START_TIMEOUT
 
     def may_start(self) -> bool:
         """Whether none runs and the last one ended long enough ago."""
@@ -112,11 +119,13 @@ class Watch:
         self._next_complaint = 0.0
 
     def look(self) -> None:
-        """Take what is free, unless the child is there to renew what it has."""
-        if not self._child.may_start():
+        """Take what is free, and renew it until the child does so itself."""
+        starting = self._child.starting()
+        if not starting and not self._child.may_start():
+            self.close()
             return
         try:
-            if self._acquire():
+            if self._acquire() and not starting:
                 self._child.start()
                 self.close()  # there is nothing to look at while it lives
         except (DynPrioError, *BROKER_ERRORS) as exc:

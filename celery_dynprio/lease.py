@@ -7,11 +7,23 @@ refused by the same server that holds the messages.
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+
+from celery_dynprio.backlogs.redis_client import BROKER_ERRORS
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
+
+logger = logging.getLogger(__name__)
+
+#: A process that gave no sign of life for so many times the life of a lease loses its leases.
+PATIENCE: Final = 6
 
 #: A dedicated process takes the lease over from a candidate in a worker, and an operator's command from both.
 Kind: TypeAlias = Literal["embedded", "dedicated", "operator"]
@@ -32,6 +44,9 @@ class Lease(Protocol):
     def acquire(self) -> str | None:
         """Take or renew the lease; return the fence, or None if another owner has it."""
 
+    def renew(self) -> None:
+        """Lengthen it, if it is still ours; from any thread."""
+
     def release(self) -> None:
         """Give it back, if it is still ours."""
 
@@ -51,6 +66,7 @@ class RedisLease:
         self._counter = client.queue_key(queue, "fence")
         self._arguments = (owner, kind, max(int(ttl * 1000), 1))
         self._acquire = client.script("lease_acquire")
+        self._renew = client.script("lease_renew")
         self._release = client.script("lease_release")
         self._fence: str | None = None
 
@@ -59,6 +75,12 @@ class RedisLease:
         answer = self._acquire(keys=[self._key, self._counter], args=self._arguments)
         self._fence = answer.decode() if answer else None
         return self._fence
+
+    def renew(self) -> None:
+        """Lengthen it, if it is still ours; from any thread."""
+        fence = self._fence
+        if fence is not None:
+            self._renew(keys=[self._key], args=[fence, self._arguments[-1]])
 
     def release(self) -> None:
         """Give it back, if it is still ours."""
@@ -73,3 +95,89 @@ class RedisLease:
             return None
         token, kind, owner = value.decode().split(":", 2)
         return Holder(owner, kind, int(token))
+
+
+class Keeper:
+    """Renews the leases of one process while it works, however long a step of that takes, from a thread of its own.
+
+    ``ttl`` (seconds) is the life of a lease. A process that hangs loses its leases all the same: it has to give a sign
+    of life (:meth:`beat`) at least every :data:`PATIENCE` times the life of a lease. ``clock`` gives seconds that never
+    go back.
+    """
+
+    def __init__(self, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._period = ttl / 3
+        self._patience = PATIENCE * ttl
+        self._clock = clock
+        self._leases: list[Lease] = []
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._thread: threading.Thread | None = None
+        self._beats = 0
+        self._rest = 0.0
+
+    def hold(self, lease: Lease) -> None:
+        """Renew this lease from now on."""
+        with self._lock:
+            if lease not in self._leases:
+                self._leases.append(lease)
+
+    def drop(self, lease: Lease) -> None:
+        """Renew it no more: it is given back, or lost."""
+        with self._lock:
+            if lease in self._leases:
+                self._leases.remove(lease)
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        self._beats += 1
+        self._rest = 0.0
+
+    def rest(self, seconds: float) -> None:
+        """Give a sign of life, the next one to come so much later than usual."""
+        self._beats += 1
+        self._rest = seconds
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Renew while the body runs."""
+        with self._lock:
+            self._workers += 1
+            self._beats += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="dynprio lease", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._workers -= 1
+
+    def renew(self) -> None:
+        """Renew all leases now; what goes wrong is tried again soon enough."""
+        with self._lock:
+            leases = list(self._leases)
+        for lease in leases:
+            try:
+                lease.renew()
+            except BROKER_ERRORS as exc:
+                logger.debug("could not renew a lease: %s", exc)
+
+    def _work(self) -> None:
+        seen, since = -1, 0.0
+        while True:
+            time.sleep(self._period)
+            with self._lock:
+                if not self._workers:
+                    self._thread = None
+                    return
+            if self._beats != seen:
+                seen, since = self._beats, self._clock()
+            if self._clock() - since <= self._patience + self._rest:
+                self.renew()
+
+
+def follows(fence: str | None, earlier: str | None) -> bool:
+    """Whether nobody else led between these two fences of one owner."""
+    tokens = [each.partition(":")[0] if each else "" for each in (earlier, fence)]
+    return fence == earlier or (all(map(str.isdigit, tokens)) and int(tokens[1]) == int(tokens[0]) + 1)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -18,7 +18,7 @@ from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
 from celery_dynprio.fleet import Fleet
 from celery_dynprio.guard import Guard, Watched, no_slots
-from celery_dynprio.lease import Kind, Lease, RedisLease
+from celery_dynprio.lease import Keeper, Kind, Lease, RedisLease, follows
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot
 from celery_dynprio.objectives import Standing
@@ -101,6 +101,7 @@ class Reprioritizer:
     ``clock`` gives Unix seconds; ``budget`` is seconds of broker time that the moves of one tick may take; ``paused``
     tells whether an operator stopped all moves. With ``watched`` what waits is read, and reported, while they are.
     ``guard`` watches the app's objectives; ``levels`` are those that tasks may be put into (None: all), for ``owner``.
+    ``keeper`` renews the lease while a tick lasts.
     Of the first ``traced`` moves of a tick the traces are reported that the tasks belong to.
     """
 
@@ -118,6 +119,7 @@ class Reprioritizer:
     guard: Guard | None = None
     levels: UsableLevels | None = None
     owner: str = ""
+    keeper: Keeper | None = None
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
@@ -125,13 +127,18 @@ class Reprioritizer:
     _turned: list[Standing] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._scores = Scores(self.policy, Complaints(self.backlog.queue))
+        beat = self.keeper.beat if self.keeper else _nothing
+        self._scores = Scores(self.policy, Complaints(self.backlog.queue), beat)
 
     def tick(self) -> Report:
         """Put the queue in order once, if this process leads it.
 
         Raises what the broker's client raises when the broker is away; whatever was moved by then is moved.
         """
+        with self.keeper.working() if self.keeper else nullcontext():
+            return self._tick()
+
+    def _tick(self) -> Report:
         started, timer = self.clock(), time.monotonic()
         role, fence = self._role()
         report = Report(self.backlog.queue, role, started)
@@ -158,6 +165,8 @@ class Reprioritizer:
                 with suppress(LeaseLostError):  # then it is for the other one to do
                     self.levels.leave(self.owner, self._fence)
         finally:
+            if self.keeper:
+                self.keeper.drop(self.lease)
             try:
                 if not self.dry_run:
                     self.lease.release()
@@ -167,13 +176,20 @@ class Reprioritizer:
     def _role(self) -> tuple[Role, str | None]:
         if self.dry_run:
             return Role.DRY_RUN, None
-        fence = self.lease.acquire()
-        if fence != self._fence:  # others may have moved anything meanwhile
-            self.backlog.close()
-            self._fence = fence
+        fence = self._lead()
         if fence is None:
             return Role.STANDBY, None
         return (Role.PAUSED if self.paused() else Role.LEADER), fence
+
+    def _lead(self) -> str | None:
+        """Take or renew the lease; forget what was read if others led meanwhile, who may have moved anything."""
+        fence, earlier = self.lease.acquire(), self._fence
+        self._fence = fence
+        if self.keeper:
+            (self.keeper.drop if fence is None else self.keeper.hold)(self.lease)
+        if not follows(fence, earlier):
+            self.backlog.close()
+        return fence
 
     def _work(self, report: Report, fence: str | None) -> Report:
         now = report.started
@@ -237,10 +253,12 @@ class Reprioritizer:
         return {task_id: span_of_headers(found).trace_id for task_id, found in headers.items()}
 
     def _apply(self, moves: Sequence[Move]) -> Sequence[Outcome]:
-        self._fence = self.lease.acquire()  # a slow policy or a long backlog may have used up the time to live
-        if self._fence is None:
-            raise LeaseLostError(f"queue {self.backlog.queue!r}: another reprioritizer leads it now; nothing was moved")
-        return self.backlog.apply(moves, self._fence)
+        earlier, fence = self._fence, self._lead()  # nobody renewed it while the process was stopped
+        if fence is None or not follows(fence, earlier):
+            raise LeaseLostError(
+                f"queue {self.backlog.queue!r}: another reprioritizer led it meanwhile; nothing was moved"
+            )
+        return self.backlog.apply(moves, fence)
 
     def _usable(self, fence: str | None) -> Sequence[Place] | None:
         """The levels that tasks may be put into; the others are emptied."""
@@ -302,9 +320,10 @@ def assemble(
     levels = len(client.priority_steps)
     attainment = RedisAttainment(client, settings.objectives, interval=settings.interval)
     admission = Admission(settings.interval)
+    keeper = Keeper(settings.lease_ttl)
     return [
         Reprioritizer(
-            backlog=RedisBacklog(client, queue, settings.window),
+            backlog=RedisBacklog(client, queue, settings.window, beat=keeper.beat),
             lease=RedisLease(client, queue, owner, kind, settings.lease_ttl),
             planner=Planner(levels, settings.window, settings.hysteresis),
             policy=settings.policy,
@@ -318,9 +337,14 @@ def assemble(
             guard=Guard(queue, settings.objectives, attainment, slots, admission) if settings.objectives else None,
             levels=UsableLevels(client, queue, fleet, ttl=max(TTL, 3 * settings.interval)),
             owner=owner,
+            keeper=keeper,
         )
         for queue in (settings.queues if queues is None else queues)
     ]
+
+
+def _nothing() -> None:
+    """Nobody waits for a sign of life."""
 
 
 def describe(report: Report) -> str:
@@ -371,6 +395,10 @@ def serve(
     problem, and it is tried again after a growing pause.
     """
     failures = 0
+    keeper = next((each.keeper for each in reprioritizers if each.keeper), None)
+    working = ExitStack()
+    if keeper:
+        working.enter_context(keeper.working())
     try:
         while not stop.is_set():
             began = time.monotonic()
@@ -380,10 +408,14 @@ def serve(
                 break
             failures = failures + 1 if trouble else 0
             pause = min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF) if failures else interval
-            stop.wait(max(pause - (time.monotonic() - began), 0.0))
+            pause = max(pause - (time.monotonic() - began), 0.0)
+            if keeper:
+                keeper.rest(pause)
+            stop.wait(pause)
     finally:
         for reprioritizer in reprioritizers:
             _close(reprioritizer)
+        working.close()
         until = time.monotonic() + HOOK_TIMEOUT
         for guard in filter(None, (reprioritizer.guard for reprioritizer in reprioritizers)):
             guard.close(max(until - time.monotonic(), 0.0))

@@ -24,12 +24,16 @@ MIDDLE: Final = 0.5
 class Scores:
     """What the policy says of each task, or said last.
 
-    ``complain`` is called with the exception, or with a text, for each tick in which the policy failed.
+    ``complain`` is called with the exception, or with a text, for each tick in which the policy failed, ``beat`` before
+    each task, as a sign of life: a policy may be slow.
     """
 
-    def __init__(self, policy: Policy, complain: Callable[[object], None]) -> None:
+    def __init__(
+        self, policy: Policy, complain: Callable[[object], None], beat: Callable[[], None] = lambda: None
+    ) -> None:
         self._policy = policy
         self._complain = complain
+        self._beat = beat
         self._last: dict[str, float] = {}
         self._rota: Iterator[str] = iter(())
 
@@ -38,7 +42,7 @@ class Scores:
 
         ``fallback`` scores a task that the policy cannot score and never has.
         """
-        last, complained = self._last, False
+        last, beat, complained = self._last, self._beat, False
 
         def fail(problem: object) -> None:
             nonlocal complained
@@ -57,6 +61,7 @@ class Scores:
             return stand
 
         def score(task: PendingTask) -> float:
+            beat()
             try:
                 value = float(fresh(task))  # of a number of any other type the planner might choke
                 if 0.0 <= value <= 1.0:

@@ -67,6 +67,9 @@ class MemoryLease:
         """Return the fence."""
         return self.fence
 
+    def renew(self) -> None:
+        """Nothing: it never runs out."""
+
     def release(self) -> None:
         """Note that it was given back."""
         self.released = True

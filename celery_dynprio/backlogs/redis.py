@@ -65,14 +65,20 @@ class RedisBacklog:
     """One managed queue in Redis; see :class:`~celery_dynprio.backlogs.base.Backlog` for the methods.
 
     ``window`` (messages) bounds what is read of a front that is far too deep: twice the window, the next to run first.
-    ``clock`` (Unix seconds) tells when a move was made.
+    ``clock`` (Unix seconds) tells when a move was made; ``beat`` is called with each step of what may take long.
     """
 
     def __init__(
-        self, client: RedisClient, queue: str, window: int = 10_000, clock: Callable[[], float] = time.time
+        self,
+        client: RedisClient,
+        queue: str,
+        window: int = 10_000,
+        clock: Callable[[], float] = time.time,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
         self._clock = clock
+        self._beat = beat
         self.capabilities = Capabilities()
         self._client = client
         self._redis = client.redis
@@ -287,6 +293,7 @@ class RedisBacklog:
             if size > BATCH_BYTES:
                 break
         answer = self._move(keys=self._keys, args=arguments)
+        self._beat()
         if answer is None:
             raise LeaseLostError(f"queue {self.queue!r}: another reprioritizer leads it now; nothing was moved")
         if _NOT_AUDITED in answer:

@@ -322,5 +322,14 @@ def test_a_replica_moves_nothing(start_server: StartServer) -> None:
 
 def test_every_script_is_tested_here() -> None:
     """Reads need no more than to raise: see test_backlog."""
-    writing = {"move", "lease_acquire", "lease_release", "use_record", "histograms_record", "trace_record", "levels"}
+    writing = {
+        "move",
+        "lease_acquire",
+        "lease_renew",
+        "lease_release",
+        "use_record",
+        "histograms_record",
+        "trace_record",
+        "levels",
+    }
     assert set(SCRIPTS) == writing | {"find"}
