@@ -15,7 +15,7 @@ from celery_dynprio import message
 from celery_dynprio.audit import operator
 from celery_dynprio.backlogs.base import Found
 from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import ArgumentError, OptionError
 from celery_dynprio.fates import Answer
 from celery_dynprio.lease import RedisLease
@@ -42,8 +42,17 @@ MOST_TRIES: Final = 20
 
 _BUSY: Final = "it was moved each time it was looked up; try again"
 
-#: Seconds after which a cancelled task whose end was not told belongs to an operator who died.
+#: Seconds after which a cancelled task whose end was not told belongs to an operator who died: one that lives gives a
+#: sign of life more often than that.
 ABANDONED: Final = 30.0
+SIGN_INTERVAL: Final = 5.0
+
+#: How many tasks of dead operators are looked at in one go, and seconds after which no more of them are begun.
+SLICE: Final = 500
+SLICE_SECONDS: Final = 0.5
+
+#: Seconds after which it is tried again to tell an end that could not be told.
+RETRY: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,9 @@ class Operations(Views):
         self._by = operator() if by is None else by
         self._backlogs = {queue: RedisBacklog(client, queue, clock=clock) for queue in settings.queues}
         self._levels = {queue: UsableLevels(client, queue) for queue in settings.queues}
+        self._life_key = client.app_key("cancelling")
+        self._next_sign = 0.0
+        self._retries: dict[str, float] = {}
 
     def hold(self, ids: Iterable[str], why: str = "") -> list[Result]:
         """Take tasks out of the workers' reach until they are released, whatever restarts meanwhile."""
@@ -150,10 +162,12 @@ class Operations(Views):
         def deed(found: Found) -> Deed:
             return Move(found.task, found.place, CANCELLED, 0.0, "cancel")
 
+        self._show_life()
         results = self._steer("cancel", ids, deed, why)
         told = []
         for result in results:
             if result.answer is Answer.DONE and result.queue:
+                self._show_life()
                 problem = self._tell(result.queue, result.id, result.messages)
                 result = replace(result, detail=problem or result.detail)  # noqa: PLW2901
             told.append(result)
@@ -161,17 +175,45 @@ class Operations(Views):
         return told
 
     def finish(self) -> int:
-        """Tell the end of tasks that were cancelled by a process that then died; return how many."""
-        now, told = self._clock(), 0
-        for queue, backlog in self._backlogs.items():
-            abandoned = Counter[str]()
-            for task, raw in backlog.parked_messages(CANCELLED, now):
-                moves = message.moves_of(message.headers_of(raw).get(message.HEADER))
-                if not moves or now - moves[-1].at > ABANDONED:
-                    abandoned[task.id] += 1
-            told += sum(not self._tell(queue, task_id, messages) for task_id, messages in abandoned.items())
+        """Tell the ends of some tasks that were cancelled by a process that then died; return how many.
+
+        For about half a second, so that a tick is not late: the next call goes on. While any operator cancels, nothing.
+        """
+        if self._client.redis.exists(self._life_key):
+            return 0
+        told, until = 0, time.monotonic() + SLICE_SECONDS
+        for queue in self._backlogs:
+            for task_id, messages in self._abandoned(queue).items():
+                if told and time.monotonic() > until:
+                    break
+                if self._tell(queue, task_id, messages):
+                    self._retries[task_id] = time.monotonic() + RETRY
+                else:
+                    self._retries.pop(task_id, None)
+                    told += 1
         self._flush()
         return told
+
+    def _abandoned(self, queue: str) -> Counter[str]:
+        """Some of the cancelled tasks of one queue whose operator died, and how many messages each has."""
+        now, timer = self._clock(), time.monotonic()
+        abandoned = Counter[str]()
+        for task, raw in self._backlogs[queue].parked_messages(CANCELLED, now):
+            moves = message.moves_of(message.headers_of(raw).get(message.HEADER))
+            if (not moves or now - moves[-1].at > ABANDONED) and self._retries.get(task.id, timer) <= timer:
+                abandoned[task.id] += 1
+            if len(abandoned) >= SLICE:
+                break
+        return abandoned
+
+    def _show_life(self) -> None:
+        """Let no leader take over what this process is about to tell."""
+        if time.monotonic() >= self._next_sign:
+            self._next_sign = time.monotonic() + SIGN_INTERVAL
+            try:
+                self._client.redis.set(self._life_key, self._by, px=int(ABANDONED * 1000))
+            except BROKER_ERRORS as exc:  # at worst an end is told twice
+                logger.warning("could not note that tasks are being cancelled here: %s", exc)
 
     def pause(self, why: str = "") -> None:
         """Stop all moves of all reprioritizers on this broker from their next tick on; workers go on."""

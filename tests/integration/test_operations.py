@@ -24,6 +24,7 @@ from celery_dynprio import (
     dynprio_task,
     factor,
     operations,
+    revocation,
     tracing,
     views,
 )
@@ -70,6 +71,11 @@ class Shop:
 
     def _clock(self) -> float:
         return time.time() + self.now
+
+    def operator_dies(self) -> None:
+        """Long ago, so that the last sign of life is over."""
+        self.now += operations.ABANDONED + 1
+        self.client.redis.delete("dynprio:cancelling")
 
     def reprioritizer(self) -> Reprioritizer:
         return assemble(self.client, self.dynprio.settings, RedisUsage(self.client), "test")[0]
@@ -501,10 +507,61 @@ class TestCancel:
         report = tick.tick()
         assert (report.cancelled, report.front) == (1, 0)
         assert shop.operations.finish() == 0  # the operator may be about to
-        shop.now = operations.ABANDONED + 1
+        shop.operator_dies()
         assert shop.operations.finish() == 1
         assert result.state == "REVOKED"
         assert tick.tick().cancelled == 0
+
+    def test_a_living_operator_is_not_taken_for_dead_however_long_it_takes(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        leader = operations.Operations(shop.app, shop.client, shop.dynprio.settings, clock=shop._clock)
+        told: list[int] = []
+        revoke = revocation.revoke
+
+        def slow(*arguments: Any) -> None:
+            shop.now += operations.ABANDONED + 1
+            told.append(leader.finish())
+            revoke(*arguments)
+
+        monkeypatch.setattr(operations, "revoke", slow)
+        monkeypatch.setattr(operations, "SIGN_INTERVAL", 0.0)
+        results = [shop.report.delay("ada") for _ in range(3)]
+        shop.operations.cancel([result.id for result in results])
+        assert told == [0, 0, 0]
+        assert 0 < shop.client.redis.pttl("dynprio:cancelling") <= 1000 * operations.ABANDONED
+
+    def test_the_work_of_a_dead_operator_is_done_in_slices(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        results = [shop.report.delay("ada") for _ in range(3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            shop.operations.cancel([result.id for result in results])
+        shop.operator_dies()
+        monkeypatch.setattr(operations, "SLICE_SECONDS", -1.0)
+        assert [shop.operations.finish() for _ in range(4)] == [1, 1, 1, 0]
+        assert {result.state for result in results} == {"REVOKED"}
+
+    def test_an_end_that_cannot_be_told_does_not_keep_the_others_from_being_told(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        results = [shop.report.delay("ada") for _ in range(5)]
+        revoke, odd = revocation.revoke, results[2].id
+        tries: list[str] = []
+
+        def some(app: Any, client: Any, task_id: str, raw: bytes) -> None:
+            tries.append(task_id)
+            if task_id == odd:
+                raise ConnectionError("not this one")
+            revoke(app, client, task_id, raw)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            shop.operations.cancel([result.id for result in results])
+        shop.operator_dies()
+        monkeypatch.setattr(operations, "revoke", some)
+        monkeypatch.setattr(operations, "SLICE_SECONDS", -1.0)
+        assert sum(shop.operations.finish() for _ in range(6)) == 4
+        assert tries.count(odd) <= 1
 
     def test_a_result_backend_that_is_away_delays_the_result_only(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
@@ -518,7 +575,7 @@ class TestCancel:
             (told,) = shop.operations.cancel([result.id])
         assert told.answer is Answer.DONE
         assert told.detail == "removed; its result becomes REVOKED once the result backend answers: no backend"
-        shop.now = operations.ABANDONED + 1
+        shop.operator_dies()
         assert (shop.operations.finish(), result.state) == (1, "REVOKED")
 
 
@@ -650,7 +707,7 @@ class TestSeveralMessagesWithOneId:
             shop.operations.cancel([self.ID])
         monkeypatch.undo()
         assert RedisBacklog(shop.client, "celery").count()[CANCELLED] == 3
-        shop.now = operations.ABANDONED + 1
+        shop.operator_dies()
         assert (shop.operations.finish(), shop.app.AsyncResult(self.ID).state) == (1, "REVOKED")
         assert RedisBacklog(shop.client, "celery").count()[CANCELLED] == 0
 
