@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
-from celery_dynprio.backlogs.redis_client import BROKER_ERRORS
-
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
 
@@ -160,7 +158,7 @@ class Keeper:
         for lease in leases:
             try:
                 lease.renew()
-            except BROKER_ERRORS as exc:
+            except Exception as exc:  # noqa: BLE001 - also what a connection raises that is closed meanwhile
                 logger.debug("could not renew a lease: %s", exc)
 
     def _work(self) -> None:
