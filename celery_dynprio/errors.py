@@ -62,9 +62,11 @@ class ArgumentError(DynPrioError):
 class NotPendingError(DynPrioError):
     """The task is not pending: a worker has it, it is finished, or it never was in a managed queue."""
 
-    def __init__(self, task_id: str, answer: str, queues: Sequence[str]) -> None:
-        super().__init__(f"task {task_id!r} is not pending in {', '.join(queues)}: {answer}")
+    def __init__(self, task_id: str, answer: str, queues: Sequence[str], detail: str = "") -> None:
+        super().__init__(f"task {task_id!r} is not pending in {', '.join(queues)}: {answer} {detail}".rstrip())
         self.task_id = task_id
-        #: "already running", "already finished" or "not found".
+        #: "already running", "scheduled", "reserved", "already finished", "already cancelled" or "not found".
         self.answer = answer
+        #: Where it is and until when, as far as known.
+        self.detail = detail
         self.queues = queues

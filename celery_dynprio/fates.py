@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.result import AsyncResult
-from celery.states import READY_STATES, RETRY, STARTED
+from celery.states import READY_STATES, RETRY, REVOKED, STARTED
 
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.message import described
+from celery_dynprio.moments import moment
 from celery_dynprio.spans import RedisSpans
 from celery_dynprio.workers import ANSWER_TIMEOUT, answers
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 logger = logging.getLogger(__name__)
+
+#: Seconds before its time in which a task may start although workers are told to discard it.
+NEAR: Final = 2.0
 
 #: One HSCAN of what workers have not acknowledged asks for about so many messages.
 SCAN_COUNT: Final = 200
@@ -33,70 +40,150 @@ class Answer(Enum):
     """What an operator is told of one task."""
 
     DONE = "done"
-    #: A worker has it: it runs, or waits there for its turn, its time or its next try.
+    #: A worker runs it.
     RUNNING = "already running"
+    #: A worker keeps it until its time has come.
+    SCHEDULED = "scheduled"
+    #: A worker has taken it, and it waits there for a free slot, or for its next try.
+    RESERVED = "reserved"
     FINISHED = "already finished"
+    CANCELLED = "already cancelled"
+    #: The workers were told to discard it, should one receive it: nobody knows where it is, or whether it runs.
+    REVOKED = "revoked"
     NOT_FOUND = "not found"
     #: It is pending, but others moved it each time before it could be done.
     BUSY = "busy"
 
 
-class Fates:
-    """Asks, in this order: what workers have not acknowledged, what is being cancelled, results, workers, traces."""
+#: A task that nobody but a worker can have.
+AT_WORKERS: Final = frozenset((Answer.SCHEDULED, Answer.RESERVED))
 
-    def __init__(self, app: Celery, client: RedisClient, queues: Sequence[str]) -> None:
+
+_BY_STATE: Final = {STARTED: Answer.RUNNING, RETRY: Answer.RESERVED, REVOKED: Answer.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a task that is not pending any more."""
+
+    answer: Answer
+    #: Where it is and until when, as far as known: "at worker celery@web1 until 2026-11-25 08:32:20 UTC".
+    detail: str = ""
+    #: Whether workers that answer would discard it for certain: its time is not near.
+    sure: bool = False
+
+
+class Fates:
+    """Asks, in this order: what workers have not acknowledged, what is being cancelled, results, workers, traces.
+
+    ``clock`` gives Unix seconds.
+    """
+
+    def __init__(
+        self, app: Celery, client: RedisClient, queues: Sequence[str], clock: Callable[[], float] = time.time
+    ) -> None:
         self._app = app
         self._client = client
         self._queues = queues
+        self._clock = clock
 
-    def of(self, ids: Sequence[str]) -> dict[str, Answer]:
+    def of(self, ids: Sequence[str]) -> dict[str, Fate]:
         """Tell what became of each of these, none of which is pending."""
-        fates = dict.fromkeys(self._unacknowledged(set(ids)), Answer.RUNNING)
-        for ask in (self._cancelled, self._by_result, self._by_workers, self._by_trace):
-            left = [task_id for task_id in ids if task_id not in fates]
-            if not left:
-                break
-            fates |= ask(left)
-        return {task_id: fates.get(task_id, Answer.NOT_FOUND) for task_id in ids}
+        taken = self._unacknowledged(ids)
+        fates = {task_id: fate for task_id, fate in self._cancelled(ids).items() if task_id not in taken}
+        fates |= self._by_result([task_id for task_id in ids if task_id not in fates], taken)
+        fates |= self._at_workers([task_id for task_id in ids if task_id not in fates], taken)
+        fates |= self._by_trace([task_id for task_id in ids if task_id not in fates])
+        return {task_id: fates.get(task_id, Fate(Answer.NOT_FOUND)) for task_id in ids}
 
-    def _unacknowledged(self, ids: set[str]) -> Iterable[str]:
-        needles = [(json.dumps(task_id)[1:-1].encode(), task_id) for task_id in ids]
+    def at_workers(self, ids: Sequence[str]) -> dict[str, Fate]:
+        """Tell which of these workers have, whatever else is known of them."""
+        return self._at_workers(ids, self._unacknowledged(ids)) if ids else {}
+
+    def _unacknowledged(self, ids: Sequence[str]) -> dict[str, float | None]:
+        """Those of these tasks that workers have not acknowledged, each with its ETA in Unix seconds, if it has one."""
+        needles = [(json.dumps(task_id)[1:-1].encode(), task_id) for task_id in set(ids)]
+        found: dict[str, float | None] = {}
         for _, raw in self._client.redis.hscan_iter(self._client.unacked_key, count=SCAN_COUNT):
-            yield from (task_id for needle, task_id in needles if needle in raw and _id(raw) == task_id)
+            for needle, task_id in needles:
+                if needle in raw:
+                    headers = _described(raw)
+                    if headers.get("id") == task_id:
+                        found[task_id] = self._seconds(headers.get("eta"))
+        return found
 
-    def _cancelled(self, ids: Sequence[str]) -> dict[str, Answer]:
+    def _seconds(self, eta: object) -> float | None:
+        """The ETA of a message in Unix seconds; None if it has none."""
+        if not isinstance(eta, str):
+            return None
+        try:
+            at = datetime.fromisoformat(eta.replace("Z", "+00:00"))
+            zone = timezone.utc if self._app.conf.enable_utc else self._app.timezone
+            return (at if at.tzinfo else at.replace(tzinfo=zone)).timestamp()
+        except (ValueError, OverflowError):
+            return None
+
+    def _cancelled(self, ids: Sequence[str]) -> dict[str, Fate]:
         """Those that an operator has taken away, and whose results do not tell of it yet."""
         backlogs = (RedisBacklog(self._client, queue) for queue in self._queues)
-        return {task_id: Answer.FINISHED for backlog in backlogs for task_id in backlog.cancelled(ids)}
+        return {task_id: Fate(Answer.CANCELLED) for backlog in backlogs for task_id in backlog.cancelled(ids)}
 
-    def _by_result(self, ids: Sequence[str]) -> dict[str, Answer]:
+    def _by_result(self, ids: Sequence[str], taken: Collection[str]) -> dict[str, Fate]:
+        """Of a task that a worker has taken (``taken``) only a start or a revocation counts: the rest may be older."""
         try:
             states = {task_id: AsyncResult(task_id, app=self._app).state for task_id in ids}
         except Exception as exc:  # noqa: BLE001 - each result backend has its own, and there may be none at all
             logger.debug("no result tells what became of the tasks: %r", exc)
             return {}
-        return {
-            task_id: Answer.FINISHED if state in READY_STATES else Answer.RUNNING
-            for task_id, state in states.items()
-            if state in READY_STATES or state in {STARTED, RETRY}
-        }
+        fates = {}
+        for task_id, state in states.items():
+            if state == REVOKED:
+                fates[task_id] = Fate(Answer.CANCELLED)
+            elif state == STARTED:
+                fates[task_id] = Fate(Answer.RUNNING)
+            elif task_id in taken:
+                continue
+            elif state == RETRY:
+                fates[task_id] = Fate(Answer.RESERVED, "for its next try")
+            elif state in READY_STATES:
+                fates[task_id] = Fate(Answer.FINISHED)
+        return fates
 
-    def _by_workers(self, ids: Sequence[str]) -> dict[str, Answer]:
-        _, known = answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", {"ids": list(ids)})
-        return {task_id: Answer.RUNNING for tasks in known.values() for task_id in tasks}
+    def _at_workers(self, ids: Sequence[str], taken: Mapping[str, float | None]) -> dict[str, Fate]:
+        if not ids:
+            return {}
+        up, known = answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", {"ids": list(ids)})
+        fates = {task_id: self._fate("", "", taken[task_id], up) for task_id in ids if task_id in taken}
+        for worker, tasks in known.items():
+            for task_id, told in tasks.items() if isinstance(tasks, Mapping) else ():
+                state = told[0] if isinstance(told, (list, tuple)) and told else ""
+                fates[task_id] = self._fate(str(state), worker, taken.get(task_id), up)
+        return fates
 
-    def _by_trace(self, ids: Sequence[str]) -> dict[str, Answer]:
+    def _fate(self, state: str, worker: str, eta: float | None, up: Collection[str]) -> Fate:
+        """The fate of a task in this state of a worker's ("" if none tells, of those that are ``up``)."""
+        where = f"at worker {worker}" if worker else "at a worker"
+        if state == "active":
+            return Fate(Answer.RUNNING, where)
+        # Workers before Celery 5.6 tell of no task that waits for its time.
+        if state == "scheduled" or (eta is not None and eta > self._clock()):
+            until = "" if eta is None else f" until {moment(eta, self._app.timezone)}"
+            far = eta is not None and eta - self._clock() > NEAR
+            return Fate(Answer.SCHEDULED, where + until, sure=far and bool(up))
+        return Fate(Answer.RESERVED, where)
+
+    def _by_trace(self, ids: Sequence[str]) -> dict[str, Fate]:
         spans, fates = RedisSpans(self._client), {}
         for task_id in ids[:MOST_TRACED]:
             trace = spans.read(task_id)
             states = [span.state for span in trace.spans if span.task_id == task_id] if trace else []
             if states:
-                fates[task_id] = Answer.RUNNING if {STARTED, RETRY}.issuperset(states[-1:]) else Answer.FINISHED
+                fates[task_id] = Fate(_BY_STATE.get(states[-1], Answer.FINISHED))
         return fates
 
 
-def _id(raw: bytes) -> Any:
+def _described(raw: bytes) -> Mapping[str, Any]:
     try:
-        return described(json.loads(raw)[0]).get("id")
+        return described(json.loads(raw)[0])
     except (ValueError, LookupError, TypeError, RecursionError):
-        return None
+        return {}

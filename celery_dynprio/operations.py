@@ -17,14 +17,14 @@ from celery_dynprio.backlogs.base import Found
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
 from celery_dynprio.errors import ArgumentError, OptionError
-from celery_dynprio.fates import Answer
+from celery_dynprio.fates import AT_WORKERS, Answer, Fate
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place
 from celery_dynprio.recorder import Recorder
 from celery_dynprio.revocation import revoke
 from celery_dynprio.settings import Settings
-from celery_dynprio.steering import Deed, Result, Tally, carry_out
+from celery_dynprio.steering import Deed, Result, Tally, also, carry_out, revoked, told
 from celery_dynprio.task import call_fields
 from celery_dynprio.usable import UsableLevels
 from celery_dynprio.views import Views
@@ -156,23 +156,33 @@ class Operations(Views):
         """Remove tasks from the broker, at once and for good; their results become REVOKED.
 
         Also with no worker up. What waits for them fails as it does when a worker finds a revoked task. If this process
-        dies half-way, another one goes on: see :meth:`finish`.
+        dies half-way, another one goes on: see :meth:`finish`. Workers are told to discard those that they have taken
+        and not started, and those of which nothing is known. What runs is not terminated.
         """
 
         def deed(found: Found) -> Deed:
             return Move(found.task, found.place, CANCELLED, 0.0, "cancel")
 
         self._show_life()
-        results = self._steer("cancel", ids, deed, why)
-        told = []
-        for result in results:
-            if result.answer is Answer.DONE and result.queue:
-                self._show_life()
-                problem = self._tell(result.queue, result.id, result.messages)
-                result = replace(result, detail=problem or result.detail)  # noqa: PLW2901
-            told.append(result)
+        results = self._steer("cancel", ids, deed, why, elsewhere=self._revoke)
+        removed = {result.id: result for result in results if result.messages}
+        for task_id, result in removed.items():
+            self._show_life()
+            problem = self._tell(result.queue, task_id, result.messages)
+            removed[task_id] = replace(result, detail=problem or result.detail)
+        # Another message with the same id: published twice, or given back because it was not acknowledged in time.
+        others = self._fates.at_workers(list(removed))
+        for result in self._revoke(others) if others else ():
+            removed[result.id] = also(removed[result.id], result)
         self._flush()
-        return told
+        return [removed.get(result.id, result) for result in results]
+
+    def _revoke(self, fates: Mapping[str, Fate]) -> list[Result]:
+        """Have the workers discard those of these tasks that may yet start there, and answer for all of them."""
+        ids = [task_id for task_id, fate in fates.items() if fate.answer in {*AT_WORKERS, Answer.NOT_FOUND}]
+        if ids:
+            self._app.control.revoke(ids)
+        return revoked(fates)
 
     def finish(self) -> int:
         """Tell the ends of some tasks that were cancelled by a process that then died; return how many.
@@ -238,9 +248,19 @@ class Operations(Views):
     # One operation on some tasks
 
     def _steer(
-        self, op: str, ids: Iterable[str], deed: Callable[[Found], Deed], why: str, *, backwards: bool = False
+        self,
+        op: str,
+        ids: Iterable[str],
+        deed: Callable[[Found], Deed],
+        why: str,
+        *,
+        backwards: bool = False,
+        elsewhere: Callable[[Mapping[str, Fate]], list[Result]] = told,
     ) -> list[Result]:
-        """Do it to all messages with these ids, wherever they are by then; what happened to each id, in their order."""
+        """Do it to all messages with these ids, wherever they are by then; what happened to each id, in their order.
+
+        ``elsewhere`` is asked what to answer for those that are not pending.
+        """
         wanted = list(dict.fromkeys(ids))
         results: dict[str, Result] = {}
         tallies: dict[str, Tally] = defaultdict(Tally)
@@ -265,11 +285,11 @@ class Operations(Views):
             results |= {each: tallies[each].result(each) for each in done}
             gone = [task_id for task_id in left if task_id not in seen and task_id not in results]
             fates = self._fates.of(gone) if gone else {}
-            for task_id, answer in fates.items():
-                # Twice, because a worker that stops may have given it back behind our look.
-                if answer is not Answer.NOT_FOUND or task_id in missed:
-                    results[task_id] = Result(task_id, answer)
-                    self._audit.add(op=op, by=self._by, why=message.clean(why), id=task_id, answer=answer.value)
+            # Twice, because a worker that stops may have given it back behind our look.
+            sure = {each: fate for each, fate in fates.items() if fate.answer is not Answer.NOT_FOUND or each in missed}
+            for result in elsewhere(sure) if sure else ():
+                results[result.id] = result
+                self._audit.add(op=op, by=self._by, why=message.clean(why), id=result.id, answer=result.answer.value)
             missed.update(gone)
         return [results.get(task_id, Result(task_id, Answer.BUSY, detail=_BUSY)) for task_id in wanted]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from celery_dynprio.backlogs.base import Backlog, Found
-from celery_dynprio.fates import Answer
+from celery_dynprio.fates import AT_WORKERS, Answer, Fate
 from celery_dynprio.models import Move, Outcome
 
 #: What to do with a message that was found: a move, or why there is nothing to do.
 Deed: TypeAlias = "Move | str"
+
+_UNKNOWN: Final = "nobody knows it: check the id; workers that are up discard it if it reaches them"
 
 _REFUSED: Final = "there are too many messages with this id"
 
@@ -29,6 +31,35 @@ class Result:
     detail: str = ""
     #: How many messages with this id it was done to.
     messages: int = 0
+
+
+def told(fates: Mapping[str, Fate]) -> list[Result]:
+    """What is answered for tasks that are not pending."""
+    return [Result(task_id, fate.answer, detail=fate.detail) for task_id, fate in fates.items()]
+
+
+def revoked(fates: Mapping[str, Fate]) -> list[Result]:
+    """What is answered for tasks that are not pending, once the workers were told to discard them."""
+    return [_revoked(task_id, fate) for task_id, fate in fates.items()]
+
+
+def also(removed: Result, other: Result) -> Result:
+    """The answer for a task of which a pending message was removed, while a worker has another."""
+    others = f"another message with its id: {other.answer.value}, {other.detail}"
+    return replace(removed, detail="; ".join(filter(None, (removed.detail, others))))
+
+
+def _revoked(task_id: str, fate: Fate) -> Result:
+    if fate.answer is Answer.NOT_FOUND:
+        return Result(task_id, Answer.REVOKED, detail=_UNKNOWN)
+    if fate.answer is Answer.RUNNING:
+        return Result(task_id, fate.answer, detail=f"{fate.detail}; it is not terminated".removeprefix("; "))
+    if fate.answer not in AT_WORKERS:
+        return Result(task_id, fate.answer, detail=fate.detail)
+    was = f"it was {fate.answer.value} {fate.detail}"
+    if fate.sure:
+        return Result(task_id, Answer.DONE, detail=f"{was}; it will be discarded then")
+    return Result(task_id, Answer.REVOKED, detail=f"{was}; it is discarded unless it has started already")
 
 
 @dataclass(slots=True)

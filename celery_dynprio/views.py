@@ -15,7 +15,7 @@ from celery_dynprio.audit import Audit, Entry
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.errors import ArgumentError, NotPendingError
-from celery_dynprio.fates import Fates
+from celery_dynprio.fates import Answer, Fate, Fates
 from celery_dynprio.guard import Yielding
 from celery_dynprio.learned import RedisUsage
 from celery_dynprio.lease import Holder, RedisLease
@@ -59,6 +59,8 @@ class Page:
     matching: int
     #: At most so many others may have been passed over: each was moved each time that it was looked for.
     missed: int = 0
+    #: Messages of all queues that workers have and did not acknowledge; 0 if only some tasks were asked for.
+    delivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Views:
         self._clock = clock
         self._usage = RedisUsage(client, settings.half_life)
         self._switch = Switch(client)
-        self._fates = Fates(app, client, settings.queues)
+        self._fates = Fates(app, client, settings.queues, clock)
         self._audit = Audit(client)
 
     def paused(self) -> bool:
@@ -191,7 +193,8 @@ class Views:
             turns += page.turns
             matching += page.matching
             missed += page.missed
-        return Page(turns, matching, missed)
+        delivered = 0 if wanted.selective else int(self._client.redis.hlen(self._client.unacked_key))
+        return Page(turns, matching, missed, delivered)
 
     def survey(self, most: int, workers: Workers) -> Page:
         """List pending tasks as :meth:`pending`, but at most ``most``, so that the memory it takes is bounded.
@@ -217,6 +220,7 @@ class Views:
         """
         now = self._clock()
         context = self._context(now)
+        pending = True
         for _ in range(MOST_TRIES):
             pending = False
             for queue in self._settings.queues:
@@ -231,7 +235,8 @@ class Views:
                     return self._explanation(backlog, turns, index, context)
             if not pending:
                 break
-        raise NotPendingError(task_id, self._fates.of([task_id])[task_id].value, self._settings.queues)
+        fate = Fate(Answer.BUSY) if pending else self._fates.of([task_id])[task_id]
+        raise NotPendingError(task_id, fate.answer.value, self._settings.queues, fate.detail)
 
     def contributions(self, tasks: Sequence[PendingTask]) -> list[Sequence[Contribution]]:
         """What each factor says of each of these tasks now; nothing of a pinned one, which no policy moves."""

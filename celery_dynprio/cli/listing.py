@@ -71,19 +71,23 @@ def list_(ctx: click.Context, /, *, limit: int, as_json: bool, **options: Any) -
 
 def draw(page: Page, now: float, width: int | None) -> Iterator[str]:
     """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
-    if not page.turns:
-        yield "No pending task matches." if not page.matching else f"0 of {page.matching:,} shown"
-        if page.missed:
-            yield missed_line(page.missed)
-        return
+    if page.turns:
+        yield from _rows(page, now, width)
+    else:
+        yield f"0 of {page.matching:,} shown" if page.matching else "No pending task matches."
+    if page.missed:
+        yield missed_line(page.missed)
+    if page.delivered:
+        yield f"Workers have {page.delivered:,} more: running, reserved, or scheduled. `explain ID` tells which."
+
+
+def _rows(page: Page, now: float, width: int | None) -> Iterator[str]:
     several = len({turn.queue for turn in page.turns}) > 1
     yield from table(titles(several=several), [row_of(turn, now, several=several) for turn in page.turns], width)
     if len(page.turns) < page.matching:
         yield f"{len(page.turns):,} of {page.matching:,} shown"
     else:
         yield counted(page.matching, "task")
-    if page.missed:
-        yield missed_line(page.missed)
 
 
 def as_object(page: Page, now: float) -> dict[str, Any]:
@@ -93,6 +97,7 @@ def as_object(page: Page, now: float) -> dict[str, Any]:
         "shown": len(page.turns),
         "matching": page.matching,
         "missed_at_most": page.missed,
+        "with_workers": page.delivered,
         "tasks": [turn_object(turn, now) for turn in page.turns],
     }
 

@@ -203,12 +203,12 @@ def test_a_bumped_task_is_the_next_to_run_and_what_is_set_by_hand_stays(
 
     (gated,) = valkey.client.hvals("unacked")
     gated_id = json.loads(gated)[0]["headers"]["id"]
-    assert operator("hold", gated_id, code=1) == f"{gated_id}: already running\n"
+    assert operator("hold", gated_id, code=1).startswith(f"{gated_id}: already running")
     valkey.client.rpush("gate", "open")
     wait_until(lambda: len(ran(valkey.client)) == 6)
     assert ran(valkey.client) == ["1", "order 0", "order 1", "3", "2", "0"]
     answers = operator.json("cancel", gated_id, "nobody", code=1)
-    assert [each["answer"] for each in answers["results"]] == ["already finished", "not found"]
+    assert [each["answer"] for each in answers["results"]] == ["already finished", "revoked"]
 
 
 def test_a_held_task_stays_held_through_restarts_until_it_is_released(
@@ -283,6 +283,19 @@ def test_a_cancelled_task_is_revoked_for_all_who_wait_with_no_worker_up(
     with pytest.raises(TaskRevokedError):
         body.get(timeout=10)
     assert operator.listed() == [body.parent.results[1].id]
+
+
+def test_what_a_worker_keeps_until_its_time_is_withdrawn(
+    project: Project, operator: Operator, valkey: Database, start_worker: StartWorker
+) -> None:
+    module = project.load()
+    worker = start_worker(project, concurrency=1)
+    reminder, kept = (module.report.apply_async(("ada", page), countdown=15) for page in (1, 2))
+    wait_until(lambda: valkey.client.hlen("unacked") == 2)
+    assert operator("cancel", reminder.id).startswith(f"{reminder.id}: done (it was scheduled at ")
+    wait_until(kept.ready)
+    wait_until(lambda: f"Discarding revoked task: shop.report[{reminder.id}]" in worker.logs())
+    assert (ran(valkey.client), reminder.state) == (["2"], "REVOKED")
 
 
 def test_a_broker_that_is_away_is_one_line(make_project: MakeProject) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -23,6 +24,7 @@ from celery_dynprio import (
     Weight,
     dynprio_task,
     factor,
+    fates,
     operations,
     revocation,
     tracing,
@@ -431,7 +433,7 @@ class TestSteer:
         told = shop.operations.hold(ids)
         assert [result.id for result in told] == ids
         assert answers(told) == [
-            Answer.RUNNING,
+            Answer.RESERVED,
             Answer.FINISHED,
             Answer.RUNNING,
             Answer.FINISHED,
@@ -468,7 +470,7 @@ class TestCancel:
         assert [each.state for each in results] == ["REVOKED"] * 3
         assert shop.operations.pending(workers=Workers()).matching == 0
         assert RedisBacklog(shop.client, "celery").count()[CANCELLED] == 0
-        assert answers(shop.operations.cancel([results[0].id])) == [Answer.FINISHED]
+        assert answers(shop.operations.cancel([results[0].id])) == [Answer.CANCELLED]
         trace = RedisSpans(shop.client).read(results[0].id)
         assert trace is not None
         assert [span.state for span in trace.spans] == ["REVOKED"]
@@ -501,7 +503,7 @@ class TestCancel:
         with pytest.raises(KeyboardInterrupt):
             shop.operations.cancel([result.id])
         monkeypatch.undo()
-        assert answers(shop.operations.hold([result.id])) == [Answer.FINISHED]
+        assert answers(shop.operations.hold([result.id])) == [Answer.CANCELLED]
         assert (result.state, shop.operations.pending(workers=Workers()).matching) == ("PENDING", 0)
         tick = shop.reprioritizer()
         report = tick.tick()
@@ -754,6 +756,82 @@ class TestSeveralMessagesWithOneId:
         monkeypatch.setattr(Search, "in_front", seen_twice)
         (result,) = shop.operations.hold([self.ID])
         assert (result.messages, result.detail) == (1, "")
+
+
+class TestAtWorkers:
+    """What workers have is not pending: they are asked, and told to discard it."""
+
+    @pytest.fixture
+    def control(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+        """What workers answer, by node name, and the ids that they are told to discard."""
+        found: dict[str, Any] = {"answers": {}, "revoked": []}
+        monkeypatch.setattr(fates, "answers", lambda *_: (found["answers"], found["answers"]))
+        monkeypatch.setattr(shop.app.control, "revoke", found["revoked"].extend)
+        connection = shop.app.connection_for_write()
+        found["take"] = lambda: connection.channel().basic_get("celery")
+        yield found
+        connection.release()
+
+    def taken(self, shop: Shop, control: dict[str, Any], **options: Any) -> str:
+        task_id: str = shop.report.apply_async(("ada",), **options).id
+        assert control["take"]() is not None
+        return task_id
+
+    def test_a_task_that_waits_for_its_time(self, make_shop: Callable[..., Shop], control: dict[str, Any]) -> None:
+        shop = make_shop(timezone="Europe/Vienna")
+        at = datetime(2099, 7, 1, 12, tzinfo=timezone.utc)
+        task_id = self.taken(shop, control, eta=at)
+        until = "until 2099-07-01 14:00:00 CEST"
+        with pytest.raises(NotPendingError, match=f"scheduled at a worker {until}"):
+            shop.operations.explain(task_id)
+        control["answers"]["one@web"] = {task_id: ["scheduled", {}]}
+        with pytest.raises(NotPendingError, match=f"scheduled at worker one@web {until}") as error:
+            shop.operations.explain(task_id)
+        assert (error.value.answer, error.value.detail) == ("scheduled", f"at worker one@web {until}")
+        (result,) = shop.operations.hold([task_id])
+        assert (result.answer, result.detail) == (Answer.SCHEDULED, f"at worker one@web {until}")
+        assert shop.operations.pending(workers=Workers()).delivered == 1
+
+    def test_it_is_revoked(self, shop: Shop, control: dict[str, Any]) -> None:
+        far, near = (self.taken(shop, control, countdown=seconds) for seconds in (3600, 1))
+        control["answers"]["one@web"] = {each: ["scheduled", {}] for each in (far, near)}
+        done, perhaps = shop.operations.cancel([far, near], "withdrawn")
+        assert control["revoked"] == [far, near]
+        assert (done.answer, perhaps.answer) == (Answer.DONE, Answer.REVOKED)
+        assert done.detail.startswith("it was scheduled at worker one@web until ")
+        assert done.detail.endswith("; it will be discarded then")
+        assert perhaps.detail.endswith("; it is discarded unless it has started already")
+        assert [(each.op, each.answer, each.why) for each in shop.operations.log()] == [
+            ("cancel", "revoked", "withdrawn"),
+            ("cancel", "done", "withdrawn"),
+        ]
+
+    def test_without_an_answer_of_workers_it_is_not_said_to_be_done(self, shop: Shop, control: dict[str, Any]) -> None:
+        ids = [self.taken(shop, control, countdown=3600), self.taken(shop, control), "nobody"]
+        results = shop.operations.cancel(ids)
+        assert control["revoked"] == [*ids[:2], "nobody"]
+        assert answers(results) == [Answer.REVOKED] * 3
+        assert results[1].detail == "it was reserved at a worker; it is discarded unless it has started already"
+        assert results[2].detail == "nobody knows it: check the id; workers that are up discard it if it reaches them"
+
+    def test_what_runs_is_not_terminated(self, shop: Shop, control: dict[str, Any]) -> None:
+        active, started = self.taken(shop, control), self.taken(shop, control)
+        control["answers"]["one@web"] = {active: ["active", {}]}
+        shop.app.backend.store_result(started, None, "STARTED")
+        results = shop.operations.cancel([active, started])
+        assert [(each.answer, each.detail) for each in results] == [
+            (Answer.RUNNING, "at worker one@web; it is not terminated"),
+            (Answer.RUNNING, "it is not terminated"),
+        ]
+        assert control["revoked"] == []
+
+    def test_one_message_is_pending_and_another_reserved(self, shop: Shop, control: dict[str, Any]) -> None:
+        task_id = self.taken(shop, control, task_id="invoice-42")
+        shop.report.apply_async(task_id=task_id)
+        control["answers"]["one@web"] = {task_id: ["reserved", {}]}
+        (result,) = shop.operations.cancel([task_id])
+        assert (result.answer, control["revoked"]) == (Answer.DONE, [task_id])
+        assert result.detail.startswith("another message with its id: revoked, it was reserved at worker one@web")
 
 
 class TestAudit:

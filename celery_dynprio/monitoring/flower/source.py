@@ -159,7 +159,7 @@ class Source:
                 found = operations.explain(task_id, self._known_workers(PATIENCE))
                 told, state = explanation_object(found, time.time()), "pending"
             except NotPendingError as exc:
-                told, state = None, exc.answer
+                told, state = None, f"{exc.answer} {exc.detail}".rstrip()
         client = RedisClient.from_app(self._app)
         try:
             trace = RedisSpans(client).read(task_id)
