@@ -227,7 +227,8 @@ class DynPrio:
             plan = None
             if _on_redis(self.app):
                 placement = Placement(settings.policy, self.app.conf[_OPTIONS][_STEPS])
-                plan = Plan(frozenset(settings.queues), placement, self.app.conf.task_default_queue, settings.inherit)
+                queues, default = frozenset(settings.queues), self.app.conf.task_default_queue
+                plan = Plan(queues, placement, default, settings.inherit, settings.strict)
             self._planned = (plan,)
         return self._planned[0]
 

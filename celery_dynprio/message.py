@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from celery_dynprio import protocol1
+from celery_dynprio.durations import seconds
 from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
@@ -22,6 +23,10 @@ from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
 #: ``n`` dependents, ``pin`` the level that an explicit priority fixed, ``mv`` the first move and the last ones, each a
 #: list of what is in :class:`~celery_dynprio.models.Moved`.
 HEADER: Final = "dynprio"
+
+#: The options of tasks and calls: what a person writes in such a header, as Django's beat can store headers only.
+OPTIONS: Final = frozenset({"deadline", "key", "weight"})
+_FIELDS: Final = frozenset({"at", "due", "mv", "n", "pin", "w"})
 
 #: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
 KOMBU_STEPS: Final = (0, 3, 6, 9)
@@ -100,7 +105,22 @@ def _task(
     scheduled = headers.get("eta") is not None
     if not isinstance(fields, dict):
         return PendingTask(task_id, name, seen_at, pinned=foreign_pin, scheduled=scheduled)
+    if says_options(fields):
+        fields = _of_options(fields, seen_at)
     return from_header(task_id, name, fields, seen_at, levels, scheduled=scheduled)
+
+
+def says_options(fields: object) -> bool:
+    """Whether a ``dynprio`` header is what a person wrote, with the names of options, and not what a router wrote."""
+    return isinstance(fields, Mapping) and _FIELDS.isdisjoint(fields) and not OPTIONS.isdisjoint(fields)
+
+
+def _of_options(fields: Mapping[str, Any], published: float) -> dict[str, Any]:
+    """What a router would have made of a header that :func:`says_options`."""
+    deadline = seconds(fields.get("deadline"))
+    due = None if deadline is None else max(published + deadline, 0.0)
+    given = {"at": published, "w": fields.get("weight"), "due": due, "key": fields.get("key")}
+    return {field: value for field, value in given.items() if value is not None}
 
 
 def from_header(
@@ -154,6 +174,8 @@ def rewrite(
         fields = message["headers"][HEADER] = {"at": task.published, **pin}
         if protocol1.is_protocol_1(message["headers"]):
             fields |= protocol1.noted(task.id, task.name, scheduled=task.scheduled)
+    elif says_options(fields):
+        fields = message["headers"][HEADER] = _of_options(fields, task.published)
     elif isinstance(fields, dict) and number(fields.get("at")) is None:
         fields["at"] = task.published
     if changes and isinstance(fields, dict):

@@ -167,6 +167,7 @@ READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "hysteresis": _fraction,
     "embedded": _switch,
     "inherit": _switch,
+    "strict": _switch,
     "lease_ttl": _seconds,
     "half_life": _seconds,
     "learn": _switch,

@@ -20,12 +20,14 @@ from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
 from celery_dynprio import message, tracing
 from celery_dynprio.canvas import UNLOCK, body_of_chord, dependents
+from celery_dynprio.complaints import Complaints
+from celery_dynprio.errors import OptionError
 from celery_dynprio.levels import Bands
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy, Scorer
 from celery_dynprio.protocol1 import is_protocol_1, of_body
-from celery_dynprio.task import call_fields, check_call, options_of
+from celery_dynprio.task import Doubt, call_fields, check_call, options_of, refuse
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -40,8 +42,6 @@ BOUND_SECONDS: Final = 5.0
 
 #: How many tasks that look different are remembered for as long.
 MAX_KNOWN: Final = 10_000
-
-COMPLAINT_INTERVAL: Final = 60.0
 
 #: kombu's own reading of topics.
 TOPIC: Final[Any] = STANDARD_EXCHANGE_TYPES["topic"]
@@ -63,7 +63,7 @@ class Placement:
         self._policy = policy
         self._bands = Bands.equal(len(self.steps))
         self._bound: tuple[float, Scorer, dict[tuple[Any, ...], int]] | None = None
-        self._next_complaint = 0.0
+        self.complain = Complaints(logger, "the policy failed at publishing, tasks start in the middle: %s")
 
     def priority(self, task_id: str, name: str, header: Mapping[str, Any]) -> int:
         """Return the kombu priority of a task that is published now with this header."""
@@ -116,13 +116,6 @@ class Placement:
             self.complain(repr(exc))
         return MIDDLE
 
-    def complain(self, problem: str) -> None:
-        """Log a problem, once a minute at most."""
-        now = time.monotonic()
-        if now >= self._next_complaint:
-            self._next_complaint = now + COMPLAINT_INTERVAL
-            logger.error("the policy failed at publishing, tasks start in the middle: %s", problem)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -135,6 +128,8 @@ class Plan:
     default_queue: str
     #: Whether subtasks take key, weight and deadline from their parent.
     inherit: bool
+    #: Whether a call fails whose key cannot be found or is too long.
+    strict: bool = False
 
 
 class _Call(NamedTuple):
@@ -143,10 +138,11 @@ class _Call(NamedTuple):
     name: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    #: The task, None if this app does not have it.
+    #: The task, None if it is not known.
     task: Any
-    #: The options, merged over those of the route.
     options: dict[str, Any]
+    #: Is given what is wrong with the data of the call.
+    doubt: Doubt
     #: Fields of the header that the route or the call itself asks for.
     asked: dict[str, Any]
 
@@ -163,6 +159,7 @@ class DynPrioRouter:
         self._plan = plan
         self._clock = clock
         self._local = threading.local()
+        self._complain = Complaints(logger, "published without a hint that is wrong: %s")
 
     def route(  # noqa: PLR0917 - as Celery calls it
         self, celery: Any, options: Any, name: str, args: Any = (), kwargs: Any = None, task_type: Any = None
@@ -173,7 +170,9 @@ class DynPrioRouter:
         routes, or be the arguments of another task (``Backend.fallback_chord_unlock`` asks for a queue like that).
         """
         now, plan = self._clock(), self._plan()
-        call = self._call(celery, options, name, args or (), kwargs or {}, task_type, plan, now)
+        doubt = refuse if plan is not None and plan.strict else self._complain
+        call = _Call(name, args or (), kwargs or {}, task_type, dict(options), doubt, {})
+        call = self._merged(celery, call, plan, now)
         routed = call.options
         if plan is not None and self._is_for(plan, celery.queues, routed):
             if name == UNLOCK:
@@ -188,38 +187,41 @@ class DynPrioRouter:
             routed["priority"] = plan.placement.unmanaged(routed["priority"])
         return routed
 
-    def _call(  # noqa: PLR0917 - as route
-        self, celery: Any, options: Any, name: str, args: Any, kwargs: Any, task: Any, plan: Plan | None, now: float
-    ) -> _Call:
-        """Merge options and route as ``Router.route`` does, but on copies."""
-        given = celery.expand_destination(dict(options))
-        route = celery.lookup_route(name, args, kwargs, given, task) if celery.routes else None
-        asked = given.pop(OPTION, None)
-        fields = {} if asked is None else call_fields(name, asked, now)
+    def _merged(self, celery: Any, call: _Call, plan: Plan | None, now: float) -> _Call:
+        """Merge options and route as ``Router.route`` does, but over a copy of the route."""
+        name = call.name
+        given = celery.expand_destination(call.options)
+        route = celery.lookup_route(name, call.args, call.kwargs, given, call.task) if celery.routes else None
+        option = given.pop(OPTION, None)
+        asked = {} if option is None else call_fields(name, option, now, call.doubt)
         if route:
             route = {"queue": route} if isinstance(route, str) else dict(route)
-            asked = route.pop(OPTION, None)
-            if asked is not None:
-                fields = {**call_fields(name, asked, now), **fields}
+            option = route.pop(OPTION, None)
+            if option is not None:
+                asked = {**call_fields(name, option, now, call.doubt), **asked}
             given = lpmerge(celery.expand_destination(route), given)
         elif "queue" not in given:
             queue = self._app.conf.task_default_queue if plan is None else plan.default_queue
             # A dict's own look-up knows no aliases and makes no queues, and is far quicker.
             given["queue"] = celery.queues.get(queue) or celery.expand_destination(queue)["queue"]
-        task = task or self._app._tasks.get(name)  # noqa: SLF001 - app.tasks would finalize the app
-        return _Call(name, args, kwargs, task, given, fields)
+        headers = given.get("headers")
+        if headers and message.says_options(headers.get(HEADER)):
+            asked = {**call_fields(name, headers[HEADER], now, call.doubt, call.doubt), **asked}
+        task = call.task or self._app._tasks.get(name)  # noqa: SLF001 - app.tasks would finalize the app
+        return _Call(name, call.args, call.kwargs, task, given, call.doubt, asked)
 
     def _of_body(self, celery: Any, call: _Call, plan: Plan, now: float) -> _Call:
         """Of a call that waits for the parts of a chord: the call of the body that it is going to make."""
         body = None if "origin" in call.options else body_of_chord(call.args)  # a retry keeps what it had
         if body is None:
             return call
-        task = self._app._tasks.get(body["task"])  # noqa: SLF001 - as in _call
+        name = body["task"]
+        task = self._app._tasks.get(name)  # noqa: SLF001 - as in _merged
         declared = {} if task is None else task._get_exec_options()  # noqa: SLF001 - as Task.apply_async does
         options = {**{k: v for k, v in declared.items() if v is not None}, **body["options"]}
         results = () if body.get("immutable") else (None,)  # what they are is not known yet
         args = (*results, *(body.get("args") or ()))
-        return self._call(celery, options, body["task"], args, body.get("kwargs") or {}, task, plan, now)
+        return self._merged(celery, _Call(name, args, body.get("kwargs") or {}, task, options, _pass, {}), plan, now)
 
     def _is_for(self, plan: Plan, queues: Any, routed: Mapping[str, Any]) -> bool:
         """Whether the message will reach a managed queue (the rules of ``AMQP.send_task_message``)."""
@@ -241,12 +243,14 @@ class DynPrioRouter:
         options = call.options
         headers = options.get("headers")
         old = headers.get(HEADER) if headers else None
+        if message.says_options(old):  # they are among what is asked for
+            old = None
         # Only Task.signature_from_request, which retries are made of, passes on where a message came from.
         again = parent is not None and "origin" in options
         if old is None and parent is not None and plan.inherit and not again:
             old = parent.get(HEADER)
         task = call.task
-        header = {} if task is None else options_of(task).fields(call.name, call.args, call.kwargs, now)
+        header = {} if task is None else options_of(task).fields(call.name, call.args, call.kwargs, now, call.doubt)
         if old is not None:
             inherited = _inherited(old, levels)
             header = inherited if again and isinstance(old, dict) else {**inherited, **header}
@@ -323,6 +327,10 @@ class DynPrioRouter:
         chosen = {*asked, "pin"} if "pin" in header else asked
         header.update({k: v for k, v in kept.items() if v is not None and k not in chosen})
         return True
+
+
+def _pass(error: OptionError) -> None:
+    """Say nothing: the body itself will, once its arguments are known."""
 
 
 def _middle(task: PendingTask) -> float:  # noqa: ARG001 - it scores all alike

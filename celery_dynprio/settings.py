@@ -48,6 +48,8 @@ class Settings:
     embedded: bool = True
     #: Whether a subtask takes key, weight and deadline from its parent unless it has its own.
     inherit: bool = True
+    #: Whether publishing fails if the key of a call cannot be found or is too long; else the task has no key.
+    strict: bool = False
     #: Seconds after which another reprioritizer takes over from one that went silent.
     lease_ttl: float = 10.0
     #: Seconds in which learned use and runtimes lose half of their weight.

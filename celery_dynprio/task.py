@@ -35,8 +35,16 @@ _PIN: Final = "to pin the task to a level, use Celery's own priority="
 
 _MISSING: Final = object()
 
+#: Is given what is wrong with an option; it raises that, or lets the call go on without.
+Doubt = Callable[[OptionError], object]
+
 #: Finds the fairness key in the arguments of a call.
 KeyFinder = Callable[[Sequence[Any], Mapping[str, Any]], object]
+
+
+def refuse(error: OptionError) -> None:
+    """Raise it: what is wrong in any call, or in this one where calls are checked strictly."""
+    raise error
 
 
 @overload
@@ -178,19 +186,24 @@ class TaskOptions:
             None if key is None else _finder(task, key, parameters),
         )
 
-    def fields(self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], now: float) -> dict[str, Any]:
-        """Return the fields of the message header that a call with these arguments gets at ``now`` (Unix seconds)."""
+    def fields(
+        self, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], now: float, doubt: Doubt = refuse
+    ) -> dict[str, Any]:
+        """Return the fields of the message header that a call with these arguments gets at ``now`` (Unix seconds).
+
+        ``doubt`` is given what is wrong with the key that they lead to; if it returns, the call has no key.
+        """
         fields: dict[str, Any] = {}
         if self.weight is not None:
             fields["w"] = self.weight
         if self.deadline is not None:
             fields["due"] = now + self.deadline
         if self.key is not None:
+            fields["key"] = None
             try:
-                value = self.key(args, kwargs)
-            except Exception as exc:  # the user's code, or the user's objects, may raise anything
-                raise OptionError(task, "key", self.key, f"failed for the arguments of this call: {exc!r}") from exc
-            fields["key"] = _key_text(task, value)
+                fields["key"] = _found_key(task, self.key, args, kwargs)
+            except OptionError as exc:
+                doubt(exc)
         return fields
 
 
@@ -211,27 +224,34 @@ def options_of(task: Any) -> TaskOptions:
     return options
 
 
-def call_fields(task: str, given: Any, now: float) -> dict[str, Any]:
+def call_fields(task: str, given: Any, now: float, doubt: Doubt = refuse, wrong: Doubt = refuse) -> dict[str, Any]:
     """Read the ``dynprio`` option of one call at ``now`` (Unix seconds) into fields of the message header.
 
-    A None says that the call has no deadline or no key, whatever is declared or inherited. Raises
-    :class:`~celery_dynprio.errors.OptionError`.
+    A None says that the call has no deadline or no key, whatever is declared or inherited. ``doubt`` is given what is
+    wrong with the key, ``wrong`` what else is: an option for which they return is left out.
     """
     fields: dict[str, Any] = {}
-    for option, value in _items(task, given):
-        if option == "key":
-            fields["key"] = _key_text(task, value)
-        elif option == "deadline":
-            fields["due"] = _due(task, value, now)
-        else:
-            fields["w"] = _check(option)(task, option, value)
+    for option, value in _items(task, given, wrong):
+        try:
+            fields |= _call_field(task, option, value, now)
+        except OptionError as exc:
+            (doubt if option == "key" else wrong)(exc)
     return fields
 
 
-def _items(task: str, given: Any) -> Iterable[tuple[str, Any]]:
-    if not isinstance(given, Mapping):
-        raise OptionError(task, "dynprio", given, 'use a dict such as {"weight": 5}')
-    return given.items()
+def _call_field(task: str, option: str, value: Any, now: float) -> dict[str, Any]:
+    if option == "key":
+        return {"key": _key_text(task, value)}
+    if option == "deadline":
+        return {"due": _due(task, value, now)}
+    return {"w": _check(option)(task, option, value)}
+
+
+def _items(task: str, given: Any, wrong: Doubt = refuse) -> Iterable[tuple[str, Any]]:
+    if isinstance(given, Mapping):
+        return given.items()
+    wrong(OptionError(task, "dynprio", given, 'use a dict such as {"weight": 5}'))
+    return ()
 
 
 def _weight(task: str, option: str, value: Any) -> float:
@@ -248,9 +268,14 @@ def _deadline(task: str, option: str, value: Any) -> float:
 
 
 def _due(task: str, value: Any, now: float) -> float | None:
-    """The Unix time of a deadline that is so far from now, or a moment, perhaps past; None for none."""
+    """The Unix time of a deadline that is so far from now, or a moment, and perhaps past; None for none."""
+    if value is None:
+        return None
     if not isinstance(value, datetime):
-        return None if value is None else now + _deadline(task, "deadline", value)
+        found = seconds(value)
+        if found is None:
+            raise OptionError(task, "deadline", value, f"use {EXAMPLES}, or a datetime")
+        return max(now + found, 0.0)
     due = timestamp(value)
     if due is None:
         raise OptionError(task, "deadline", value, "give it a time zone, as datetime.now(timezone.utc) has one")
@@ -321,8 +346,20 @@ def _remedy(option: str, value: Any) -> str:
     return f"use dynprio={{{option!r}: {value!r}}}"
 
 
+def _found_key(task: str, key: KeyFinder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    try:
+        value = key(args, kwargs)
+    except Exception as exc:  # the user's code, or the user's objects, may raise anything
+        raise OptionError(task, "key", key, f"failed for the arguments of this call: {exc!r}") from exc
+    return _key_text(task, value)
+
+
 def _key_text(task: str, value: object) -> str | None:
-    text = "" if value is None else str(value)
+    try:
+        text = "" if value is None else str(value)
+    except Exception as exc:  # as in _found_key
+        kind = type(value).__name__
+        raise OptionError(task, "key", kind, f"an object of this type is no text: {exc!r}") from exc
     if len(text) > MAX_KEY:
         raise OptionError(task, "key", text, f"a key has at most {MAX_KEY} characters")
     return text or None

@@ -196,6 +196,24 @@ def test_protocol_1_is_read_from_its_body_or_from_our_header() -> None:
     assert message.headers_of(unreadable)["id"] == "a"
 
 
+def test_a_header_with_the_names_of_options_is_read_and_written_out() -> None:
+    raw = envelope(task_headers(id="a", **{HEADER: {"weight": 9, "deadline": "30s", "key": "beat"}}))
+    expected = PendingTask("a", "shop.checkout", NOW, 9.0, NOW + 30, "beat")
+    task = message.parse(raw, NOW, STEPS)
+    assert task == expected
+    assert message.parse(message.rewrite(raw, 3, expected, changes={"w": 2}), NOW + 99, STEPS) == replace(
+        expected, weight=2.0
+    )
+
+
+@pytest.mark.parametrize("value", [None, True, "x", [], {}, -1, 10**400])
+def test_nonsense_under_the_names_of_options_counts_as_absent(value: Any) -> None:
+    raw = envelope(task_headers(id="a", **{HEADER: dict.fromkeys(("weight", "deadline", "key"), value)}))
+    task = message.parse(raw, NOW, STEPS)
+    assert isinstance(task, PendingTask)
+    assert (task.weight, task.key) == (1.0, "x" if value == "x" else None)
+
+
 def test_what_is_left_alone_is_counted(client: RedisClient) -> None:
     large = envelope({"id": "a", "task": "t"}, body="x" * 10**6)
     for raw in (b"\xff", b"[]", envelope({}), envelope({"id": "a"}), large):

@@ -234,12 +234,17 @@ def test_beat_entries_carry_options(
     body = """
     app.conf.beat_schedule = {
         "often": {"task": app.main + ".tell", "schedule": 0.2, "options": {"dynprio": {"weight": 8, "key": "beat"}}},
+        # As django-celery-beat stores it: a PeriodicTask has headers, and no other options of ours.
+        "stored": {
+            "task": app.main + ".tell_declared", "schedule": 0.2, "args": ["acme"],
+            "options": {"headers": {"dynprio": {"weight": 8, "key": "beat"}, "periodic_task_name": "stored"}},
+        },
     }
     """
     project = make_project(valkey.url, BODY + body)
     start_celery(project, "beat", "--schedule", str(tmp_path / "schedule"))
-    wait_until(lambda: len(pending(valkey.client)) > 1)
-    assert header(pending(valkey.client)[0]) == {"w": 8, "key": "beat"}
+    wait_until(lambda: len({each["headers"]["task"] for each in pending(valkey.client)}) > 1)
+    assert [header(each) for each in pending(valkey.client) if header(each) != {"w": 8, "key": "beat"}] == []
 
 
 @pytest.mark.parametrize("command", [["worker", "--pool", "solo"], ["beat"]])

@@ -225,6 +225,99 @@ def test_a_signature_may_be_published_twice(app: Celery) -> None:
         assert dict(signature) == before
 
 
+# A hint that the data of a call make wrong
+
+
+class Hidden:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+DOUBTFUL: list[Any] = [{}, {"tenant": "x" * 201}, {"tenant": Hidden()}]
+
+
+def declare_by_path(app: Celery) -> None:
+    @dynprio_task(app=app, shared=False, name="by.path", weight=4, deadline=9, key="order.tenant")
+    def by_path(order: Any) -> None: ...
+
+
+@pytest.mark.parametrize("order", DOUBTFUL)
+def test_a_key_that_cannot_be_found_is_said_and_left_out(
+    app: Celery, caplog: pytest.LogCaptureFixture, order: Any
+) -> None:
+    declare_by_path(app)
+    with caplog.at_level(logging.WARNING), running(app, PARENT):
+        assert [header(publish(app, "by.path", order)) for _ in range(3)] == [{"at": NOW, "w": 4, "due": NOW + 9}] * 3
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "published without a hint that is wrong: task 'by.path': dynprio option key = "
+    )
+
+
+def test_a_key_function_that_raises_is_said_and_left_out(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    @dynprio_task(app=app, shared=False, name="by.function", key=lambda order: order["tenant"])
+    def by_function_(order: Any) -> None: ...
+
+    assert header(publish(app, "by.function", {})) == {"at": NOW}
+    assert "KeyError('tenant')" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["x" * 201, Hidden()])
+def test_a_key_of_a_call_is_data_too(app: Celery, caplog: pytest.LogCaptureFixture, key: Any) -> None:
+    assert header(publish(app, "plain", dynprio={"key": key, "weight": 9})) == {"at": NOW, "w": 9}
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("order", DOUBTFUL)
+def test_strictly_a_call_fails_whose_key_cannot_be_found(app: Celery, order: Any) -> None:
+    app.conf.update(dynprio_strict=True)
+    declare_by_path(app)
+    with pytest.raises(OptionError, match="dynprio option key"):
+        publish(app, "by.path", order)
+    with pytest.raises(OptionError, match="at most 200 characters"):
+        publish(app, "plain", dynprio={"key": "x" * 201})
+
+
+def test_the_body_of_a_chord_is_not_judged_before_its_arguments_are_known(app: Celery) -> None:
+    app.conf.update(dynprio_strict=True)
+
+    @dynprio_task(app=app, shared=False, name="by.results", key=lambda results: results[0])
+    def by_results(results: Any) -> None: ...
+
+    assert header(unlock(app, app.signature("by.results"))) == {"at": NOW}
+
+
+# Options in headers: all that a table of beat entries can store
+
+
+@pytest.mark.parametrize("name", ["plain", "work"])
+def test_options_in_a_header_are_those_of_a_call(app: Celery, name: str) -> None:
+    options = {"weight": 9, "deadline": "1m", "key": "beat"}
+    headers = {"dynprio": options, "mine": 1}
+    routed = publish(app, name, headers=headers)
+    assert routed["headers"] == {"mine": 1, "dynprio": {"at": NOW, "w": 9, "due": NOW + 60, "key": "beat"}}
+    assert header(publish(app, name, headers={"dynprio": {"weight": 9}}, dynprio={"weight": 2}))["w"] == 2
+    with running(app, PARENT):
+        assert header(publish(app, "plain", headers={"dynprio": {"key": "beat"}})) == {
+            "at": NOW,
+            "w": 7,
+            "due": NOW + 3,
+            "key": "beat",
+        }
+
+
+def test_a_wrong_option_in_a_header_is_said_and_left_out(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"dynprio": {"weight": 99, "key": "beat", "wieght": 1}}
+    assert header(publish(app, "plain", headers=headers)) == {"at": NOW, "key": "beat"}
+    assert "weight = 99" in caplog.text
+
+
+def test_strictly_a_wrong_option_in_a_header_fails(app: Celery) -> None:
+    app.conf.update(dynprio_strict=True)
+    with pytest.raises(OptionError, match="weight = 99"):
+        publish(app, "plain", headers={"dynprio": {"weight": 99}})
+
+
 # Destinations
 
 
