@@ -166,7 +166,11 @@ WRONG: list[tuple[str, Any]] = [
         for name in ("window", "trace_max_spans", "trace_total_spans")
         for value in (0, 1.0, True, "9.0", "0", "many")
     ),
-    *((name, value) for name in ("embedded", "inherit", "learn", "trace", "events") for value in (1, "maybe", None)),
+    *(
+        (name, value)
+        for name in ("embedded", "inherit", "strict", "learn", "trace", "events")
+        for value in (1, "maybe", None)
+    ),
     *(("log_format", value) for value in ("xml", "JSON", True)),
     *(("metrics_port", value) for value in (0, -1, 65_536, "0", "http", 9808.0, True)),
     *(("metrics_host", value) for value in (None, "", 1)),
