@@ -8,10 +8,10 @@ the message *foreign*, and a foreign message stays where it is.
 from __future__ import annotations
 
 import json
-import sys
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from celery_dynprio import protocol1
@@ -123,6 +123,11 @@ def _of_options(fields: Mapping[str, Any], published: float) -> dict[str, Any]:
     return {field: value for field, value in given.items() if value is not None}
 
 
+#: Few names and keys are those of very many tasks: without this, each task takes half as much memory again. Not
+#: sys.intern: on Python 3.12 what it is given may live for ever, and names and keys are made up by others.
+_shared: Final = lru_cache(10_000)(str)
+
+
 def from_header(
     task_id: str, name: str, fields: Mapping[str, Any], seen_at: float, levels: int, *, scheduled: bool = False
 ) -> PendingTask:
@@ -130,11 +135,11 @@ def from_header(
     key, dependents, pin = text_of(fields.get("key"), MAX_KEY), fields.get("n"), fields.get("pin")
     return PendingTask(
         task_id,
-        sys.intern(name),  # few names and keys are those of very many tasks
+        _shared(name),
         number(fields.get("at"), seen_at),
         min(number(fields.get("w"), 1.0), MAX_WEIGHT),
         number(fields.get("due")),
-        sys.intern(key) if key else None,
+        _shared(key) if key else None,
         min(dependents, MAX_DEPENDENTS) if type(dependents) is int and dependents > 0 else 0,
         pin if type(pin) is int and 0 <= pin < levels else None,
         scheduled,

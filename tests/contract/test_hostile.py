@@ -214,6 +214,21 @@ def test_nonsense_under_the_names_of_options_counts_as_absent(value: Any) -> Non
     assert (task.weight, task.key) == (1.0, "x" if value == "x" else None)
 
 
+def test_names_and_keys_are_shared_between_tasks_and_not_for_ever() -> None:
+    def read(number: int) -> PendingTask:
+        headers = task_headers(task=f"name {number}", **{HEADER: {"key": f"key {number}"}})
+        task = message.parse(envelope(headers), NOW, STEPS)
+        assert isinstance(task, PendingTask)
+        return task
+
+    first, again = read(0), read(0)
+    assert first.name is again.name
+    assert first.key is again.key
+    for number in range(1, message._shared.cache_info().maxsize or 0):
+        read(number)
+    assert read(0).key is not first.key, "what has not been seen for long is forgotten"
+
+
 def test_what_is_left_alone_is_counted(client: RedisClient) -> None:
     large = envelope({"id": "a", "task": "t"}, body="x" * 10**6)
     for raw in (b"\xff", b"[]", envelope({}), envelope({"id": "a"}), large):
