@@ -14,6 +14,11 @@ from typing import Any, Final
 #: Larger bodies (characters) are not decoded; those of our own producers need not be.
 MAX_BODY: Final = 100_000
 
+#: The reasons why a body cannot be read.
+NOT_JSON: Final = "protocol 1, body not JSON"
+TOO_LARGE: Final = "protocol 1, body too large"
+UNREADABLE: Final = (NOT_JSON, TOO_LARGE)
+
 #: What is read from a body.
 _FIELDS: Final = ("id", "task", "eta", "retries")
 
@@ -48,13 +53,13 @@ def read(message: Any, fields: Any) -> Mapping[str, Any] | str:
     ):
         return {}  # nothing that Celery could run
     if message["content-type"] != "application/json" or message["headers"].get("compression"):
-        return "protocol 1, body not JSON"
+        return NOT_JSON
     if len(body) > MAX_BODY:
-        return "protocol 1, body too large"
+        return TOO_LARGE
     try:
         found = json.loads(base64.b64decode(body) if properties.get("body_encoding") == "base64" else body)
     except (ValueError, RecursionError):
-        return "protocol 1, body not JSON"
+        return NOT_JSON
     return {field: found[field] for field in _FIELDS if field in found} if isinstance(found, dict) else {}
 
 

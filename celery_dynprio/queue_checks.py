@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from celery_dynprio.checks import Finding
+from celery_dynprio.protocol1 import UNREADABLE
 
 #: What to do about messages that are left alone, by the reason.
 _REMEDIES: Final = {
     "too large": "keep what is large in a store, and send its key",
-    "protocol 1": "set task_protocol = 2 where they are published",
-    "no id": "set task_protocol = 2 where they are published",
+    **dict.fromkeys(UNREADABLE, "set task_protocol = 2 where they are published, or send small bodies in JSON"),
 }
-_STRANGE: Final = "no Celery of protocol 2 wrote them; find who publishes them"
+_STRANGE: Final = "no Celery wrote them; find who publishes them"
 
 
 @dataclass(frozen=True, slots=True)

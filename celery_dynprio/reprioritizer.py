@@ -363,7 +363,8 @@ def describe(report: Report) -> str:
     if report.deferred:
         line += f", deferred {report.deferred}"
     if report.foreign:
-        line += f", left alone {sum(report.foreign.values())}"
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in report.foreign.items())
+        line += f", left alone {sum(report.foreign.values())} ({reasons})"
     return f"{line}, in {report.seconds * 1000:.0f} ms"
 
 

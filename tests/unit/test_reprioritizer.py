@@ -13,6 +13,7 @@ from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Policy, Weight, factor
+from celery_dynprio.protocol1 import NOT_JSON
 from celery_dynprio.reprioritizer import Reprioritizer, describe, serve
 from celery_dynprio.testing import MemoryLease
 
@@ -208,3 +209,8 @@ def test_a_dry_run_tells_what_it_would_do() -> None:
     report = reprioritizer(queue, dry_run=True).tick()
     assert all(isinstance(move, Move) for move in report.moves)
     assert describe(report).startswith("celery: dry run, read 2 of 2, would move 2")
+
+
+def test_the_line_of_a_tick_says_why_messages_are_left_alone() -> None:
+    report = Report("celery", Role.LEADER, 0.0, foreign={"not JSON": 1, NOT_JSON: 2})
+    assert "left alone 3 (not JSON: 1; protocol 1, body not JSON: 2), in" in describe(report)
