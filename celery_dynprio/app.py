@@ -91,6 +91,7 @@ class DynPrio:
         self._router = DynPrioRouter(app, self._plan)
         self._connect(app)
         self._take_over_routes(app)
+        self._take_over_connections(app)
         app.steps["consumer"].update(CONSUMER_STEPS)
         if app.events.state_cls == type(app.events).state_cls:  # no other add-on has its own
             app.events.state_cls = STATE
@@ -107,6 +108,7 @@ class DynPrio:
             return
         self._disconnect(app)
         self._give_back_routes(app)
+        self._give_back_connections(app)
         app.steps["consumer"].difference_update(CONSUMER_STEPS)
         if app.events.state_cls == STATE:
             del app.events.state_cls
@@ -286,6 +288,19 @@ class DynPrio:
 
         app.amqp.Router = make_router
         _reread_routes(app)
+
+    def _take_over_connections(self, app: Celery) -> None:
+        from celery_dynprio.purge import purging  # noqa: PLC0415 - see _connect
+
+        self._connection_before = vars(app.amqp).get("Connection")
+        app.amqp.Connection = self._connection = purging(app.amqp.Connection, lambda: self.settings.queues)
+
+    def _give_back_connections(self, app: Celery) -> None:
+        if app.amqp.Connection is not self._connection:
+            return  # somebody has put another in its place since
+        del app.amqp.Connection
+        if self._connection_before is not None:
+            app.amqp.Connection = self._connection_before
 
     def _give_back_routes(self, app: Celery) -> None:
         vars(app.amqp).pop("Router", None)
