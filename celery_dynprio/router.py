@@ -50,6 +50,10 @@ TOPIC: Final[Any] = STANDARD_EXCHANGE_TYPES["topic"]
 MIDDLE: Final = 0.5
 
 
+#: The arguments of a call of which a queue is asked, and that is not published now.
+_UNKNOWN: Final = object()
+
+
 class Placement:
     """Gives tasks their first level: the policy's score, in equal bands. A policy that fails means the middle.
 
@@ -162,7 +166,7 @@ class DynPrioRouter:
         self._complain = Complaints(logger, "published without a hint that is wrong: %s")
 
     def route(  # noqa: PLR0917 - as Celery calls it
-        self, celery: Any, options: Any, name: str, args: Any = (), kwargs: Any = None, task_type: Any = None
+        self, celery: Any, options: Any, name: str, args: Any = _UNKNOWN, kwargs: Any = None, task_type: Any = None
     ) -> dict[str, Any]:
         """Route a call as ``celery``, Celery's own router, does; return a new dict of what to publish with.
 
@@ -171,6 +175,8 @@ class DynPrioRouter:
         """
         now, plan = self._clock(), self._plan()
         doubt = refuse if plan is not None and plan.strict else self._complain
+        if args is _UNKNOWN:
+            args, doubt = (), _pass
         call = _Call(name, args or (), kwargs or {}, task_type, dict(options), doubt, {})
         call = self._merged(celery, call, plan, now)
         routed = call.options
@@ -212,7 +218,9 @@ class DynPrioRouter:
 
     def _of_body(self, celery: Any, call: _Call, plan: Plan, now: float) -> _Call:
         """Of a call that waits for the parts of a chord: the call of the body that it is going to make."""
-        body = None if "origin" in call.options else body_of_chord(call.args)  # a retry keeps what it had
+        headers = call.options.get("headers")
+        again = "origin" in call.options and headers and headers.get(HEADER) is not None  # a retry keeps what it had
+        body = None if again else body_of_chord(call.args)
         if body is None:
             return call
         name = body["task"]
@@ -330,7 +338,7 @@ class DynPrioRouter:
 
 
 def _pass(error: OptionError) -> None:
-    """Say nothing: the body itself will, once its arguments are known."""
+    """Say nothing: the arguments are not known yet, and the call that has them will say it."""
 
 
 def _middle(task: PendingTask) -> float:  # noqa: ARG001 - it scores all alike

@@ -279,11 +279,11 @@ def test_a_pause_is_told_with_who_and_why(pause: Pause, words: str) -> None:
 def test_messages_that_are_left_alone_are_told_by_their_reason() -> None:
     findings = check_traffic(traffic(replace(LED, sampled=9, foreign={"not JSON": 2, "too large": 1, NOT_JSON: 3})))
     texts = [finding.text for finding in findings if finding.level != "ok"]
+    remedy = "set task_protocol = 2 where they are published, or send small bodies in JSON"
     assert [text.partition(": ")[2].partition(";")[0] for text in texts] == [
         "2 of 9 messages looked at are left alone: not JSON: no Celery wrote them",
         "1 of 9 messages looked at are left alone: too large: keep what is large in a store, and send its key",
-        f"3 of 9 messages looked at are left alone: {NOT_JSON}: set task_protocol = 2 where they are published, or send "
-        + "small bodies in JSON",
+        f"3 of 9 messages looked at are left alone: {NOT_JSON}: {remedy}",
     ]
 
 

@@ -278,13 +278,21 @@ def test_strictly_a_call_fails_whose_key_cannot_be_found(app: Celery, order: Any
         publish(app, "plain", dynprio={"key": "x" * 201})
 
 
-def test_the_body_of_a_chord_is_not_judged_before_its_arguments_are_known(app: Celery) -> None:
-    app.conf.update(dynprio_strict=True)
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_body_of_a_chord_is_not_judged_before_its_arguments_are_known(
+    app: Celery,
+    caplog: pytest.LogCaptureFixture,
+    strict: bool,  # noqa: FBT001
+) -> None:
+    app.conf.update(dynprio_strict=strict)
 
     @dynprio_task(app=app, shared=False, name="by.results", key=lambda results: results[0])
     def by_results(results: Any) -> None: ...
 
     assert header(unlock(app, app.signature("by.results"))) == {"at": NOW}
+    # As Backend.fallback_chord_unlock asks for the queue of a body.
+    assert app.amqp.router.route({"result": []}, "by.results")["queue"].name == "celery"
+    assert caplog.records == []
 
 
 # Options in headers: all that a table of beat entries can store
@@ -606,6 +614,13 @@ def test_a_retry_of_the_task_that_waits_for_a_chord_keeps_what_it_had(app: Celer
     with running(app, {"at": 1.0, "w": 9, "key": "old"}) as again:
         options = publish(app, "celery.chord_unlock", "group-id", dict(app.signature("plain")), **again)
     assert (header(options), options["priority"]) == ({"at": NOW, "w": 9, "key": "old"}, 0)
+
+
+def test_a_retry_of_the_one_that_a_plain_producer_published_is_placed_as_the_body(app: Celery) -> None:
+    body_ = dict(app.signature("plain", options={"dynprio": {"weight": 9}}))
+    with running(app, None) as again:
+        options = publish(app, "celery.chord_unlock", "group-id", body_, **again)
+    assert (header(options), options["priority"]) == ({"at": NOW, "w": 9}, 0)
 
 
 # The policy
