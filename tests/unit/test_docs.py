@@ -136,6 +136,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in slugs, anchor
 
 
+def test_each_word_is_defined_once_in_the_glossary() -> None:
+    glossary = (ROOT / "docs/glossary.md").read_text()
+    defined = Counter(re.findall(r"^\| (\w[\w ]*) \|", glossary, re.MULTILINE))
+    del defined["word"]
+    assert set(defined.values()) == {1}
+    assert defined.keys() >= {
+        *("managed queue", "front", "level", "place", "window", "parked", "overflow", "held", "pinned"),
+        *("policy", "factor", "score", "key", "leader", "lease", "candidate", "trace", "span"),
+    }
+    assert all("glossary.md" in (ROOT / page).read_text() for page in ("README.md", "docs/how-to.md", "docs/commands.md"))
+
+
 def test_pictures_are_small() -> None:
     assert {picture.name: picture.stat().st_size // 200_000 for picture in (ROOT / "docs/flower").glob("*.png")} == {
         f"{name}.png": 0 for name in ("light", "dark", "phone", "task")
