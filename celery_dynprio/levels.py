@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-#: Bands are spread between these percentiles of the pending scores; what is beyond joins the first or last level.
+#: Bands are spread between these percentiles of the pending scores; scores beyond them get the first or last level.
 LOW_PERCENTILE: Final = 0.05
 HIGH_PERCENTILE: Final = 0.98
 
-#: All bands together are never narrower than this, so that noise between nearly equal scores is not blown up.
+#: All bands together are never narrower than this, so that noise between nearly equal scores causes no moves.
 NARROWEST: Final = 0.2
 
 
@@ -31,15 +31,15 @@ class Bands:
 
     @classmethod
     def equal(cls, count: int) -> Bands:
-        """Return the bands over all possible scores: what producers use, who know nothing of the backlog."""
+        """Return bands over all possible scores, for producers, which do not know the backlog."""
         return cls(0.0, 1.0, count)
 
     @classmethod
     def fit(cls, scores: Iterable[float], count: int, previous: Bands | None = None, smoothing: float = 0.2) -> Bands:
-        """Spread ``count`` bands over the scores of what is pending, moving ``smoothing`` of the way from ``previous``.
+        """Spread ``count`` bands over the pending scores, moving only ``smoothing`` of the way from ``previous``.
 
-        ``smoothing`` is in (0, 1]. Scores that are all nearly equal keep the level that :meth:`equal` gives to their
-        middle, so that what is published stays where it is. Without scores nothing changes.
+        ``smoothing`` is in (0, 1]. If all scores are nearly equal, they get the level that :meth:`equal` gives to
+        their middle, so that new tasks stay where their producer put them. Without scores nothing changes.
         """
         if previous is not None and previous.count != count:
             previous = None
@@ -68,8 +68,8 @@ class Bands:
     def settle(self, score: float, current: int, hysteresis: float) -> int:
         """Return the level of a task that is at level ``current``.
 
-        It stays until its score is beyond the edge of its band by ``hysteresis`` (a fraction of a band's width). So a
-        score that varies by less than that changes level at most once.
+        The level stays the same until the score is beyond the edge of the band by ``hysteresis`` (a fraction of the
+        band's width). So a score that varies by less than that changes level at most once.
         """
         position, own = self._position(score), self.count - 1 - current
         if own - hysteresis <= position < own + 1 + hysteresis:

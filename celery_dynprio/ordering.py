@@ -1,7 +1,7 @@
-"""In which order pending tasks are expected to run, and when. Pure.
+"""The order in which pending tasks are expected to run, and when. Pure.
 
-Workers take the front by level, and within one as they came; behind it the overflow comes back best first, and after
-that what yields to an objective. Held tasks have no turn.
+Workers take the front by level, and within a level in the order of arrival. The overflow follows, best first, then
+the tasks that yield to an objective. Held tasks have no turn.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Turn:
     score: float
     #: Seconds since it was published.
     waited: float
-    #: Unix seconds at which it is expected to start; None if that cannot be told: it is held, it yields to an
-    #: objective, no worker is up, or no runtime was learned yet.
+    #: Unix seconds at which it is expected to start; None if unknown: it is held, it yields to an objective, no worker
+    #: is up, or no runtime was learned yet.
     expected: float | None = None
 
 
@@ -40,10 +40,10 @@ def order(
     *,
     yields: Callable[[PendingTask], bool] = lambda _: False,
 ) -> Iterator[Turn]:
-    """Yield the tasks in the order in which they are expected to run, the held ones last, the longest held first.
+    """Yield the tasks in the order in which they are expected to run, then the held ones, oldest first.
 
-    ``now`` is Unix seconds. Of the overflow, what ``yields`` is true of comes last. Equal arguments give the same
-    order.
+    ``now`` is Unix seconds. In the overflow, tasks for which ``yields`` is true come last. Equal arguments give the
+    same order.
     """
     position = 0
     front = set()
@@ -65,12 +65,12 @@ def order(
 
 
 def starts(names: Iterable[str], runtimes: Mapping[str, float], slots: int, now: float) -> Iterator[float | None]:
-    """Yield when each of these tasks (their names, in order) is expected to start, if nothing new comes.
+    """Yield the expected start of each of these tasks (their names, in order), if nothing new is published.
 
-    Each of ``slots`` runs one task at a time, for its learned mean runtime (seconds, by name; for a name that was never
-    seen the mean of the others), and takes the next: list scheduling (Graham 1966), as ``squeue --start`` does for
-    Slurm. What the workers have now is not counted, so the true start is later by what is left of that. None as long as
-    nothing was learned, or without a slot.
+    Each of ``slots`` runs one task for its learned mean runtime (seconds, by name; the mean of all for an unknown
+    name), then takes the next one: list scheduling (Graham 1966), as in Slurm's ``squeue --start``. Tasks that workers
+    run now are not counted, so the true start is later by what is left of them. Yields None if no runtime was learned
+    yet, or if there is no slot.
     """
     if not slots or not runtimes:
         for _ in names:
@@ -99,9 +99,9 @@ class Shift:
 def shifts(
     tasks: Sequence[PendingTask], now_score: Callable[[PendingTask], float], then_score: Callable[[PendingTask], float]
 ) -> list[Shift]:
-    """Tell how the order of these tasks by score differs between two policies, those that gain most first.
+    """Return how the order of these tasks by score differs between two policies, the largest gain first.
 
-    Equal scores are in order of publishing; pinned tasks are left out, as no policy moves them.
+    Equal scores are in order of publishing. Pinned tasks are left out, since no policy moves them.
     """
     free = [task for task in tasks if task.pinned is None]
     before, after = _ranks(free, now_score), _ranks(free, then_score)

@@ -1,7 +1,7 @@
-"""Scores that survive a broken policy. Pure but for its memory and its complaints.
+"""Scores that survive a broken policy. Pure, apart from what it remembers and logs.
 
-A policy is the user's code: it may raise, or return NaN, or a number that is no score. Then the last good score of the
-task stands (or what its present place stands for, if there is none), and the loop goes on.
+A policy is the user's code: it may raise, or return something that is not a number from 0 to 1. Then the task keeps its
+last valid score, or gets that of its present place if it has none, and the loop goes on.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from celery_dynprio.policies.base import Policy, Scorer, is_number
 
 _published: Final = attrgetter("published")
 
-#: The score of a task that the policy could not score and never has, where its place says nothing either.
+#: The score of a task without any valid score, if its place gives none either.
 MIDDLE: Final = 0.5
 
 
 class Scores:
-    """What the policy says of each task, or said last.
+    """The score of each task by the policy, or its last valid one.
 
-    ``complain`` is called with the exception, or with a text, for each tick in which the policy failed, ``beat`` before
-    each task, as a sign of life: a policy may be slow.
+    ``complain`` is called once in each tick in which the policy failed, with the exception or a text. ``beat`` is called
+    before each task, as a sign of life, because a policy may be slow.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Scores:
         self._rota: Iterator[str] = iter(())
 
     def bind(self, context: Context, fallback: Scorer = lambda _: MIDDLE) -> Scorer:
-        """Return the function that scores tasks in this tick; it never raises and stays in [0, 1].
+        """Return the function that scores tasks in this tick; it never raises, and its result is in [0, 1].
 
-        ``fallback`` scores a task that the policy cannot score and never has.
+        ``fallback`` scores a task that has no valid score and never had one.
         """
         last, beat, complained = self._last, self._beat, False
 
@@ -75,7 +75,7 @@ class Scores:
         return score
 
     def patience(self) -> float | None:
-        """Return the policy's patience (seconds); None, so that no task counts as starving, if it gives no number."""
+        """Return the policy's patience (seconds); None, so that no task counts as starving, if it is not a number."""
         try:
             patience = self._policy.patience
             if patience is None or is_number(patience):
@@ -86,11 +86,10 @@ class Scores:
         return None
 
     def candidates(self, overflow: Mapping[str, PendingTask], score: Scorer, limit: int) -> Mapping[str, PendingTask]:
-        """Choose from a long overflow the ``limit`` tasks that score best (of equals the oldest), in bounded time.
+        """Choose the ``limit`` tasks of a long overflow with the best scores (of equals the oldest), in bounded time.
 
-        Scoring a million tasks takes seconds, so each tick scores those that never were and rescores a slice of the
-        others, in turn; the rest count with the score they had when their turn last came. The oldest of all is always
-        among those chosen: it may be starving.
+        Scoring a million tasks takes seconds. So each tick scores the tasks without a score and a slice of the others,
+        in rotation; the rest count with their last score. The oldest task is always chosen, because it may be starving.
         """
         if len(overflow) <= limit:
             return overflow
@@ -106,7 +105,7 @@ class Scores:
         return {task.id: task for task in chosen}
 
     def prune(self, *pending: Container[str], known: int) -> None:
-        """Forget tasks that are not ``pending`` (ids), once twice as many as are ``known`` to be are remembered."""
+        """Forget tasks that are not ``pending`` (ids), once more than twice ``known`` tasks are remembered."""
         if len(self._last) > 2 * known + 1000:
             gone = [task_id for task_id in self._last if not any(task_id in ids for ids in pending)]
             for task_id in gone:

@@ -17,7 +17,7 @@ STARVING: Final = 4.0
 class Age(Factor):
     """Grows in proportion to the time waited and reaches 1 after ``saturation`` seconds (Slurm's PriorityMaxAge).
 
-    A policy that has it lets no task wait forever: see :attr:`patience`.
+    Under a policy with this factor no task waits forever: see :attr:`patience`.
     """
 
     saturation: float

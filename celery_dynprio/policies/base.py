@@ -1,4 +1,4 @@
-"""Factors say why a task is urgent; a policy weighs them into one score and can explain it."""
+"""Factors give reasons for urgency; a policy combines them into one score and can explain it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Factor(ABC):
 
     @property
     def name(self) -> str:
-        """What explanations and metrics call this factor."""
+        """The name of this factor in explanations and metrics."""
         return type(self).__name__
 
     @property
     def patience(self) -> float | None:
-        """Seconds after which a waiting task counts as starving; None from a factor that ignores how long it waits."""
+        """Seconds after which a waiting task counts as starving; None if the factor ignores waiting time."""
         return None
 
     @abstractmethod
@@ -60,18 +60,18 @@ class Policy:
     def __post_init__(self) -> None:
         for weight, factor in self.terms:
             if not isinstance(factor, Factor):
-                raise PolicyError(f"{factor!r} is no factor: combine factors such as Weight(), or use @factor")
+                raise PolicyError(f"{factor!r} is not a factor: combine factors such as Weight(), or use @factor")
             if not is_number(weight) or weight <= 0:
                 raise PolicyError(f"weight {weight!r} of {factor!r}: use a finite number above 0, or leave it out")
         if not (0 < self._total < math.inf):
-            raise PolicyError(f"the weights of {self!r} sum to {self._total}: the sum has to be finite and above 0")
+            raise PolicyError(f"the weights of {self!r} sum to {self._total}: use weights with a finite sum above 0")
 
     def score(self, task: PendingTask, context: Context) -> float:
         """Score one task; for many in one context, call :meth:`bind` once."""
         return self.bind(context)(task)
 
     def bind(self, context: Context) -> Scorer:
-        """Return the function that scores tasks in this context. What a factor raises is passed on."""
+        """Return the function that scores tasks in this context. Exceptions of factors are not caught."""
         total = self._total  # summed in the order of the terms: then rounding never gives a score above 1
         terms = [(weight, factor.bind(context)) for weight, factor in self.terms]
 
@@ -84,13 +84,13 @@ class Policy:
         return score
 
     def explain(self, task: PendingTask, context: Context) -> tuple[Contribution, ...]:
-        """Tell, term by term, how the score of a task comes about; the contributions sum to the score."""
+        """Return what each term adds to the score of a task; the contributions sum to the score."""
         values = [(factor.name, factor(task, context), weight) for weight, factor in self.terms]
         return tuple(Contribution(name, value, weight, value * weight / self._total) for name, value, weight in values)
 
     @property
     def patience(self) -> float | None:
-        """Seconds after which a waiting task counts as starving: the longest of its factors'; None if none has any."""
+        """Seconds after which a waiting task counts as starving: the longest patience of a factor; None without any."""
         return longest_patience(*(factor for _, factor in self.terms))
 
     @property
@@ -116,7 +116,7 @@ class Policy:
 
 
 def longest_patience(*factors: Factor) -> float | None:
-    """Return the longest patience (seconds) among the factors, None if none of them has any."""
+    """Return the longest patience (seconds) of these factors, None if none of them has one."""
     return max((factor.patience for factor in factors if factor.patience is not None), default=None)
 
 

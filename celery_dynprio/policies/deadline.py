@@ -1,4 +1,4 @@
-"""How near the moment is at which a task should start."""
+"""How near a task's deadline is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
 class Deadline(Factor):
     """Grows from 0 to 1 while the slack falls from ``horizon`` seconds to none; 0 for a task without a deadline.
 
-    Slack is the time to the deadline less the learned runtime of the task's name (0 if unknown): least slack first,
-    the variant of earliest deadline first (Liu and Layland 1973) that knows runtimes.
+    Slack is the time to the deadline minus the learned runtime of the task's name (0 if unknown). This is least slack
+    first, the variant of earliest deadline first (Liu and Layland 1973) that takes runtimes into account.
     """
 
     horizon: float

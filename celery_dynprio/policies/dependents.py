@@ -1,4 +1,4 @@
-"""How much waits for a task."""
+"""How many tasks wait for a task to finish."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Dependents(Factor):
     def __post_init__(self) -> None:
         require_positive("Dependents", "saturation", self.saturation)
 
-    def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - the message tells it all
+    def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - the task is all it needs
         """Return the scorer."""
         saturation = self.saturation
 

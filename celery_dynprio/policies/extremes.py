@@ -15,14 +15,14 @@ class _Extreme(Factor):
         kind = type(self).__name__
         for factor in factors:
             if not isinstance(factor, Factor):
-                raise PolicyError(f"{kind}(...): {factor!r} is no factor; weights belong in front of {kind}")
+                raise PolicyError(f"{kind}(...): {factor!r} is not a factor; weights belong in front of {kind}")
         if len(factors) < 2:  # noqa: PLR2004 - one has no extremes
-            raise PolicyError(f"{kind} of {len(factors)} factors: give it two or more")
+            raise PolicyError(f"{kind} of {len(factors)} factors: use two or more")
         self.factors = factors
 
     @property
     def patience(self) -> float | None:
-        """The longest of the members'."""
+        """The longest patience of the members."""
         return longest_patience(*self.factors)
 
     def bind(self, context: Context) -> Scorer:

@@ -1,4 +1,4 @@
-"""How little a task's key (tenant, customer, user) has used of late."""
+"""How little worker time a task's key (tenant, customer, user) has used lately."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies.base import Factor, Scorer, require_positive
 
-#: What a key gets that uses exactly its share.
+#: The value of a key that uses exactly its share.
 EXACT_SHARE: Final = 0.5
 
 
@@ -17,10 +17,10 @@ EXACT_SHARE: Final = 0.5
 class FairShare(Factor):
     """Slurm's classic fair share, ``2 ** (-(U / S) / damping)``.
 
-    U is the key's part of all decayed use, S the share of each key, 1 / number of keys. So a key that used nothing
-    gets 1, one that used its share 0.5, one that used far more nearly 0. A key never seen counts as unused. Where
-    nothing at all is known of use (at a producer, or at first), no key is ahead: 0.5. Tasks without a key share one.
-    ``damping`` (Slurm's FairShareDampeningFactor) above 1 tells heavy users apart where there are very many keys.
+    U is the key's part of all decayed use, S is the share of each key, 1 / number of keys. So a key that used nothing
+    gets 1, one that used its share gets 0.5, and one that used far more gets nearly 0. An unknown key counts as unused.
+    Where no use is known at all (in a producer, or at first), every key gets 0.5. All tasks without a key count as one
+    key. ``damping`` (Slurm's FairShareDampeningFactor) above 1 distinguishes heavy users if there are very many keys.
     """
 
     damping: float = 1.0

@@ -26,7 +26,7 @@ class _Function(Factor):
         def score(task: PendingTask) -> float:
             value = function(task, context)
             if not 0.0 <= value <= 1.0:
-                raise PolicyError(f"factor {name!r} gave {value!r} for task {task.name!r}: it has to return 0 to 1")
+                raise PolicyError(f"factor {name!r} gave {value!r} for task {task.name!r}: return a number from 0 to 1")
             return value
 
         return score
@@ -42,5 +42,5 @@ def factor(function: Callable[[PendingTask, Context], float]) -> Factor:
     :class:`~celery_dynprio.errors.PolicyError` when a task is scored.
     """
     if not callable(function):
-        raise PolicyError(f"@factor on {function!r}: use it on a function of a task and a context")
+        raise PolicyError(f"@factor on {function!r}: use it on a function that takes a task and a context")
     return _Function(function)

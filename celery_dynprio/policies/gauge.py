@@ -1,4 +1,4 @@
-"""Any number of the user's: CPU load, a value in Redis, a business signal."""
+"""A number from outside: CPU load, a value in Redis, a business signal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from celery_dynprio.policies.base import Factor, Scorer, is_number, positive_sec
 
 
 class Gauge(Factor):
-    """A number that is the same for all tasks at a time, scaled so that ``low`` gives 0 and ``high`` gives 1.
+    """A number that is the same for all matching tasks, scaled so that ``low`` gives 0 and ``high`` gives 1.
 
-    ``low`` above ``high`` turns it round. ``source`` is a number, or a function without arguments. It is read when a
-    tick begins, and at producers when they publish, but at most once in ``every`` seconds, so it need not be fast.
+    If ``low`` is above ``high``, a smaller number is more urgent. ``source`` is a number, or a function without
+    arguments. It is read at the start of a tick, and in producers when they publish, but at most once in ``every``
+    seconds, so it need not be fast.
 
-    A number that is added to every score changes no order: say with ``match`` (a glob on the task name, as in
-    :mod:`fnmatch`) which tasks it speaks of; all other tasks get ``otherwise``. Reports that yield to all else while
-    the machine is busy: ``Gauge(cpu_percent, low=90, high=30, match="reports.*", otherwise=1)``. Or let it limit
-    another factor: ``Min(Weight(), Gauge(budget_left))``.
+    A number that is added to every score does not change the order. ``match`` (a glob on the task name, as in
+    :mod:`fnmatch`) selects the tasks that it applies to; all others get ``otherwise``. To make reports yield to
+    everything else while the machine is busy: ``Gauge(cpu_percent, low=90, high=30, match="reports.*", otherwise=1)``.
+    To limit another factor: ``Min(Weight(), Gauge(budget_left))``.
 
-    ``name`` is what explanations call it. Raises :class:`~celery_dynprio.errors.PolicyError` for values that are no
-    numbers, equal ``low`` and ``high``, and, when read, a source that gives no number.
+    ``name`` is shown in explanations. Raises :class:`~celery_dynprio.errors.PolicyError` for values that are not
+    numbers, for equal ``low`` and ``high``, and, when it is read, for a source that returns no number.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Gauge(Factor):
         if not is_number(low) or not is_number(high) or low == high:
             raise PolicyError(f"Gauge(low={low!r}, high={high!r}): use two different finite numbers")
         if is_number(source) and not min(low, high) <= source <= max(low, high):
-            allowed = f"a constant has to lie between low={low!r} and high={high!r}: give these too, or a function"
+            allowed = f"a constant has to be between low={low!r} and high={high!r}: set these, too, or use a function"
             raise PolicyError(f"Gauge({source!r}): {allowed}")
         if not is_number(otherwise) or not 0 <= otherwise <= 1:
             raise PolicyError(f"Gauge(otherwise={otherwise!r}): use a number from 0 to 1")
@@ -57,11 +58,11 @@ class Gauge(Factor):
 
     @property
     def name(self) -> str:
-        """What explanations call it: the name given, or that of the function."""
+        """The name in explanations: the ``name`` argument, or that of the function."""
         return self._name
 
     def bind(self, context: Context) -> Scorer:
-        """Read the number and return the scorer. What the source raises is passed on."""
+        """Read the number and return the scorer. Exceptions of the source are not caught."""
         value = self._value(context.now)
         if self._match == "*":
             return lambda _: value
@@ -81,7 +82,7 @@ class Gauge(Factor):
         if reading is None or not 0 <= now - reading[0] < self._every:
             number = self._source() if callable(self._source) else self._source
             if not is_number(number):
-                raise PolicyError(f"gauge {self._name!r} gave {number!r}: its function has to return a finite number")
+                raise PolicyError(f"gauge {self._name!r} gave {number!r}: return a finite number from its function")
             scaled = (number - self._low) / (self._high - self._low)
             reading = self._reading = now, min(max(scaled, 0.0), 1.0)
         return reading[1]

@@ -1,4 +1,4 @@
-"""How soon a task will be done, by what was learned of its name."""
+"""How short a task is expected to be, by the learned runtime of its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery_dynprio.durations import Duration
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
 
-#: What every task gets while no runtime is known.
+#: The value of every task while no runtime is known.
 UNKNOWN: Final = 0.5
 
 
@@ -17,8 +17,8 @@ UNKNOWN: Final = 0.5
 class ShortestFirst(Factor):
     """``1 / (1 + runtime / scale)``: 1 for no time at all, 0.5 for ``scale`` seconds of expected runtime.
 
-    Shortest job first gives the least mean wait (Smith 1956), at the cost of long tasks: use it with an Age factor. A
-    name without a learned runtime counts as the mean of the known ones.
+    Shortest job first gives the shortest mean wait (Smith 1956), at the cost of long tasks, so combine it with an Age
+    factor. A name without a learned runtime counts as the mean of the known ones.
     """
 
     scale: float

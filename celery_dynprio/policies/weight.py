@@ -1,4 +1,4 @@
-"""Business importance, as the producer gave it."""
+"""Business importance, as set by the producer."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_policies(data: Any, formula: str) -> None:
         ({"age": {"saturation": "soon"}}, "Age(saturation='soon'): use seconds as a number"),
         ({"age": "much"}, "weight 'much' of Age(saturation=300.0): use a finite number above 0"),
         ({"gauge": 1}, "gauge: source is missing"),
-        ({"max": {"of": ["age"]}}, "Max of 1 factors: give it two or more"),
+        ({"max": {"of": ["age"]}}, "Max of 1 factors: use two or more"),
         ({"max": {"factors": ["age"]}}, "max: no such option 'factors'; use of"),
         ({"max": {"of": [{"factor": "age", "weight": 2}, "weight"]}}, "age: no such option 'weight'; use saturation"),
         ([3], '3: use a dict such as {"factor": "age"'),

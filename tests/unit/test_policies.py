@@ -152,7 +152,7 @@ class TestGauge:
 
     def test_a_constant_lies_between_low_and_high(self) -> None:
         assert Gauge(30, 0, 100)(TASK, context()) == Gauge(30, 60, 0)(TASK, context()) - 0.2 == 0.3
-        with pytest.raises(PolicyError, match=r"Gauge\(3\): a constant has to lie between low=0.0 and high=1.0"):
+        with pytest.raises(PolicyError, match=r"Gauge\(3\): a constant has to be between low=0.0 and high=1.0"):
             Gauge(3)
 
     def test_speaks_only_of_the_tasks_that_match(self) -> None:
@@ -276,7 +276,7 @@ class TestPolicy:
     def test_extremes_need_two_factors(self, kind: type[Max | Min]) -> None:
         with pytest.raises(PolicyError, match="two or more"):
             kind(Weight())
-        with pytest.raises(PolicyError, match="is no factor"):
+        with pytest.raises(PolicyError, match="is not a factor"):
             kind(Weight(), 2 * Age())  # type: ignore[arg-type]
 
     def test_patience_is_four_times_the_longest_saturation(self) -> None:
