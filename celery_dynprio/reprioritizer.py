@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final, Protocol
 
 from celery_dynprio.admission import Admission
@@ -356,6 +357,9 @@ def describe(report: Report) -> str:
     line = f"{report.queue}: read {report.read} of {report.front}, moved {moved}, parked {parked}"
     if report.role is Role.DRY_RUN:
         line = f"{report.queue}: dry run, read {report.read} of {report.front}, would move {len(report.moves)}"
+        tasks = chain.from_iterable(report.snapshot.levels if report.snapshot else ())
+        if pinned := sum(task.pinned is not None for task in tasks):
+            line += f", {pinned} pinned by a priority of their own"
     if report.overflow or report.held:
         line += f", overflow {report.overflow}, held {report.held}"
     if report.held_back:

@@ -73,10 +73,10 @@ class Shop:
 
     # The roles: each has the add-on or not
 
-    def producer(self, addon: bool) -> None:  # noqa: FBT001 - a state
+    def producer(self, *, addon: bool) -> None:
         self._producing = addon
 
-    def worker(self, addon: bool) -> None:  # noqa: FBT001
+    def worker(self, *, addon: bool) -> None:
         """For a while there are both; then one like the old one gives back what it had, and the new one is left."""
         self._consume(self._nodes[addon], "add_consumer")
         self.flow()
@@ -84,7 +84,7 @@ class Shop:
         self._stop_a_worker(addon=not addon)
         self._consume(self._nodes[addon], "add_consumer")
 
-    def reprioritizer(self, addon: bool) -> None:  # noqa: FBT001
+    def reprioritizer(self, *, addon: bool) -> None:
         if not addon:
             self.stop_reprioritizer()
             return
@@ -211,7 +211,7 @@ def test_every_order_in(make_shop: Callable[[], Shop]) -> None:
         shop.start(addon=False)
         shop.flow()
         for role in order:
-            getattr(shop, role)(True)
+            getattr(shop, role)(addon=True)
             shop.flow()
         wait_until(lambda: shop.redis.exists("dynprio:celery:levels"), message=f"{order}: all levels are used")  # noqa: B023
         shop.end()
@@ -223,7 +223,7 @@ def test_every_order_out(make_shop: Callable[[], Shop]) -> None:
         shop = make_shop()
         shop.start(addon=True)
         shop.operations.resume()
-        shop.reprioritizer(True)
+        shop.reprioritizer(addon=True)
         shop.flow()
         wait_until(lambda: shop.redis.exists("dynprio:celery:levels"), message=f"{order}: all levels are used")  # noqa: B023
         shop.fill(100)
@@ -232,7 +232,7 @@ def test_every_order_out(make_shop: Callable[[], Shop]) -> None:
         assert shop.waiting(IN_BETWEEN) == {}
         shop._consume(shop._nodes[True], "add_consumer")
         for role in order:
-            getattr(shop, role)(False)
+            getattr(shop, role)(addon=False)
             shop.flow()
             assert shop.waiting(IN_BETWEEN) == {}
         shop.end()

@@ -208,9 +208,15 @@ def test_a_dry_run_tells_what_it_would_do() -> None:
     queue = backlog((5, 1.0), (5, 9.0))
     report = reprioritizer(queue, dry_run=True).tick()
     assert all(isinstance(move, Move) for move in report.moves)
-    assert describe(report).startswith("celery: dry run, read 2 of 2, would move 2")
+    assert describe(report).startswith("celery: dry run, read 2 of 2, would move 2, in ")
 
 
 def test_the_line_of_a_tick_says_why_messages_are_left_alone() -> None:
     report = Report("celery", Role.LEADER, 0.0, foreign={"not JSON": 1, NOT_JSON: 2})
     assert "left alone 3 (not JSON: 1; protocol 1, body not JSON: 2), in" in describe(report)
+
+
+def test_a_dry_run_tells_of_tasks_that_a_priority_pins() -> None:
+    queue = backlog((5, 1.0))
+    queue.publish(PendingTask("pinned", "a.task", NOW, pinned=5), 3)
+    assert "would move 2, 1 pinned by a priority of their own" in describe(reprioritizer(queue, dry_run=True).tick())
