@@ -28,6 +28,7 @@ from celery_dynprio.steering import Deed, Result, Tally, also, carry_out, revoke
 from celery_dynprio.task import call_fields
 from celery_dynprio.usable import UsableLevels
 from celery_dynprio.views import Views
+from celery_dynprio.workers import tell
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -181,7 +182,7 @@ class Operations(Views):
         """Have the workers discard those of these tasks that may yet start there, and answer for all of them."""
         ids = [task_id for task_id, fate in fates.items() if fate.answer in {*AT_WORKERS, Answer.NOT_FOUND}]
         if ids:
-            self._app.control.revoke(ids)
+            tell(self._app, "revoke", task_id=ids)
         return revoked(fates)
 
     def finish(self) -> int:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Seconds after which a broker that is silent is given up.
+SOCKET_TIMEOUT: Final = 5.0
+
 #: Seconds of silence after which no more answers are expected. Workers answer within milliseconds, but those of the
 #: solo pool, which are silent while they run a task.
 ANSWER_TIMEOUT: Final = 0.3
@@ -106,17 +109,37 @@ def answers(
 
     What a worker could not answer is left out. The second question is over as soon as all have answered it.
     """
-    with app.connection_or_acquire() as connection:
+    with _connection(app) as connection:
         # A mailbox for each: a late answer to the first question must not be counted as one to the second.
-        one, two = (app.control.mailbox(connection) for _ in range(2))
-        one.unclaimed, two.unclaimed = defaultdict(deque), defaultdict(deque)  # not the app's, which keeps them
+        one, two = (_mailbox(app, connection) for _ in range(2))
         told = _said(one.multi_call(first, timeout=timeout))
         _wait_no_more(connection)
         if not told:
             return {}, {}
-        found = _said(two.call(list(told), then, arguments, timeout=timeout))
-        _wait_no_more(connection)
-        return told, found
+        return told, _said(two.call(list(told), then, arguments, timeout=timeout))
+
+
+def tell(app: Celery, command: str, **arguments: Any) -> None:
+    """Tell all workers to do something, one of Celery's control commands; nobody waits for their answers."""
+    with _connection(app) as connection:
+        _mailbox(app, connection).abcast(command, arguments)
+
+
+def _connection(app: Celery) -> Any:
+    """A connection of its own: the app's pool may have none left, and whoever waits for one there waits for ever."""
+    connection = app.connection_for_write()
+    if connection.transport.driver_type == "redis":
+        for option in ("socket_timeout", "socket_connect_timeout"):
+            connection.transport_options.setdefault(option, SOCKET_TIMEOUT)
+    return connection
+
+
+def _mailbox(app: Celery, connection: Any) -> Any:
+    """A mailbox that publishes by this connection; the app's takes another one from the pool for that."""
+    mailbox = app.control.mailbox(connection)
+    mailbox._producer_pool = None  # noqa: SLF001 - a copy, and kombu has no other way
+    mailbox.unclaimed = defaultdict(deque)  # not the app's, which keeps them
+    return mailbox
 
 
 def _said(replies: Any) -> dict[str, Any]:
@@ -131,7 +154,7 @@ def _failed(answer: Any) -> bool:
 def _wait_no_more(connection: Any) -> None:
     """End what kombu leaves at a Redis once answers stop: a BRPOP for more of them, for a second.
 
-    Whoever is given that connection of the pool within this second would hear nobody. kombu connects again by itself.
+    The next question over this connection would hear nobody. kombu connects again by itself.
     """
     channel = connection.default_channel
     if getattr(channel, "_in_poll", None):

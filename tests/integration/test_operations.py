@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
@@ -766,7 +767,7 @@ class TestAtWorkers:
         """What workers answer, by node name, and the ids that they are told to discard."""
         found: dict[str, Any] = {"answers": {}, "revoked": []}
         monkeypatch.setattr(fates, "answers", lambda *_: (found["answers"], found["answers"]))
-        monkeypatch.setattr(shop.app.control, "revoke", found["revoked"].extend)
+        monkeypatch.setattr(operations, "tell", lambda *_, task_id: found["revoked"].extend(task_id))
         connection = shop.app.connection_for_write()
         found["take"] = lambda: connection.channel().basic_get("celery")
         yield found
@@ -901,6 +902,16 @@ class TestMethodsOfDynPrio:
         assert not shop.operations.paused()
         with pytest.raises(ArgumentError, match="give weight, deadline, key or level"):
             dynprio.reprioritize(one)
+
+    @pytest.mark.parametrize("limit", [1, 0, None])
+    @pytest.mark.timeout(60)
+    def test_they_need_no_connection_of_the_pool(self, shop: Shop, limit: int | None) -> None:
+        shop.app.conf.broker_pool_limit = limit
+        task_id = shop.report.delay("ada").id
+        with shop.app.pool.acquire(block=True) if limit else nullcontext():  # somebody has the last one
+            assert [turn.task.id for turn in shop.dynprio.pending().turns] == [task_id]
+            assert shop.dynprio.explain(task_id).turn.position == 1
+            assert answers(shop.operations.cancel([task_id, "nobody"])) == [Answer.DONE, Answer.REVOKED]
 
     def test_a_broker_that_is_away_is_an_error_of_ours(self) -> None:
         app = Celery("away", broker="redis://127.0.0.1:1/0", set_as_current=False)
