@@ -1,6 +1,6 @@
-"""How far objectives are attained: what workers count and reprioritizers judge, in the broker's Redis.
+"""Counts for objectives, in the broker's Redis: workers count starts, reprioritizers judge.
 
-Starts are counted in slots of a twentieth of the window, each in a small hash that goes away by itself.
+Starts are counted in slots of a twentieth of the window. Each slot is a small hash that expires.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from celery_dynprio.objectives import Names, Objective, Standing, globs
 #: Slots of a window.
 SLOTS: Final = 20
 
-#: The present rate of starts is that of the last tenth of the window, or of so many seconds if that is more: workers
-#: tell of starts a second or more later.
+#: The present rate of starts is that of the last tenth of the window, or of this many seconds if that is more, because
+#: workers report starts a second or more later.
 SHORTEST_RECENT: Final = 5.0
 
-#: Seconds for which the last word of a queue's leader about what is overdue counts; two intervals if that is more.
+#: Seconds for which a leader's last count of overdue tasks is valid; two intervals if that is more.
 FRESH: Final = 30.0
 
-#: Seconds for which breaches are remembered that no reprioritizer judges.
+#: Seconds for which a breach is remembered while no reprioritizer judges.
 KEPT: Final = 86_400
 
 #: No count has more digits: Redis counts with 64 bits.
@@ -42,9 +42,9 @@ class Start(NamedTuple):
 
 
 class RedisAttainment:
-    """Counts and breaches of some objectives. Raises what redis-py raises when the broker is away.
+    """Counts and breaches of some objectives. Raises the errors of redis-py when the broker is away.
 
-    An objective whose promise is changed is another one. ``clock`` gives Unix seconds, ``interval`` is that of the
+    If a promise is changed, counting starts anew. ``clock`` gives Unix seconds, ``interval`` is the seconds between two
     ticks.
     """
 
@@ -65,7 +65,7 @@ class RedisAttainment:
         self._fresh = max(FRESH, 2 * interval)
 
     def add(self, starts: Iterable[Start]) -> None:
-        """Count what started a moment ago."""
+        """Count tasks that have just started."""
         now = self._clock()
         counts: Counter[tuple[int, str]] = Counter()
         for start in starts:
@@ -80,7 +80,7 @@ class RedisAttainment:
         pipe.execute()
 
     def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
-        """Say how many tasks of one queue are overdue, by the index of the objective."""
+        """Store how many tasks of one queue are overdue, by the index of the objective."""
         now = self._clock()
         fields = {f"{each} {queue}": f"{overdue.get(index, 0)} {now:.3f}" for index, each in enumerate(self._ids)}
         pipe = self._redis.pipeline(transaction=False)
@@ -89,7 +89,7 @@ class RedisAttainment:
         pipe.execute()
 
     def read(self) -> list[Standing]:
-        """How all of them stand; what in Redis is not as this module writes it counts as absent."""
+        """Return the state of all objectives; anything malformed in Redis counts as absent."""
         now = self._clock()
         pipe = self._redis.pipeline(transaction=False)
         pipe.hgetall(self._shared)
@@ -104,7 +104,7 @@ class RedisAttainment:
         ]
 
     def turn(self, standing: Standing) -> Standing | None:
-        """Note a breach or a recovery; None if another reprioritizer was first."""
+        """Store a breach or a recovery; None if another reprioritizer was first."""
         field = _breach(standing.objective)
         if standing.since is not None:
             return replace(standing, since=None) if self._redis.hdel(self._shared, field) else None
@@ -112,7 +112,7 @@ class RedisAttainment:
         return replace(standing, since=now) if self._redis.hsetnx(self._shared, field, f"{now:.3f}") else None
 
     def close(self) -> None:
-        """Close the connection that this was given."""
+        """Close the client."""
         self._client.close()
 
     def _slot(self, index: int, slot: int) -> str:
@@ -140,7 +140,7 @@ def _id(objective: Objective) -> str:
 
 
 def _breach(objective: Objective) -> str:
-    """Names a breach; while a new target is rolled out, those of the old and of the new one are apart."""
+    """The field of a breach; the target is part of it, so old and new targets stay apart during a rollout."""
     return f"{_id(objective)}:{float(objective.target)!r}"
 
 
@@ -149,7 +149,7 @@ def _slot_at(objective: Objective, now: float) -> int:
 
 
 def _rate(objective: Objective, slots: Sequence[Sequence[Any]]) -> float:
-    """Starts a second in the newest slots, the last of which has only begun."""
+    """Starts per second in the newest slots, of which the last one has only begun."""
     seconds = objective.window / SLOTS
     newest = min(math.ceil(max(objective.window / 10, SHORTEST_RECENT) / seconds), SLOTS)
     return sum(_count(started) for started, _ in slots[-newest - 1 :]) / (newest * seconds)

@@ -1,7 +1,7 @@
-"""How long tasks waited and ran, by task and level, as histograms: what workers count and monitoring shows.
+"""Histograms of how long tasks waited and ran, by task and level: workers count, monitoring shows them.
 
-Workers add their sums up in one small hash of the broker, so that whoever shows them asks no worker. They only grow, as
-Prometheus wants its counters; a hash that nobody adds to for a day is gone.
+Workers add their counts to one small hash in the broker, so monitoring need not ask the workers. The counts only grow,
+as Prometheus expects of counters. The hash expires a day after the last change.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.learned import Run
 from celery_dynprio.message import MAX_NUMBER, clean
 
-#: Upper bounds of the buckets, seconds; one more bucket takes what is above.
+#: Upper bounds of the buckets in seconds; one more bucket is for longer times.
 BOUNDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
-#: So many pairs of task and level have histograms of their own; what comes later counts for the task :data:`OTHER`.
+#: How many pairs of task and level have histograms of their own; further ones are counted as the task :data:`OTHER`.
 MAX_SERIES: Final = 500
 OTHER: Final = "other"
 
-#: Seconds for which sums are kept that nobody adds to.
+#: Seconds for which counts are kept after the last change.
 KEPT: Final = 86_400
 
 #: Entries in one call of the script: less than a millisecond of the server's time.
@@ -34,41 +34,41 @@ class Distribution:
 
     def __init__(self, total: float = 0.0, counts: Sequence[float] = ()) -> None:
         self.total = total
-        #: How many fell into each bucket of :data:`BOUNDS`, and above.
+        #: How many there are in each bucket of :data:`BOUNDS`, and above.
         self.counts = list(counts) or [0.0] * (len(BOUNDS) + 1)
 
     def add(self, seconds: float) -> None:
-        """Count one more."""
+        """Count one duration."""
         self.total += seconds
         self.counts[bisect_left(BOUNDS, seconds)] += 1
 
     def row(self) -> list[float]:
-        """The numbers that make it up."""
+        """The sum and the counts, as one list."""
         return [self.total, *self.counts]
 
 
 class Series(NamedTuple):
-    """What is known of the runs of one task from one level."""
+    """Figures about the runs of one task from one level."""
 
     waits: Distribution
     runs: Distribution
-    #: How many started by their deadline, and how many after it.
+    #: How many started in time for their deadline, and how many too late.
     deadlines: list[float]
 
     @classmethod
     def empty(cls) -> Series:
-        """Nothing was counted yet."""
+        """Return a series without any counts."""
         return cls(Distribution(), Distribution(), [0.0, 0.0])
 
     @classmethod
     def of(cls, row: Sequence[float]) -> Series:
-        """What :meth:`row` gave."""
+        """Return the series that :meth:`row` made a list of."""
         size = len(BOUNDS) + 2
         waits, runs = row[:size], row[size : 2 * size]
         return cls(Distribution(waits[0], waits[1:]), Distribution(runs[0], runs[1:]), list(row[2 * size :]))
 
     def add(self, run: Run) -> None:
-        """Count one more run; what is not known of it is left out."""
+        """Count one run; unknown values are left out."""
         self.runs.add(run.seconds)
         if run.wait is not None:
             self.waits.add(run.wait)
@@ -76,11 +76,11 @@ class Series(NamedTuple):
             self.deadlines[0 if run.in_time else 1] += 1
 
     def row(self) -> list[float]:
-        """The numbers that make it up, :data:`ROW` of them."""
+        """All figures as one list of :data:`ROW` numbers."""
         return [*self.waits.row(), *self.runs.row(), *self.deadlines]
 
 
-#: How many numbers make up a series.
+#: How many numbers a series consists of.
 ROW: Final = len(Series.empty().row())
 
 
@@ -88,18 +88,18 @@ class SeriesKey(NamedTuple):
     """What a series is about."""
 
     task: str
-    #: None where that is not known.
+    #: None if unknown.
     level: int | None
 
 
 class Histograms(Protocol):
-    """Where they are kept."""
+    """A store of histograms."""
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Count what ran."""
+        """Count these runs."""
 
     def read(self) -> Mapping[SeriesKey, Series]:
-        """All that was counted."""
+        """Return all counts."""
 
 
 class MemoryHistograms:
@@ -109,18 +109,18 @@ class MemoryHistograms:
         self._series: dict[SeriesKey, Series] = {}
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Count what ran."""
+        """Count these runs."""
         _count(runs, self._series)
 
     def read(self) -> Mapping[SeriesKey, Series]:
-        """All that was counted."""
+        """Return all counts."""
         return dict(self._series)
 
 
 class RedisHistograms:
     """Histograms in the broker's Redis, in one hash with a bounded number of fields.
 
-    Raises what redis-py raises when the broker is away.
+    Raises the errors of redis-py when the broker is away.
     """
 
     def __init__(self, client: RedisClient, most: int = MAX_SERIES) -> None:
@@ -130,7 +130,7 @@ class RedisHistograms:
         self._record = client.script("histograms_record")
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Count what ran; runs of one task and level are summed up first."""
+        """Count these runs; those of one task and level are summed up first."""
         series: dict[SeriesKey, Series] = {}
         _count(runs, series)
         entries = iter(series.items())
@@ -141,7 +141,7 @@ class RedisHistograms:
             self._record(keys=[self._key], args=[self._most, KEPT, *flat])
 
     def read(self) -> Mapping[SeriesKey, Series]:
-        """All that was counted; what in Redis is not as :meth:`add` writes it is passed over."""
+        """Return all counts; anything malformed in Redis is ignored."""
         found: dict[SeriesKey, Series] = {}
         for field, value in self._client.redis.hgetall(self._key).items():
             key, row = _key(field), _row(value)
@@ -150,7 +150,7 @@ class RedisHistograms:
         return found
 
     def close(self) -> None:
-        """Close the connection that this was given."""
+        """Close the client."""
         self._client.close()
 
 

@@ -1,7 +1,7 @@
 """Learned runtimes and use: what they are, how they decay, and where they are kept.
 
-A mean runtime by task name, and the use of worker time by fairness key. Both decay with a half-life, as in Slurm's
-multifactor plugin (``PriorityDecayHalfLife``), so that they follow what the system does now.
+There is a mean runtime for each task name, and a use of worker time for each key. Both decay with a half-life, as in
+Slurm's multifactor plugin (``PriorityDecayHalfLife``), so that recent runs count most.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from celery_dynprio.backlogs.redis_client import RedisClient
 
-#: How many fairness keys and how many task names are remembered; beyond it, some of the least used are forgotten.
+#: How many keys and how many task names are remembered; beyond that, some of the least used are forgotten.
 MAX_REMEMBERED: Final = 10_000
 
 #: Entries in one call of the script: less than a millisecond of the server's time.
 CHUNK: Final = 50
 
-#: Seconds for which what was read is used again: the queues of one tick share one read.
+#: Seconds for which a read is reused, so that all queues of one tick share it.
 CACHE_SECONDS: Final = 0.5
 
-#: Runtimes in seconds by task name, and decayed use in seconds by fairness key.
+#: Runtimes in seconds by task name, and decayed use in seconds by key.
 Learnt: TypeAlias = tuple[Mapping[str, float], Mapping[str, float]]
 
 
@@ -34,25 +34,25 @@ class Run(NamedTuple):
     #: The fairness key; "" for a task that has none.
     key: str
     seconds: float
-    #: For histograms only, and None where it is not known: the level that it was taken from, the seconds that it had
-    #: waited, and whether it started by its deadline.
+    #: For histograms only; None if unknown: the level from which a worker took it, how long it had waited (seconds),
+    #: and whether it started in time for its deadline.
     level: int | None = None
     wait: float | None = None
     in_time: bool | None = None
 
 
 class Usage(Protocol):
-    """Where learned runtimes and use are kept."""
+    """A store of learned runtimes and use."""
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Take in what ran."""
+        """Learn from these runs."""
 
     def read(self, now: float) -> Learnt:
-        """Mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
+        """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
 
 
 class _Mean(NamedTuple):
-    """Decayed seconds and number of runs, as of a moment (Unix seconds)."""
+    """Decayed seconds and decayed number of runs, as of ``at`` (Unix seconds)."""
 
     seconds: float
     runs: float
@@ -76,7 +76,7 @@ class MemoryUsage:
         self._runtimes: dict[str, _Mean] = {}
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Take in what ran, now."""
+        """Learn from these runs, as of now."""
         now = self._clock()
         nothing = _Mean(0.0, 0.0, now)
         for run in runs:
@@ -84,14 +84,14 @@ class MemoryUsage:
                 means[field] = means.get(field, nothing).plus(run.seconds, now, self._half_life)
 
     def read(self, now: float) -> Learnt:
-        """Mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
+        """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
         return _learnt(self._runtimes.items(), self._use.items(), now, self._half_life)
 
 
 class RedisUsage:
-    """Learned use in the broker's Redis, in two small hashes, so that it survives restarts and is shared by all.
+    """Learned use in two small hashes in the broker's Redis, so that all processes share it and it survives restarts.
 
-    ``half_life`` is in seconds. Raises what redis-py raises when the broker is away.
+    ``half_life`` is in seconds. Raises the errors of redis-py when the broker is away.
     """
 
     def __init__(self, client: RedisClient, half_life: float = 600.0) -> None:
@@ -102,7 +102,7 @@ class RedisUsage:
         self._cached: tuple[float, Learnt] | None = None
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Take in what ran; the server's clock says when."""
+        """Learn from these runs, as of now by the server's clock."""
         totals: dict[tuple[int, str], list[float]] = {}
         for run in runs:
             for entry in ((1, run.key), (2, run.name)):
@@ -115,9 +115,9 @@ class RedisUsage:
             self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, *flat])
 
     def read(self, now: float) -> Learnt:
-        """Mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds).
+        """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds).
 
-        What in Redis is not as :meth:`add` writes it is passed over.
+        Anything malformed in Redis is ignored.
         """
         read_at = time.monotonic()
         if self._cached is None or read_at - self._cached[0] > CACHE_SECONDS:
@@ -129,7 +129,7 @@ class RedisUsage:
         return self._cached[1]
 
     def close(self) -> None:
-        """Close the connection that this was given."""
+        """Close the client."""
         self._client.close()
 
 

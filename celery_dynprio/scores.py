@@ -24,8 +24,8 @@ MIDDLE: Final = 0.5
 class Scores:
     """The score of each task by the policy, or its last valid one.
 
-    ``complain`` is called once in each tick in which the policy failed, with the exception or a text. ``beat`` is called
-    before each task, as a sign of life, because a policy may be slow.
+    ``complain`` is called with the exception or a text, once in each tick in which the policy failed. ``beat`` is
+    called before each task, as a sign of life, because a policy may be slow.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Carries what a worker's processes measure to where it is kept, from a thread of its own.
+"""Sends what the processes of a worker measure to its store, in a thread of its own.
 
-Nothing here touches the network on a task's path, and nothing that goes wrong here can fail or slow a task.
+A task never waits for the network here, and no failure here can fail or slow down a task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 #: Entries that wait to be sent; when a broker stays away, the oldest are dropped.
 MAX_WAITING: Final = 10_000
 
-#: Seconds between two sends of a process, how long its end may take for the last one, and between two complaints.
+#: Seconds between two sends of a process, for the last send when it ends, and between two warnings.
 SEND_INTERVAL: Final = 1.0
 LAST_SEND_TIMEOUT: Final = 3.0
 COMPLAINT_INTERVAL: Final = 60.0
@@ -34,20 +34,20 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Store(Protocol[T_contra]):
-    """Where entries are kept."""
+    """A store of entries."""
 
     def add(self, entries: Sequence[T_contra], /) -> None:
-        """Take in what was measured."""
+        """Store these entries."""
 
     def close(self) -> None:
-        """Give back what this holds of the broker."""
+        """Close the connection to the broker."""
 
 
 class Outlet(Generic[T]):
-    """A store that is opened when there is something for it; it never raises.
+    """A store that is opened when it is first needed; it never raises.
 
-    ``what`` names the entries in the log. Those that go wrong are counted in ``dropped``, and a line is logged once a
-    minute.
+    ``what`` names the entries in the log. Entries that could not be stored are counted in ``dropped``, and a line is
+    logged once a minute.
     """
 
     def __init__(self, what: str, open_store: Callable[[], Store[T]]) -> None:
@@ -58,13 +58,13 @@ class Outlet(Generic[T]):
         self._next_complaint = 0.0
 
     def add(self, entries: Sequence[T], /) -> None:
-        """Let the store take them in."""
+        """Store these entries."""
         try:
             if self._store is None:
                 self._store = self._open()
             self._store.add(entries)
         except UnsupportedBrokerError:
-            self.dropped += len(entries)  # said once at the start of the worker
+            self.dropped += len(entries)  # the worker warned of it when it started
         except Exception as exc:  # noqa: BLE001 - whatever it is, tasks must not notice
             self.dropped += len(entries)
             self.complain(exc)
@@ -77,7 +77,7 @@ class Outlet(Generic[T]):
             logger.warning("%s could not be sent, %d dropped so far: %s", self._what, self.dropped, problem)
 
     def close(self) -> None:
-        """Give back what the store holds of the broker."""
+        """Close the store, if it was opened."""
         if self._store is not None:
             self._store.close()
 

@@ -1,4 +1,4 @@
-"""Reads from runs what is learned and counted of them: what ran for how long, for whom, and after which wait."""
+"""Turns runs into figures for learning, metrics and objectives: runtime, key, level, wait."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Ended:
-    """Gives the runs that have ended to a store; of foreign tasks, those from managed queues.
+    """Sends the figures of runs that ended to a store; of foreign tasks, only those from managed queues.
 
-    ``spans`` says whether it asks for more than a run's time: level and wait need its span.
+    ``spans`` tells whether level and wait are wanted, too, which need the run's span.
     """
 
     def __init__(self, store: Store[Run], queues: Collection[str], *, spans: bool) -> None:
@@ -30,11 +30,11 @@ class Ended:
         self._spans = spans
 
     def add(self, entries: Sequence[Any], /) -> None:
-        """Take in what is told of runs; the rest is for others."""
+        """Handle the reports of runs; ignore other entries."""
         self._store.add(list(self._read(entries)))
 
     def close(self) -> None:
-        """Give back what the store holds of the broker."""
+        """Close the store's connection to the broker."""
         self._store.close()
 
     def _read(self, entries: Sequence[Any]) -> Iterator[Run]:
@@ -54,20 +54,20 @@ class Ended:
             return Run(name, key, seconds)
         span, deadline = told.run.span(), message.number(fields.get("due"))
         in_time = None if deadline is None else told.run.started <= deadline
-        # Asked for at a time of its own, or tried again: that is no waiting.
+        # A task with an ETA, as each retry has one, did not wait for a worker until then.
         wait = span.wait if headers["eta"] is None else None
         return Run(name, key, seconds, span.level, wait, in_time)
 
 
 class Started:
-    """Counts the runs that objectives are about, but for those that were asked for at a time of their own."""
+    """Counts the runs that objectives are about, except for tasks with an ETA."""
 
     def __init__(self, attainment: RedisAttainment, names: Names) -> None:
         self._attainment = attainment
         self._names = names
 
     def add(self, entries: Sequence[Any], /) -> None:
-        """Take in what is told of runs; the rest is for others."""
+        """Handle the reports of runs; ignore other entries."""
         starts = []
         for told in entries:
             if isinstance(told, Told) and told.first and told.run.headers["eta"] is None:
@@ -79,12 +79,12 @@ class Started:
             self._attainment.add(starts)
 
     def close(self) -> None:
-        """Give back what this holds of the broker."""
+        """Close the connection to the broker."""
         self._attainment.close()
 
 
 def outlets(client: Callable[[], RedisClient], settings: Settings) -> list[Outlet[Any]]:
-    """All that learns from runs or counts them, as the settings ask for; ``client`` is called by who first needs it."""
+    """Return the outlets for runs that the settings ask for; ``client`` is called when one of them first needs it."""
     found: list[Outlet[Any]] = []
     queues, half_life, objectives = settings.queues, settings.half_life, settings.objectives
     if settings.learn:
