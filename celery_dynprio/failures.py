@@ -7,10 +7,11 @@ or a revocation, is told by the worker's parent process, with the ids that the m
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from celery import signals
@@ -31,6 +32,9 @@ Teller: TypeAlias = Callable[[Span, BaseException, "TracebackType | str | None"]
 #: Whatever reports for this thread of a parent process, in place of :func:`tell`.
 _teller = threading.local()
 
+#: Sentry's module for logging, once it leaves failures to Celery.
+_left_to_celery: list[ModuleType] = []
+
 
 @contextmanager
 def told_by(teller: Teller) -> Iterator[None]:
@@ -45,14 +49,31 @@ def told_by(teller: Teller) -> Iterator[None]:
 
 def tell(span: Span, exc: BaseException, trace: TracebackType | str | None = None) -> None:
     """Log the report of a task that failed for good, as one ERROR record; ``report`` has the same text from then on."""
-    text = tracing.describe(span, exc)
-    with suppress(Exception):  # not every class takes one more attribute
-        setattr(exc, TOLD, text)
+    text = _described(span, exc)
     if isinstance(trace, str):
         text = f"{text}\n{trace.rstrip()}"
     lineage = [_row(each) for each in (*span.lineage, tracing.itself(span))]
-    info = (type(exc), exc, trace) if isinstance(trace, TracebackType) else None
+    info = None if isinstance(trace, str) else (type(exc), exc, trace)
+    _leave_to_celery()
     logger.error("%s", text, exc_info=info, extra={"lineage": lineage})
+
+
+def _described(span: Span, exc: BaseException) -> str:
+    text = tracing.describe(span, exc)
+    with suppress(Exception):  # not every class takes one more attribute
+        setattr(exc, TOLD, text)
+    return text
+
+
+def _leave_to_celery() -> None:
+    """Keep Sentry, where it is used, from making a second event of a failure: Celery's own is one already.
+
+    Its own integration with Celery does the same to Celery's loggers. Once, so that what a user changes later stands.
+    """
+    sentry = sys.modules.get("sentry_sdk.integrations.logging")
+    if sentry is not None and not _left_to_celery:
+        _left_to_celery.append(sentry)
+        sentry.ignore_logger(logger.name)
 
 
 def connect(app: Celery) -> None:
@@ -67,8 +88,11 @@ def connect(app: Celery) -> None:
         if span is None or span.task_id != message.clean(task_id):
             return
         exc = exception if isinstance(exception, BaseException) else RuntimeError(str(exception))
-        teller: Teller = getattr(_teller, "tell", None) or tell
-        teller(span, exc, info.get("traceback"))
+        teller: Teller | None = getattr(_teller, "tell", None)
+        if teller is None and isinstance(exc, sender.throws or ()):
+            _described(span, exc)  # expected: Celery says so at INFO, without a traceback
+            return
+        (teller or tell)(span, exc, info.get("traceback"))
 
     signals.task_failure.connect(failed, weak=False, dispatch_uid=_uid(app))
 

@@ -1,10 +1,18 @@
-"""The failure report as text, for Sentry and the like."""
+"""What led to a failed task, in its event in Sentry."""
 
-from celery.signals import task_failure
+from celery.signals import celeryd_init
 
 from celery_dynprio import tracing
 
 
-@task_failure.connect
-def tell(exception=None, **_):
-    print(tracing.report(exception))  # or sentry_sdk.set_context("celery", {"report": ...})
+def before_send(event, hint):
+    if "exc_info" in hint and tracing.current() is not None:
+        event.setdefault("extra", {})["tasks"] = tracing.report(hint["exc_info"][1])
+    return event
+
+
+@celeryd_init.connect
+def start(**_):
+    import sentry_sdk  # in workers only
+
+    sentry_sdk.init(dsn="https://key@sentry.example.com/1", before_send=before_send)

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from signal import SIGKILL, SIGUSR1
 from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 from billiard.einfo import ExceptionInfo
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 from celery.worker import state
@@ -195,6 +196,16 @@ def test_only_the_last_retry_is_a_failure(app: Celery, reports: list[logging.Log
     assert "KeyError: 'no such thing'" in record.getMessage()
 
 
+@pytest.mark.parametrize("throws", [(KeyError, ValueError), ValueError])
+def test_an_expected_exception_is_no_error_and_has_a_report(
+    app: Celery, reports: list[logging.LogRecord], throws: Any
+) -> None:
+    exc = ValueError("sold out")
+    result = run(app, exc, throws=throws)
+    assert reports == []
+    assert report(exc).startswith(f"task shop.run[{result.id}] failed for good in trace ")
+
+
 def test_another_app_s_failures_are_not_reported(app: Celery, reports: list[logging.LogRecord]) -> None:
     other = Celery("other", broker="memory://", backend="cache+memory://", set_as_current=False)
     run(other, ValueError("no total"))
@@ -207,6 +218,52 @@ def test_a_disconnected_app_reports_nothing(app: Celery, reports: list[logging.L
     failures.disconnect(app)
     run(app, ValueError("no total"))
     assert reports == []
+
+
+SENTRY: Final = """
+import runpy, sentry_sdk, sys
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery
+from sentry_sdk.transport import Transport
+from celery_dynprio import failures, propagation
+from celery_dynprio.tracing import Span
+
+class Printed(Transport):
+    def capture_envelope(self, envelope):
+        for item in envelope.items:
+            if item.type == "event":
+                event = item.payload.json
+                print(event["exception"]["values"][-1]["type"], event["extra"]["tasks"].splitlines()[0])
+
+app = Celery("plain", broker="memory://", backend="cache+memory://")
+propagation.connect(app, lambda: None)
+failures.connect(app)
+before_send = runpy.run_path(sys.argv[1])["before_send"]
+sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=Printed, before_send=before_send)
+
+@app.task
+def boom():
+    raise ValueError("no total")
+
+@app.task(throws=(KeyError,))
+def expected():
+    raise KeyError("sold out")
+
+for task in (boom, expected, boom):
+    task.apply()
+span = Span("a" * 32, "b" * 16, task_id="3", task_name="shop.c")
+failures.tell(span, TimeLimitExceeded(5))
+failures.tell(span, WorkerLostError("signal 9"), "Traceback ...")
+"""
+
+
+def test_sentry_makes_one_event_of_a_failure() -> None:
+    example = Path(__file__).parents[2] / "docs/examples/sentry.py"
+    command = [sys.executable, "-W", "ignore", "-c", SENTRY, str(example)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    events = done.stdout.splitlines()
+    assert [event.split("[")[0] for event in events] == ["ValueError task plain.boom"] * 2
+    assert done.stderr.count("failed for good") == 4, "the log has them all"
 
 
 def test_publishers_import_nothing_of_a_worker() -> None:
@@ -261,6 +318,8 @@ def test_a_hard_time_limit_is_reported_once(app: Celery, reports: list[logging.L
     request_of(app).on_timeout(soft=False, timeout=5)
     (record,) = reports
     check_report(record, "TimeLimitExceeded: ")
+    kind, exc, _ = record.exc_info or (None, None, None)
+    assert (kind, exc.args if exc else ()) == (TimeLimitExceeded, (5,))
 
 
 def test_a_message_that_comes_again_is_reported_again(app: Celery, reports: list[logging.LogRecord]) -> None:
@@ -363,7 +422,7 @@ def test_the_step_adds_traces_to_whatever_request_a_task_has(app: Celery) -> Non
     assert issubclass(own, OwnRequest)
     assert own.__mro__.count(Traced) == 1
     assert issubclass(app.tasks["celery.group"].Request, Traced)
-    consumer.strategies["shop.own"](message)
+    consumer.strategies["shop.own"](message, None)
     (span,) = spans
     assert span is not None
     assert (span.trace_id, span.span_id, span.host, span.queue) == (TRACE, "b" * 16, "three@x", "q")
