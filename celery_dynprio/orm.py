@@ -18,14 +18,13 @@ def close_connections() -> None:
     conf, db = sys.modules.get("django.conf"), sys.modules.get("django.db")
     if conf is None or db is None or not conf.settings.configured:
         return
-    from django.core.cache import caches  # noqa: PLC0415 - there is a Django
+    from django.core.cache import close_caches  # noqa: PLC0415 - there is a Django
 
-    for connections in (db.connections, caches):
-        for alias in connections:
-            try:
-                connections[alias].close()
-            except Exception as exc:  # noqa: BLE001 - broken already; Django forgets it, and opens another
-                logger.debug("Django's connection %r could not be closed: %r", alias, exc)
+    for close in (db.connections.close_all, close_caches):
+        try:
+            close()
+        except Exception as exc:  # noqa: BLE001 - broken already: Django forgets it, and opens another
+            logger.debug("a connection of Django could not be closed: %r", exc)
 
 
 def on_commit(call: Callable[[], object]) -> None:

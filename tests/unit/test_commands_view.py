@@ -267,6 +267,9 @@ class TestSteering:
     def test_changes(self) -> None:
         given = {"weight": 3.0, "deadline": "1.5", "key": None, "level": "auto"}
         assert _changes(given) == {"weight": 3.0, "deadline": 1.5, "level": None}
+        assert _changes({"deadline": "1h30m"}) == {"deadline": 5400.0}
+        with pytest.raises(WrongUsage, match="--deadline 'soon': use seconds, such as 90, or 90s, 5m, 1h30m, or none"):
+            _changes({"deadline": "soon"})
         taken_away = {"deadline": "none", "key": "none", "level": "7"}
         assert _changes(taken_away) == {
             "deadline": None,

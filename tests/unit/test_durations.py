@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from celery_dynprio import Filter, Objective
 from celery_dynprio.durations import seconds
+from celery_dynprio.errors import ArgumentError
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,21 @@ def test_what_is_understood(value: object, expected: float) -> None:
 )
 def test_what_is_not(value: object) -> None:
     assert seconds(value) is None
+
+
+def test_a_filter_takes_them() -> None:
+    assert Filter(older=timedelta(hours=1)) == Filter(older="1h") == Filter(older=3600)
+    assert Filter(older=0).selective
+    with pytest.raises(
+        ArgumentError, match=r"older = datetime.timedelta\(days=-1\): use seconds as a number, a timedelta"
+    ):
+        Filter(older=timedelta(days=-1))
+
+
+def test_an_objective_takes_them() -> None:
+    promise = Objective("soon", "*", within="5m", window=timedelta(hours=1), hold_at_most="1d")
+    assert (promise.within, promise.window, promise.hold_at_most) == (300.0, 3600.0, 86_400.0)
+    with pytest.raises(
+        ArgumentError, match=r"Objective 'soon': window = '9s': use seconds .*, 10 s or more, at most 1e"
+    ):
+        Objective("soon", "*", within="5m", window="9s")
