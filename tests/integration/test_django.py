@@ -111,27 +111,36 @@ def test_no_connection_outlives_a_round_of_ticks_or_a_hook(project: Project) -> 
         project,
         """
         import threading
-        from django.db import connection
+        from types import SimpleNamespace
+        from celery_dynprio import Gauge
+        from celery_dynprio.backlogs.memory import MemoryBacklog
         from celery_dynprio.guard import _call
         from celery_dynprio.objectives import Objective, Standing
-        from celery_dynprio.reprioritizer import serve
+        from celery_dynprio.planner import Planner
+        from celery_dynprio.reprioritizer import Reprioritizer, serve
+        from celery_dynprio.testing import MemoryLease
+        from django.db import connection
         from policies import rows
 
-        connection.close()  # of the migration
         seen, stop = [], threading.Event()
 
-        class Queue:
-            guard = None
+        def look():
+            seen.append(connection.connection is None)
+            found = rows()
+            seen.append(connection.connection is None)
+            return found
 
-            def tick(self):
-                seen.append(connection.connection is None)
-                rows()
-                seen.append(connection.connection is None)
-
-            def close(self):
-                pass
-
-        serve([Queue()], 0.001, stop, lambda _: None, lambda _: len(seen) == 4)
+        connection.close()  # of the migration
+        queue = Reprioritizer(
+            backlog=MemoryBacklog("celery"),
+            lease=MemoryLease(),
+            planner=Planner(10, 100, 0.25),
+            policy=1 * Gauge(look, every="1ms"),
+            learned=SimpleNamespace(read=lambda now: ({}, {})),
+            paused=lambda: False,
+        )
+        serve([queue], 0.01, stop, lambda _: None, lambda _: len(seen) >= 4)
+        del seen[4:]
         seen.append(connection.connection is None)
         _call(Standing(Objective("a", "b", 1, hook=lambda _: seen.append(rows()))))
         seen.append(connection.connection is None)
