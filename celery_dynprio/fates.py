@@ -100,6 +100,12 @@ class Fates:
         """Tell which of these workers have, whatever else is known of them."""
         return self._at_workers(ids, self._unacknowledged(ids)) if ids else {}
 
+    def ids_with(self, start: str) -> set[str]:
+        """The ids that begin with this text, of what workers have not acknowledged."""
+        raws = (raw for _, raw in self._client.redis.hscan_iter(self._client.unacked_key, count=SCAN_COUNT))
+        ids = {_described(raw).get("id") for raw in raws}
+        return {task_id for task_id in ids if isinstance(task_id, str) and task_id.startswith(start)}
+
     def _unacknowledged(self, ids: Sequence[str]) -> dict[str, float | None]:
         """Those of these tasks that workers have not acknowledged, each with its ETA in Unix seconds, if it has one."""
         needles = [(json.dumps(task_id)[1:-1].encode(), task_id) for task_id in set(ids)]

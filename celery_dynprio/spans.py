@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.backlogs.search import escaped
 from celery_dynprio.message import MAX_TEXT, clean, moves_of, number, whole
 from celery_dynprio.models import Moved
 from celery_dynprio.tracing import Ancestor, ancestors
@@ -257,7 +258,7 @@ class RedisSpans:
 
     def _trace_of(self, task_id: str) -> str | None:
         """The newest trace that has a task of this id: looked for in all of them, so that nothing is kept for it."""
-        pattern = f"{_escaped(task_id)} *"
+        pattern = f"{escaped(task_id)} *"
         newest: list[bytes] = self._client.redis.zrevrange(self._keys[0], 0, -1)
         for chunk in _chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):
             for trace_id, found in zip(chunk, self._matching(chunk, pattern), strict=True):
@@ -265,9 +266,18 @@ class RedisSpans:
                     return trace_id
         return None
 
-    def _matching(self, trace_ids: Sequence[str], pattern: str) -> list[bool]:
-        """Tell for each trace whether it has a field of this pattern."""
-        found = dict.fromkeys(trace_ids, False)
+    def ids_with(self, start: str) -> set[str]:
+        """The ids of traces and of tasks that begin with this text."""
+        traces = [raw.decode(errors="replace") for raw in self._client.redis.zrange(self._keys[0], 0, -1)]
+        found = {trace_id for trace_id in traces if trace_id.startswith(start)}
+        for chunk in _chunks(traces, LOOKUP):
+            for fields_ in self._matching(chunk, f"{escaped(start)}*"):
+                found |= {field.decode(errors="replace").rpartition(" ")[0] for field in fields_}
+        return found
+
+    def _matching(self, trace_ids: Sequence[str], pattern: str) -> list[set[bytes]]:
+        """The fields of each trace that are of this pattern."""
+        found: dict[str, set[bytes]] = {trace_id: set() for trace_id in trace_ids}
         cursors = dict.fromkeys(trace_ids, 0)
         while cursors:
             pipe = self._client.redis.pipeline(transaction=False)
@@ -275,8 +285,8 @@ class RedisSpans:
                 pipe.hscan(self._trace_key(trace_id), cursor, match=pattern, count=CHUNK)
             for trace_id, (cursor, fields_) in zip(list(cursors), pipe.execute(), strict=True):
                 cursors[trace_id] = cursor
-                if fields_ or not cursor:
-                    found[trace_id] = bool(fields_)
+                found[trace_id] |= fields_.keys()
+                if not cursor:
                     del cursors[trace_id]
         return list(found.values())
 
@@ -286,11 +296,6 @@ class RedisSpans:
 
 def _field(record: SpanRecord) -> str:
     return f"{record.task_id} {record.key}"
-
-
-def _escaped(text: str) -> str:
-    """A text in a pattern of Redis that matches just that."""
-    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in text)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

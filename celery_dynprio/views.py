@@ -10,6 +10,7 @@ from itertools import islice, tee
 from typing import TYPE_CHECKING, Final
 
 from celery_dynprio import message
+from celery_dynprio.abbreviations import whole
 from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.audit import Audit, Entry
 from celery_dynprio.backlogs.redis import RedisBacklog
@@ -237,6 +238,26 @@ class Views:
                 break
         fate = Fate(Answer.BUSY) if pending else self._fates.of([task_id])[task_id]
         raise NotPendingError(task_id, fate.answer.value, self._settings.queues, fate.detail)
+
+    def whole_id(self, text: str) -> str:
+        """The id that a text stands for: an id, or its beginning, if no other pending task's id begins so.
+
+        Failing that, of the tasks that workers have, and of those to which operators did something. Raises
+        :class:`~celery_dynprio.errors.ArgumentError` if there are several.
+        """
+        return whole(text, self._pending_with, self._logged_with)
+
+    def logged_id(self, text: str) -> str:
+        """The same, of the tasks to which operators did something."""
+        return whole(text, self._logged_with)
+
+    def _pending_with(self, start: str) -> set[str]:
+        now = self._clock()
+        backlogs = [RedisBacklog(self._client, queue) for queue in self._settings.queues]
+        return self._fates.ids_with(start).union(*(backlog.ids_with(start, now) for backlog in backlogs))
+
+    def _logged_with(self, start: str) -> set[str]:
+        return {entry.id for entry in self._audit.read() if entry.id.startswith(start)}
 
     def contributions(self, tasks: Sequence[PendingTask]) -> list[Sequence[Contribution]]:
         """What each factor says of each of these tasks now; nothing of a pinned one, which no policy moves."""

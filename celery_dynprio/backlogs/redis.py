@@ -146,6 +146,10 @@ class RedisBacklog:
                 self._front[each.found.task.ref] = each.raw, each.where
         return {task_id: [each.found for each in same] for task_id, same in sighted.items()}
 
+    def ids_with(self, start: str, now: float) -> set[str]:
+        """The ids that begin with this text, of all that waits."""
+        return self._search.ids_with(start, now)
+
     def headers(self, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:
         """The headers of the messages that these moves are of; one round trip for each parked place."""
         return {

@@ -83,6 +83,16 @@ class Search:
                 break
         return found
 
+    def ids_with(self, start: str, now: float) -> set[str]:
+        """The ids that begin with this text, of all that waits."""
+        texts = [_as_json(start), *needles(_as_json(start))]
+        raws = [raw for key in self._lists for _, raw in self._with_any(key, texts)]
+        for place in (HELD, OVERFLOW):
+            found = self._redis.hscan_iter(self._hashes[place], match=f"{escaped(start)}*", count=SCAN_COUNT)
+            raws += [raw for _, raw in found]
+        entries = [self._parse(raw, now) for raw in raws]
+        return {entry.id for entry in entries if isinstance(entry, PendingTask) and entry.id.startswith(start)}
+
     def _parked(self, ids: Sequence[str], now: float) -> Iterator[Sighting]:
         for place in (HELD, OVERFLOW):
             key = self._hashes[place]
@@ -140,6 +150,11 @@ class Search:
 def _as_json(task_id: str) -> str:
     """How an id begins in a message: JSON escapes what is not ASCII."""
     return json.dumps(task_id)[1:-1].partition("\\")[0]
+
+
+def escaped(text: str) -> str:
+    """A text in a pattern of Redis that matches just that."""
+    return "".join(f"\\{character}" if character in "*?[]\\^" else character for character in text)
 
 
 def parked_task(field: bytes, entry: PendingTask | str) -> PendingTask | None:

@@ -67,7 +67,7 @@ def explain(ctx: click.Context, *, task_id: str, as_json: bool) -> None:
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     now = time.time()
     with operating(ctx.obj.app) as operations:
-        found = operations.explain(task_id)
+        found = operations.explain(operations.whole_id(task_id))
     if as_json:
         print_json(explanation_object(found, now))
         return

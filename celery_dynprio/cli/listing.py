@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
+from celery_dynprio.abbreviations import shortest
 from celery_dynprio.cli.filters import filter_options, made, taken
 from celery_dynprio.cli.rendering import Column, counted, missed_line, print_json, seconds, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
 _COLUMNS: Final = (
     Column("#", right=True),
     Column("place"),
-    Column("score", right=True),
+    Column("score", right=True, optional=True),
     Column("waited", right=True),
-    Column("deadline", right=True),
+    Column("deadline", right=True, optional=True),
     Column("key", least=6),
-    Column("start", right=True),
+    Column("start", right=True, optional=True),
     Column("task", least=12, keep_end=True),
     Column("id", least=8),
 )
@@ -83,7 +85,10 @@ def draw(page: Page, now: float, width: int | None) -> Iterator[str]:
 
 def _rows(page: Page, now: float, width: int | None) -> Iterator[str]:
     several = len({turn.queue for turn in page.turns}) > 1
-    yield from table(titles(several=several), [row_of(turn, now, several=several) for turn in page.turns], width)
+    ids = [turn.task.id for turn in page.turns]
+    yield from table(
+        titles(several=several, ids=ids), [row_of(turn, now, several=several) for turn in page.turns], width
+    )
     if len(page.turns) < page.matching:
         yield f"{len(page.turns):,} of {page.matching:,} shown"
     else:
@@ -102,9 +107,14 @@ def as_object(page: Page, now: float) -> dict[str, Any]:
     }
 
 
-def titles(*, several: bool) -> tuple[Column, ...]:
-    """The columns of a list of pending tasks, of ``several`` queues or of one."""
-    return (*_COLUMNS[:-2], _QUEUE, *_COLUMNS[-2:]) if several else _COLUMNS
+def titles(*, several: bool, ids: Collection[str] = ()) -> tuple[Column, ...]:
+    """The columns of a list of pending tasks, of ``several`` queues or of one.
+
+    Of each id so much is shown, however narrow the terminal, that it differs from the others of these ``ids``.
+    """
+    *columns, task, task_id = _COLUMNS
+    task_id = replace(task_id, least=shortest(ids) + len("…"))
+    return (*columns, *([_QUEUE] if several else []), task, task_id)
 
 
 def row_of(turn: Turn, now: float, *, several: bool) -> list[str]:

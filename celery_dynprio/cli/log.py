@@ -60,7 +60,7 @@ def log(ctx: click.Context, *, task_id: str | None, limit: int, as_json: bool) -
     $ celery -A proj dynprio log --id 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11 --limit 0
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     with operating(ctx.obj.app) as operations:
-        entries = operations.log(limit or None, task_id)
+        entries = operations.log(limit or None, None if task_id is None else operations.logged_id(task_id))
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
         return

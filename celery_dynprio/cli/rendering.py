@@ -35,13 +35,18 @@ class Column:
     least: int | None = None
     #: Whether the end is kept when it is cut: of a task's name it says the most.
     keep_end: bool = False
+    #: Whether it is left out where the lines would be too long with all columns at their least.
+    optional: bool = False
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[str]:
     """The lines of a table, its titles first; ``width`` is that of the terminal in characters, None for no bound.
 
-    Columns are cut from the left to the right, each to its least width, until the lines fit.
+    Columns are cut from the left to the right, each to its least width, until the lines fit; where that is not enough,
+    optional ones are left out.
     """
+    if width is not None:
+        columns, rows = _without_optional(columns, rows, width)
     cells = [[column.title for column in columns], *([clean(cell, MAX_ID) for cell in row] for row in rows)]
     widths = [max(wide(row[index]) for row in cells) for index in range(len(columns))]
     if width is not None:
@@ -92,8 +97,8 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds in a table."""
-    return NOTHING if value is None else f"{value:.1f}"
+    """Seconds in a table; tenths only where they matter."""
+    return NOTHING if value is None else f"{value:.{1 if abs(value) < 1000 else 0}f}"  # noqa: PLR2004 - four digits
 
 
 def said_seconds(value: float | None) -> str:
@@ -122,6 +127,24 @@ def summed(counts: Mapping[Any, int]) -> str:
 def missed_line(count: int) -> str:
     """What is said when tasks may have been passed over."""
     return f"Up to {counted(count, 'more task')} may match: they were moved during the search. Run it again to be sure."
+
+
+def _without_optional(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
+) -> tuple[Sequence[Column], Sequence[Sequence[str]]]:
+    """The table without as many of its optional columns, the last first, as are too much for this width."""
+    for index in reversed(range(len(columns))):
+        longest = [max(wide(cell) for cell in cells) for cells in zip(*rows, strict=True)] or [0] * len(columns)
+        least = [
+            max(len(each.title), size if each.least is None else min(size, each.least))
+            for each, size in zip(columns, longest, strict=True)
+        ]
+        if sum(least) + len(GAP) * (len(columns) - 1) <= width:
+            break
+        if columns[index].optional:
+            columns = [*columns[:index], *columns[index + 1 :]]
+            rows = [[*row[:index], *row[index + 1 :]] for row in rows]
+    return columns, rows
 
 
 def _fitted(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:

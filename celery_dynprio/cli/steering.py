@@ -88,7 +88,7 @@ def steer(
         raise WrongUsage("--limit bounds how many tasks of a filter are taken; ids are taken all")
     selection = made({"held": held, **wanted.given})
     with operating(ctx.obj.app) as operations:
-        ids: Sequence[str] = wanted.ids
+        ids: Sequence[str] = [operations.whole_id(each) for each in wanted.ids]
         missed = 0
         if not ids:
             page = operations.pending(selection, wanted.limit, Workers())

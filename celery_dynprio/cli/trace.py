@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand
 
+from celery_dynprio.abbreviations import whole
 from celery_dynprio.cli.rendering import counted, print_json
 from celery_dynprio.cli.session import connected, json_option, settings_of
 from celery_dynprio.plain import place_name
@@ -43,7 +44,8 @@ def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
 
     settings = settings_of(ctx.obj.app)
     with connected(ctx.obj.app) as client:
-        found = RedisSpans(client).read(trace_id)
+        spans = RedisSpans(client)
+        found = spans.read(trace_id) or spans.read(whole(trace_id, spans.ids_with))
     if found is None or not found.spans:
         raise click.ClickException(_unknown(trace_id, settings))
     if as_json:

@@ -582,6 +582,52 @@ class TestCancel:
         assert (shop.operations.finish(), result.state) == (1, "REVOKED")
 
 
+class TestAbbreviations:
+    def publish(self, shop: Shop, *ids: str) -> None:
+        for task_id in ids:
+            shop.report.apply_async(task_id=task_id)
+
+    def test_the_beginning_of_one_pending_id_stands_for_it(self, shop: Shop) -> None:
+        self.publish(shop, "abc-1", "abd-2", 'x"*[y', "abe-held", "abf-parked", "önly")
+        shop.operations.hold(["abe-held"])
+        shop.park("abf-parked")
+        texts = ["abc", "abd-2", 'x"*', "abe", "abf-p", "ö", "nobody"]
+        assert [shop.operations.whole_id(text) for text in texts] == [
+            "abc-1",
+            "abd-2",
+            'x"*[y',
+            "abe-held",
+            "abf-parked",
+            "önly",
+            "nobody",
+        ]
+
+    def test_an_id_that_is_the_beginning_of_another_is_meant(self, shop: Shop) -> None:
+        self.publish(shop, "invoice-4", "invoice-42")
+        assert shop.operations.whole_id("invoice-4") == "invoice-4"
+
+    def test_several_candidates_are_listed(self, shop: Shop) -> None:
+        self.publish(shop, *(f"job-{number}" for number in range(7)))
+        with pytest.raises(ArgumentError) as error:
+            shop.operations.whole_id("job")
+        assert str(error.value) == (
+            "id = 'job': ambiguous; give more of it: job-0, job-1, job-2, job-3, job-4 and 2 more"
+        )
+        with pytest.raises(ArgumentError, match="id = '': use an id, or the beginning of one"):
+            shop.operations.whole_id("")
+
+    def test_then_what_workers_have_and_what_operators_did(self, shop: Shop) -> None:
+        self.publish(shop, "reserved-1", "cancelled-1")
+        connection = shop.app.connection_for_write()
+        assert connection.channel().basic_get("celery") is not None
+        shop.operations.cancel(["cancelled-1"])
+        assert shop.operations.whole_id("res") == "reserved-1"
+        assert shop.operations.whole_id("can") == "cancelled-1"
+        assert shop.operations.logged_id("can") == "cancelled-1"
+        assert shop.operations.logged_id("res") == "res"
+        connection.release()
+
+
 class TestWhileOthersMove:
     """A reprioritizer parks, and brings back, while an operator looks."""
 

@@ -110,6 +110,32 @@ class TestList:
         assert [line.split()[7] for line in lines[:3]] == ["queue", "celery", "mails"]
         assert lines[-1] == "2 of 1,234 shown"
 
+    @pytest.mark.parametrize("several", [False, True])
+    @pytest.mark.parametrize(
+        "pattern", ["{0:x}f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11", "invoice-2026-0000{0:x}-of-tenant-7"]
+    )
+    def test_enough_of_an_id_to_type_it_is_shown_at_80_columns(self, pattern: str, several: bool) -> None:  # noqa: FBT001
+        turns = [
+            Turn(
+                f"queue number {index % (1 + several)}",
+                task(
+                    pattern.format(index), "my.long.package.tasks.render", key="tenant megacorp", deadline=NOW - 86_000
+                ),
+                OVERFLOW,
+                1000 + index,
+                0.5,
+                86_400.0,
+                NOW + 86_400,
+            )
+            for index in range(16)
+        ]
+        lines = list(listing.draw(Page(turns, 16), NOW, 80))
+        assert max(map(len, lines)) <= 80
+        starts = [line.split()[-1].rstrip("…") for line in lines[1:-1]]
+        assert len(starts) == 16
+        for start, each in zip(starts, turns, strict=True):
+            assert [other.task.id for other in turns if other.task.id.startswith(start)] == [each.task.id]
+
     def test_nothing_waits(self) -> None:
         assert list(listing.draw(Page([], 0), NOW, None)) == ["No pending task matches."]
         missed = "Up to 3 more tasks may match: they were moved during the search. Run it again to be sure."
