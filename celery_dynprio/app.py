@@ -77,7 +77,8 @@ class DynPrio:
         """Install this in the app, in place of any other; doing it twice changes nothing.
 
         The app becomes Celery's default app if nobody has set one (``app.set_default()``), so that tasks declared
-        without ``app`` are its own in every thread. Of several apps the first stays the default.
+        without ``app`` are its own in every thread. Of several apps the first stays the default; one that was made with
+        ``set_as_current=False`` gives way to the first that was not.
         """
         if self._app is app:
             return

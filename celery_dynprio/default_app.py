@@ -15,14 +15,23 @@ from celery import Celery, _state
 logger = logging.getLogger(__name__)
 
 
+#: The app that :func:`make_default` made the default one last.
+_ours: Celery | None = None
+
+
 def make_default(app: Celery) -> bool:
     """Make this the default app if nobody has set one; tell whether it was done.
 
-    An app that is not to be the current one of its own thread (``set_as_current=False``) is left alone.
+    An app that is not to be the current one of its own thread (``set_as_current=False``) is made the default one too,
+    as tasks that name no app would otherwise have none; it gives way to the next that is to be current.
     """
-    if not app.set_as_current or not (_state.default_app is None or _is_fallback(_state.default_app)):
+    global _ours  # noqa: PLW0603 - the default app is global
+    present = _state.default_app
+    gives_way = present is _ours and app.set_as_current and not getattr(present, "set_as_current", True)
+    if not (present is None or _is_fallback(present) or gives_way):
         return False
     app.set_default()
+    _ours = app
     return True
 
 

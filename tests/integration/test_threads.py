@@ -111,6 +111,18 @@ def test_the_first_app_stays_the_default_one() -> None:
     assert default() is None
 
 
+def test_an_app_that_is_not_to_be_current_is_the_default_until_there_is_one_that_is() -> None:
+    side = make_app("side", set_as_current=False)
+    installed = DynPrio(side)
+    assert default() is side
+    main = make_app("main")
+    DynPrio(main)
+    assert default() is main
+    installed.uninstall()
+    DynPrio(make_app("aside", set_as_current=False))
+    assert default() is main
+
+
 def test_one_that_moves_to_another_app_takes_the_default_along() -> None:
     dynprio = DynPrio(make_app("first"))
     second = make_app("second")
@@ -137,11 +149,6 @@ def test_a_default_that_was_set_later_is_not_given_back() -> None:
     assert default() is later
 
 
-def test_an_app_that_is_not_to_be_the_current_one_is_not_the_default_one_either() -> None:
-    DynPrio(make_app("quiet", set_as_current=False))
-    assert default() is None
-
-
 def test_celerys_fallback_is_nobodys_choice() -> None:
     fallback = in_thread(_state.get_current_app)  # any code that asks for the current app makes it
     assert default() is fallback
@@ -157,7 +164,10 @@ def test_a_task_that_would_go_to_the_fallback_is_said_once(caplog: pytest.LogCap
     @dynprio_task(name="second")
     def second() -> None: ...
 
-    DynPrio(make_app("quiet", set_as_current=False)).app.finalize()
+    installed = DynPrio(make_app("shop"))
+    installed.app.finalize()
+    installed.uninstall()
+    _state._tls.current_app = None
     assert caplog.records == []
     with caplog.at_level(logging.WARNING):
         assert in_thread(lambda: [first.app.main, second.app.main]) == ["default", "default"]
