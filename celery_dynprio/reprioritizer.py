@@ -16,6 +16,7 @@ from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
+from celery_dynprio.complaints import Complaints
 from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
 from celery_dynprio.fleet import Fleet
 from celery_dynprio.guard import Guard, Watched, no_slots
@@ -40,9 +41,6 @@ SLACK: Final = 1.2
 #: One tick parks at most this many windows in bulk, so that a tick stays short however much arrived.
 SPILL_WINDOWS: Final = 2
 
-#: Seconds between two log lines about the same broken policy.
-COMPLAINT_INTERVAL: Final = 60.0
-
 #: Seconds to wait after a failed tick: the first, doubled each time, and the longest.
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 10.0
@@ -62,22 +60,6 @@ class Learned(Protocol):
 
     def read(self, now: float) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Runtimes in seconds by task name, decayed use in seconds by fairness key, as of ``now`` (Unix seconds)."""
-
-
-class Complaints:
-    """Says each minute at most once that the policy is broken."""
-
-    def __init__(self, queue: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._queue = queue
-        self._clock = clock
-        self._next = 0.0
-
-    def __call__(self, problem: object) -> None:
-        """Log the problem, unless one was logged within the last minute."""
-        now = self._clock()
-        if now >= self._next:
-            self._next = now + COMPLAINT_INTERVAL
-            logger.error("%s: the policy failed, the last scores stand: %r", self._queue, problem)
 
 
 class _Places:
@@ -129,7 +111,9 @@ class Reprioritizer:
 
     def __post_init__(self) -> None:
         beat = self.keeper.beat if self.keeper else _nothing
-        self._scores = Scores(self.policy, Complaints(self.backlog.queue), beat)
+        queue = self.backlog.queue.replace("%", "%%")
+        complain = Complaints(logger, f"{queue}: the policy failed, the last scores stand: %r")
+        self._scores = Scores(self.policy, complain, beat)
 
     def tick(self) -> Report:
         """Put the queue in order once, if this process leads it.
