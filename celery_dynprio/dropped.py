@@ -1,4 +1,4 @@
-"""How many records of runs the trace store is not known to have, counted by the workers for whoever shows it."""
+"""How many records of runs may be missing in the trace store: workers count them, monitoring shows them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trace fields on every log record, and two formats that show them.
 
-For a logging setup of your own, one line: ``{"()": "celery_dynprio.logs.TraceFilter"}`` as a filter of each handler in
-``dictConfig``, or :func:`add_trace` among structlog's processors.
+If you set up logging yourself, add one line: ``{"()": "celery_dynprio.logs.TraceFilter"}`` as a filter of each handler
+in ``dictConfig``, or :func:`add_trace` to structlog's processors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from celery_dynprio.settings import Settings
 
-#: What each record has; outside of tasks all are "". ``level`` is the priority level, ``wait`` is in seconds.
+#: The fields of each record; outside of tasks all are "". ``level`` is the priority level, ``wait`` is in seconds.
 FIELDS: Final = ("trace_id", "span_id", "parent_span_id", "task_id", "task_name", "queue", "level", "wait")
 
 TEXT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
@@ -32,7 +32,7 @@ _NOTHING: Final = dict.fromkeys(FIELDS, "")
 
 
 def fields_of(span: Span | None) -> dict[str, Any]:
-    """The fields of a record that was written in this span."""
+    """Return the fields of a record that is logged in this span."""
     if span is None:
         return dict(_NOTHING)
     known: dict[str, Any] = {name: getattr(span, name) for name in FIELDS}
@@ -41,13 +41,13 @@ def fields_of(span: Span | None) -> dict[str, Any]:
 
 
 class TraceFilter(logging.Filter):
-    """Adds the fields to each record that passes a handler; lets all of them pass."""
+    """Adds the fields to each record of a handler; filters none out."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields."""
         span = tracing.current()
         if span is None:
-            # What is there may be an earlier handler's, of the thread that logged, or of the caller's ``extra``.
+            # An earlier handler, in the thread that logged, or the caller's ``extra`` may have set them.
             for name in FIELDS:
                 vars(record).setdefault(name, "")
         else:
@@ -66,13 +66,13 @@ class _TaskFilter(TraceFilter):
 
 
 class TextFormatter(logging.Formatter):
-    """Celery's own format, with trace, task, level and wait where there are any."""
+    """Celery's own format, with trace, task, level and wait where they are known."""
 
     def __init__(self) -> None:
         super().__init__(TEXT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Put what is known behind the message, and the trace behind each line of it, so that a grep finds all."""
+        """Add the fields to the first line, and the trace to each further line, so that a grep finds all lines."""
         line = super().formatMessage(record)
         fields = {name: getattr(record, name, "") for name in FIELDS}
         if not fields["trace_id"]:
@@ -89,12 +89,12 @@ class TextFormatter(logging.Formatter):
 
 
 def json_formatter() -> logging.Formatter:
-    """One JSON object a line, with the fields; :class:`SettingError` without python-json-logger 3.1 or above."""
+    """Return a formatter for one JSON object a line; :class:`SettingError` without python-json-logger 3.1 or newer."""
     try:
         from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - an extra
     except ImportError:
         raise SettingError(
-            "dynprio_log_format", "json", 'it needs python-json-logger>=3.1: pip install "celery-dynprio[json]"'
+            "dynprio_log_format", "json", 'it needs a package: pip install "python-json-logger>=3.1"'
         ) from None
     names = " ".join(f"%({name})s" for name in FIELDS)
     formatter: logging.Formatter = JsonFormatter(f"{JSON} {names}")
@@ -102,9 +102,9 @@ def json_formatter() -> logging.Formatter:
 
 
 def add_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001
-    """Add the fields to an event of structlog: a processor, to be put behind its ``add_log_level``.
+    """Add the fields to an event of structlog: a processor, to be placed after ``add_log_level``.
 
-    Where the event has a ``level``, which is structlog's name for info and error, ours is ``priority_level``.
+    If the event has a ``level``, which is structlog's name for the log level, ours is ``priority_level``.
     """
     fields = fields_of(tracing.current())
     if "level" in event:
@@ -130,13 +130,13 @@ class _Setup:
                 handler.setFormatter(json_formatter() if chosen == "json" else TextFormatter())
 
     def check(self, **_: Any) -> None:
-        """Receive ``import_modules``: of all that a worker does at its start, only here does an exception end it."""
+        """Receive ``import_modules``, the only signal at a worker's start whose exceptions end the worker."""
         if self._settings().log_format == "json":
             json_formatter()
 
 
 def connect(app: Celery, settings: Callable[[], Settings]) -> None:
-    """Put the fields onto all that this app's processes log from their start on; a second call changes nothing."""
+    """Add the fields to all that this app's processes log from their start on; a second call changes nothing."""
     setup = _Setup(settings)
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(setup, weak=False, dispatch_uid=_uid(app))
@@ -144,7 +144,7 @@ def connect(app: Celery, settings: Callable[[], Settings]) -> None:
 
 
 def disconnect(app: Celery) -> None:
-    """Leave loggers that are set up from now on alone."""
+    """Leave alone the loggers that are set up from now on."""
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.disconnect(dispatch_uid=_uid(app))
     signals.import_modules.disconnect(sender=app, dispatch_uid=_uid(app))

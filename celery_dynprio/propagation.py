@@ -1,12 +1,12 @@
 """Carries the trace from the code that publishes a task into the process that runs it, whatever the pool.
 
-``traceparent`` in a message names the span of the task itself: its publisher makes the id, so that the worker's parent
-process and its pool process tell the same without asking each other. What led there travels in ``dynprio_lineage``:
-``[level at publish, [[name, id, host, level, wait, ran], ...], parent span id]``, the root first; where nothing led to
-a task there is no such header.
+``traceparent`` in a message names the span of the task itself. The publisher makes the id, so the worker's parent
+process and its pool process agree on it without exchanging anything. The tasks that led there are in
+``dynprio_lineage``: ``[level at publish, [[name, id, host, level, wait, ran], ...], parent span id]``, the root first.
+A task that no other led to has no such header.
 
-OpenTelemetry's Celery instrumentation writes a ``traceparent`` of its own: that one stays. If it was instrumented
-before :func:`connect`, a task's span is the one that it made, else a parent of that; in both cases the trace is one.
+OpenTelemetry's Celery instrumentation writes a ``traceparent`` of its own, which is kept. If it was instrumented before
+:func:`connect`, a task's span is the one that it made, otherwise a parent of it. In both cases there is one trace.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
     from celery_dynprio.settings import Settings
 
-#: The attribute of a Celery app that holds who carries its traces.
+#: The attribute of a Celery app that holds its :class:`Propagation`.
 _PROPAGATION: Final = "_dynprio_propagation"
 
-#: Makes a span for OpenTelemetry of each run, before us or after us, of what it finds in the request.
+#: Makes an OpenTelemetry span for each run, before us or after us, from what it finds in the request.
 _INSTRUMENTATION: Final = "opentelemetry.instrumentation.celery"
 
-#: The headers that this thread wrote last.
+#: The headers that this thread wrote last, which tell whether another app has written them already.
 _last = threading.local()
 
 
 class Propagation:
-    """Writes the trace into what this process publishes, and sets it while an app's tasks run, in any pool.
+    """Writes the trace into messages that this process publishes, and sets it while an app's tasks run, in any pool.
 
-    ``settings`` is called when it is first needed: an app may be configured after it was made. ``complete`` is called
-    with each message before, and may change its priority.
+    ``settings`` is called when it is first needed, because an app may be configured after it was made. ``complete`` is
+    called with each message first, and may change its priority.
     """
 
     def __init__(
@@ -53,36 +53,36 @@ class Propagation:
         self._app = app
         self._settings = settings
         self._complete = complete
-        #: Is given each run that is no eager one when it starts, and those that are ``known`` when they end.
+        #: Called with each run that is not eager when it starts, and with those that are ``known`` when they end.
         self.follower: Callable[[Running], None] | None = None
         self._known: tuple[Sequence[int] | None] | None = None
 
     @staticmethod
     def of(app: Celery) -> Propagation | None:
-        """Who carries the traces of this app, None if nobody does."""
+        """Return the propagation of this app, None if it has none."""
         found: Propagation | None = vars(app).get(_PROPAGATION)
         return found
 
     def publishing(self, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:
-        """Receive ``before_task_publish``; all that is to be done there, because each receiver costs a microsecond."""
+        """Receive ``before_task_publish``. There is one receiver for everything, since each costs a microsecond."""
         self._complete(headers=headers, properties=properties, body=body)
-        # The signal does not tell the app: with two of them in a process, the first one does it.
+        # The signal does not name the app: with two apps in a process, the first one does it.
         if headers is not getattr(_last, "headers", None):
             _last.headers = headers
             self._write(headers, properties, body if is_protocol_1(headers) and isinstance(body, Mapping) else headers)
 
     def started(self, task: Any, **_: Any) -> None:
-        """Receive ``task_prerun``: let what a run does belong to its span."""
+        """Receive ``task_prerun``: make the run's span the current one."""
         if task.app is not self._app:
             return
         request = task.request
         fields, outer, eager = vars(request), None, request.is_eager
-        # That OpenTelemetry is imported says little: redis-py does that itself where it is installed.
+        # That OpenTelemetry is imported does not mean that it is used: redis-py imports it where it is installed.
         active = tracing.opentelemetry_span()
         if eager:
             fields, outer, around = self._eager_fields(request), tracing.spanned(), tracing.current()
             if active is not None and around is not None and active.span_id == around.span_id:
-                active = None  # that is what is around this task, not its own
+                active = None  # the span around this task, not its own
         run = Running(task, request, fields, self.steps, outer)
         if active is not None or _INSTRUMENTATION in sys.modules:
             run.change(_as_opentelemetry(run.span(), request, active))
@@ -91,7 +91,7 @@ class Propagation:
             self.follower(run)
 
     def ended(self, task: Any, task_id: object = None, state: object = None, retval: object = None, **_: Any) -> None:
-        """Receive ``task_postrun``: let what follows belong to no run. A run that ends with its process sends none."""
+        """Receive ``task_postrun``: leave the run's span. A run that ends with its process sends no such signal."""
         if task.app is not self._app:
             return
         run = tracing.spanned()
@@ -108,7 +108,7 @@ class Propagation:
                 self.follower(run)
 
     def retrying(self, request: Any, reason: Any = None, **_: Any) -> None:
-        """Receive ``task_retry``: an eager retry is no message, and runs when this run has ended."""
+        """Receive ``task_retry``: an eager retry is not a message, and runs after this run has ended."""
         signature = getattr(reason, "sig", None)
         if not request.is_eager or signature is None or Running.of(request) is None:
             return
@@ -118,7 +118,7 @@ class Propagation:
         signature.options["headers"] = {**(request.headers or {}), **trace}
 
     def _eager_fields(self, request: Any) -> dict[str, Any]:
-        """What the message of an eager task would have carried."""
+        """Return the headers that the message of an eager task would have had."""
         handed = request.headers if isinstance(request.headers, dict) else {}
         fields = {**vars(request), **handed, "id": request.id, "retries": request.retries}
         if not (request.retries and LINEAGE in handed):
@@ -126,18 +126,18 @@ class Propagation:
         return fields
 
     def _write(self, headers: dict[str, Any], properties: Any, about: Mapping[str, Any] | None = None) -> None:
-        """Write the trace; ``about`` is what tells the task's id and retries, the headers if None."""
+        """Write the trace; ``about`` has the task's id and retries (None: the headers have them)."""
         span, active = tracing.current(), tracing.opentelemetry_span()
-        if span is None and active is None and TRACEPARENT not in headers:  # most of what is published outside of tasks
+        if span is None and active is None and TRACEPARENT not in headers:  # the usual case outside of tasks
             headers[TRACEPARENT] = tracing.new_root()
             for name in (TRACESTATE, LINEAGE):
                 headers.pop(name, None)
             return
         if active is not None and span is not None and active.span_id == span.span_id:
             active = None  # the span itself
-        # Where OpenTelemetry has a trace its instrumentation will go on with that, so do we.
+        # OpenTelemetry's instrumentation will continue its own trace, so do we.
         base = active or span or tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
-        # A header that web code has injected by hand would name all the tasks of its request alike.
+        # A header that web code has injected by hand would give all tasks of its request the same span id.
         if (
             active is None
             or headers.get(TRACEPARENT) != active.traceparent
@@ -145,14 +145,14 @@ class Propagation:
         ):
             _write_ids(headers, base)
         if base is None:
-            headers.pop(LINEAGE, None)  # a caller may hand on the headers of another message
+            headers.pop(LINEAGE, None)  # a caller may pass on the headers of another message
             return
         parent = (span or base).span_id
         ancestors = () if span is None else span.lineage
         if span is not None and span.task_id:
             about = headers if about is None else about
             if clean(about.get("id")) == span.task_id and retries_of(about) >= span.attempt:
-                parent = span.parent_span_id  # a retry is no child of the run before it
+                parent = span.parent_span_id  # a retry is not a child of the run before it
             else:
                 ancestors = (*ancestors, tracing.itself(span))
         steps = self.steps()
@@ -175,7 +175,7 @@ def steps_of(app: Celery, settings: Callable[[], Settings]) -> Sequence[int] | N
     try:
         settings()  # reading them sets and checks the steps
         steps = tuple((app.conf.broker_transport_options or {}).get("priority_steps", message.KOMBU_STEPS))
-    except DynPrioError:  # said where the settings matter
+    except DynPrioError:  # reported where the settings are used
         return None
     return steps
 
@@ -199,7 +199,7 @@ def connect(app: Celery, settings: Callable[[], Settings], complete: Callable[..
 
 
 def disconnect(app: Celery) -> None:
-    """Carry no more traces; doing it twice changes nothing."""
+    """Stop carrying traces; a second call changes nothing."""
     for signal in (signals.before_task_publish, signals.task_retry, signals.task_prerun, signals.task_postrun):
         signal.disconnect(dispatch_uid=_uid(app))
     vars(app).pop(_PROPAGATION, None)
@@ -222,7 +222,7 @@ def _write_ids(headers: dict[str, Any], base: Span | None) -> None:
 
 
 def _as_opentelemetry(span: Span, request: Any, active: Span | None) -> Span:
-    """Take the ids of the span that OpenTelemetry has made for this run, or let it take ours."""
+    """Use the ids of the span that OpenTelemetry has made for this run, or let it use ours."""
     if active is not None and (not request.is_eager or tracing.opentelemetry_kind() == "CONSUMER"):
         ids = span._replace(trace_id=active.trace_id, span_id=active.span_id)
         return ids._replace(flags=active.flags, tracestate=active.tracestate)

@@ -1,6 +1,6 @@
-"""What is known of a run of a task: from its message in any process, and in the process that runs it.
+"""A run of a task: what its message says about it, in any process, and what the process that runs it knows.
 
-``traceparent`` and ``dynprio_lineage`` are read here as ``propagation`` writes them.
+The headers ``traceparent`` and ``dynprio_lineage``, which ``propagation`` writes, are read here.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from celery_dynprio import message, tracing
 from celery_dynprio.message import clean
 from celery_dynprio.tracing import LINEAGE, TRACEPARENT, TRACESTATE, Span, Spanned
 
-#: How many parts the header of the lineage has.
+#: The number of parts of the lineage header.
 LINEAGE_PARTS: Final = 3
 
-#: More retries than this are not told apart.
+#: Higher numbers of retries count as this one.
 MAX_RETRIES: Final = 1_000_000
 
 #: The attribute of a request that holds its run.
 _RUN: Final = "_dynprio_run"
 
-#: What is kept of a run's message: what a span is made of, and what is recorded with it.
+#: The headers that are kept of a run's message: those that its span and its record need.
 _NEEDED: Final = ("id", "task", "root_id", "retries", "eta", TRACEPARENT, TRACESTATE, LINEAGE, message.HEADER)
 
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
-#: The state of a run that runs; Celery's name.
+#: Celery's state of a run that has not ended.
 STARTED: Final = "STARTED"
 
 
 class Told(NamedTuple):
-    """What there is to tell of a run when it is asked."""
+    """A report of a run, as of the moment at which it was made."""
 
     run: Running
-    #: Celery's: STARTED while it runs, and if it was ended from outside and has none.
+    #: Celery's state. STARTED while it runs, and if something outside ended it, so that it has no other.
     state: str
     #: Seconds; None while it runs.
     ran: float | None
     #: Type and text of the exception that ended it, in one line.
     error: str
-    #: Whether nothing was told of it before.
+    #: Whether this is the first report of the run.
     first: bool
 
 
 class Running:
-    """A run of a task in this process. Its span is made when somebody first asks: mostly, that is no task's thread.
+    """A run of a task in this process. Its span is made when it is first needed, mostly not in a task's thread.
 
-    From when it is made its request leads to it (:meth:`of`). It holds nothing of the task's arguments, which may be
-    of any size and are done with when the run is. ``outer`` is what has the span around an eager task, ``steps`` gives
-    kombu's ``priority_steps``, and ``started`` is in Unix seconds.
+    The run can be found by its request (:meth:`of`). It keeps no reference to the task's arguments, which may be large
+    and are free when the run has ended. ``outer`` has the span around an eager task, ``steps`` returns kombu's
+    ``priority_steps``, and ``started`` is in Unix seconds.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class Running:
         self._headers: dict[str, Any] | None = None
         self._key = ""
         self._end: tuple[object, float, str] | None = None
-        #: Whether somebody was told of it, and whether of its end.
+        #: Whether it was reported, and whether its end was.
         self.known = self._done = False
         vars(request)[_RUN] = self
         self.started = time.time()
@@ -99,13 +99,13 @@ class Running:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """What is kept of its message's headers; what that did not have is None."""
+        """The headers that are kept of its message; None for those that it did not have."""
         if self._headers is None:
             self._headers = dict(zip(_NEEDED, self._fields, strict=True))
         return self._headers
 
     def span(self) -> Span:
-        """The span of this run; two threads that ask at once are given equal ones."""
+        """Return the span of this run; two threads that call this at once get equal ones."""
         if self._span is None:
             self._span = span_of_headers(
                 self.headers,
@@ -119,22 +119,22 @@ class Running:
 
     @property
     def key(self) -> str:
-        """The span id that its message carries, whatever others have made of it: all processes tell the same."""
+        """The span id in its message, which is the same in all processes, even if OpenTelemetry gave it another one."""
         return self._key or self.span().span_id
 
     def change(self, span: Span) -> None:
-        """Take another span, which others have made for this run."""
+        """Use another span for this run, which OpenTelemetry has made."""
         self._key = self.key
         self._span = span
 
     def end(self, state: object, error: str) -> None:
-        """Note how it has ended."""
+        """Store how it has ended."""
         self._end = state, time.perf_counter() - self._began, error
 
     def tell(self) -> Told | None:
-        """What is known now; None if its end was told before. Not to be called by two threads at once.
+        """Report what is known now; None if its end was reported before. Only one thread at a time may call this.
 
-        A run that ends while this is called is told as ended here, or finds itself ``known`` and has to be told again.
+        A run that ends during the call is either reported as ended, or finds itself ``known`` and is reported again.
         """
         first, self.known = not self.known, True
         end = self._end  # after that
@@ -148,7 +148,7 @@ class Running:
 
     @classmethod
     def of(cls, request: Any) -> Running | None:
-        """The run that this is the request of; None if it was not seen to start."""
+        """Return the run of this request; None if its start was not seen."""
         found = vars(request).get(_RUN)
         return found if isinstance(found, cls) else None
 
@@ -162,12 +162,11 @@ def span_of_headers(
     host: str = "",
     started: float | None = None,
 ) -> Span:
-    """Make the span of a run from its message; it never raises, and all processes make the same of one message.
+    """Make the span of a run from its message. Never raises; all processes make the same span of the same message.
 
-    ``name`` is the task's, that in the headers if None. ``steps`` are kombu's ``priority_steps`` (None if the broker
-    has no levels), ``host`` is the worker's name and ``started`` the time (Unix seconds) up to which the task has
-    waited. What is missing in the headers, or not as ``propagation`` writes it, counts as absent: a message without a
-    trace gets one that follows from its root's id.
+    ``name`` is the task's name; None takes the one in the headers. ``steps`` are kombu's ``priority_steps`` (None if
+    the broker has no levels), ``host`` is the worker's name, and ``started`` is when the wait ended (Unix seconds).
+    Malformed headers count as absent. Without a trace in the message, the ids are derived from those of task and root.
     """
     delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
     task_id, retries = clean(headers.get("id")), retries_of(headers)
@@ -192,18 +191,18 @@ def span_of_headers(
 
 
 def needed(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """What a span and its record are made of, and nothing else that may be in a message."""
+    """Return only those headers that a span and its record need."""
     return {name: headers.get(name) for name in _NEEDED}
 
 
 def retries_of(headers: Mapping[str, Any]) -> int:
-    """How many runs of this task came before."""
+    """Return how many times this task was tried before."""
     number = headers.get("retries")
     return min(number, MAX_RETRIES) if type(number) is int and number > 0 else 0
 
 
 def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> int | None:
-    """The level that a message was published with; None if that is not known. It is at ``level`` now."""
+    """Return the level at which a message was published; None if unknown. It is at ``level`` now."""
     known = message.whole(_parts(headers.get(LINEAGE))[0])
     if known is not None:
         return known
@@ -223,7 +222,7 @@ def _digest(text: object) -> str:
 
 
 def _level(fields: object, priority: object, steps: Sequence[int] | None) -> int | None:
-    """The level of a message: where it was last moved, else where its priority put it."""
+    """Return the level of a message: the one to which it was last moved, else the one of its priority."""
     if not steps or type(priority) is not int:
         return None
     moves = message.moves_of(fields)

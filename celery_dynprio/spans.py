@@ -1,7 +1,7 @@
-"""The trace store: what is kept of each run of a task, and where.
+"""The trace store: what is kept about each run of a task, and where.
 
-A span is one run, or one that is still to come. Each process that knows something of it adds a record; what is known
-later replaces what was known before.
+A span is one run of a task, past or still to come. Each process that knows something about it adds a record. A later
+record replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ T = TypeVar("T")
 #: Records in one call of the script: less than a millisecond of the server's time.
 CHUNK: Final = 50
 
-#: Traces that are looked through at a time for a task.
+#: How many traces are searched for a task at a time.
 LOOKUP: Final = 500
 
-#: What stands before a record in the store: of two records of one span the one with the higher rank is kept.
-#: A message that was rejected may come again.
+#: The rank of each state, stored before the record: of two records of one span, the one with the higher rank is kept.
+#: REJECTED ranks low, because a rejected message may be delivered again.
 RANKS: Final[Mapping[str, int]] = {"PENDING": 0, "STARTED": 1, "REJECTED": 1, "SUCCESS": 2, "IGNORED": 2}
 
-#: The rank of every other state: something went another way than it should.
+#: The rank of every other state: something went wrong.
 FAILED: Final = 3
 
-#: The state of a task that is known as an ancestor only.
+#: The state of a task that is only known as an ancestor.
 UNKNOWN: Final = "UNKNOWN"
 
 #: The longest text of an exception (characters).
@@ -41,17 +41,17 @@ MAX_ERROR: Final = 500
 
 
 class SpanRecord(NamedTuple):
-    """What is known of one run of a task. A tuple, because each task needs one made."""
+    """What is known about one run of a task. A tuple, because it is quick to make, and each task needs one."""
 
     trace_id: str
-    #: Names the run in the store, and is the same in all processes: the span id that its message carries.
+    #: The run's name in the store, the same in all processes: the span id in its message.
     key: str
     task_id: str
     task_name: str
-    #: Celery's: PENDING (published by a task), STARTED, SUCCESS, FAILURE, RETRY, REVOKED, REJECTED or IGNORED; and
-    #: UNKNOWN for a task that is known as an ancestor only.
+    #: Celery's state: PENDING (published by a task), STARTED, SUCCESS, FAILURE, RETRY, REVOKED, REJECTED or IGNORED;
+    #: UNKNOWN for a task that is only known as an ancestor.
     state: str
-    #: The ids that its log lines show; OpenTelemetry may have made them.
+    #: The ids in its log lines; they may come from OpenTelemetry.
     span_id: str = ""
     parent_span_id: str = ""
     #: The id of the task that published it; "" at the root.
@@ -60,7 +60,7 @@ class SpanRecord(NamedTuple):
     host: str = ""
     #: 1 for the first try.
     attempt: int = 1
-    #: Unix seconds; None if that is not known, as in all that follow.
+    #: Unix seconds; None if unknown, as in all fields below.
     published: float | None = None
     started: float | None = None
     #: The level at which it was published, and the one from which a worker took it.
@@ -73,18 +73,18 @@ class SpanRecord(NamedTuple):
     error: str = ""
     #: The last moves while it waited.
     moves: Sequence[Moved] = ()
-    #: Of what failed only: the tasks that led here, the root first, whose own records may be lost.
+    #: Only of failures: the tasks that led here, the root first, because their own records may be lost.
     lineage: Sequence[Ancestor] = ()
 
     def to_json(self) -> str:
-        """All that is not in the names of the hash and the field that keep it, as one JSON array, in this order."""
+        """Return a JSON array of all fields, in this order, but for those in the names of its hash and hash field."""
         if self.moves or self.lineage:
             return _encode([*self[_NAMED:-2], self.moves, [each.row() for each in self.lineage]])
         return _encode(self[_NAMED:-2])
 
     @classmethod
     def from_json(cls, trace_id: str, field: str, text: str | bytes) -> SpanRecord | None:
-        """Read what :meth:`to_json` made; None if it is something else, and what is odd in it counts as not known."""
+        """Read the result of :meth:`to_json`; None if it is malformed. Malformed values count as unknown."""
         task_id, _, key = map(clean, field.rpartition(" "))
         try:
             row = json.loads(text)
@@ -104,7 +104,7 @@ class SpanRecord(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """How much is known of it, 0 to 3."""
+        """How far the run has come, 0 to 3: see :data:`RANKS`."""
         return RANKS.get(self.state, FAILED)
 
 
@@ -122,16 +122,16 @@ _TEXTS: Final[Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that is kept of one trace."""
+    """All that is kept about one trace."""
 
     trace_id: str
     #: In no order.
     spans: Sequence[SpanRecord]
-    #: Records that found no room, of which a run may have had several.
+    #: How many records found no room; several of them may be of the same run.
     dropped: int = 0
 
     def complete(self) -> list[SpanRecord]:
-        """The spans, and one for each ancestor of what failed that has none: lost with its process, or dropped."""
+        """Return the spans, and one for each ancestor of a failure whose own record was lost or dropped."""
         spans, known = list(self.spans), {span.task_id for span in self.spans}
         for failed in self.spans:
             above = ""
@@ -159,13 +159,13 @@ def _remembered(trace_id: str, task: Ancestor, parent: str) -> SpanRecord:
 
 
 class SpanStore(Protocol):
-    """Where spans are kept."""
+    """A store of spans."""
 
     def add(self, records: Sequence[SpanRecord], /) -> None:
-        """Take in what is known of some runs."""
+        """Store these records."""
 
     def read(self, trace_or_task_id: str) -> Trace | None:
-        """The trace of this id, or the one that has a task of this id; None if there is none."""
+        """Return the trace with this id, or the one with a task of this id; None if there is none."""
 
 
 class MemorySpans:
@@ -175,7 +175,7 @@ class MemorySpans:
         self._traces: dict[str, dict[str, SpanRecord]] = {}
 
     def add(self, records: Sequence[SpanRecord], /) -> None:
-        """Take in what is known of some runs."""
+        """Store these records."""
         for record in records:
             spans = self._traces.setdefault(record.trace_id, {})
             known = spans.get(_field(record))
@@ -183,26 +183,26 @@ class MemorySpans:
                 spans[_field(record)] = record
 
     def read(self, trace_or_task_id: str) -> Trace | None:
-        """The trace of this id, or the newest that has a task of this id; None if there is none."""
+        """Return the trace with this id, or the newest one with a task of this id; None if there is none."""
         for trace_id, spans in reversed(self._traces.items()):
             if trace_or_task_id in {trace_id, *(span.task_id for span in spans.values())}:
                 return Trace(trace_id, tuple(spans.values()))
         return None
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection."""
 
 
 class RedisSpans:
     """Spans in the broker's Redis, bounded in time and number.
 
-    A trace is kept for ``ttl`` seconds after its last change, with at most ``spans`` spans; a tenth of these are for
-    what failed. When all traces together have more than ``total`` spans, the oldest traces are dropped. Raises what
-    redis-py raises when the broker is away.
+    A trace is kept for ``ttl`` seconds after its last change, with at most ``spans`` spans; a tenth of them is reserved
+    for failures. When all traces together have more than ``total`` spans, the oldest traces are deleted. Raises the
+    errors of redis-py when the broker is away.
     """
 
     def __init__(self, client: RedisClient, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> None:
-        #: Records for which there was no room, and all that the server has answered for.
+        #: Records for which there was no room, and all records that the server has answered for.
         self.dropped = self.taken = 0
         self._client = client
         self._bounds = (ttl, min(spans, total), total)
@@ -211,7 +211,7 @@ class RedisSpans:
         self._record = client.script("trace_record")
 
     def add(self, records: Sequence[SpanRecord], /) -> None:
-        """Take in what is known of some runs; records for which there is no room are counted in ``dropped``."""
+        """Store these records; those for which there is no room are counted in ``dropped``."""
         oldest: list[str] = []
         for chunk in _chunks(records, CHUNK):
             oldest = self._call(chunk, oldest)
@@ -221,9 +221,9 @@ class RedisSpans:
             before, oldest = oldest, self._call((), oldest)
 
     def read(self, trace_or_task_id: str) -> Trace | None:
-        """The trace of this id, or the newest that has a task of this id; None if there is none.
+        """Return the trace with this id, or the newest one with a task of this id; None if there is none.
 
-        What in Redis is not as :meth:`add` writes it is passed over.
+        Anything malformed in Redis is ignored.
         """
         trace_id = wanted = clean(trace_or_task_id)
         if not self._client.redis.exists(self._trace_key(trace_id)):
@@ -242,7 +242,7 @@ class RedisSpans:
         return Trace(trace_id, tuple(spans.values()), dropped)
 
     def close(self) -> None:
-        """Close the connection that this was given."""
+        """Close the client."""
         self._client.close()
 
     def _call(self, records: Sequence[SpanRecord], oldest: Sequence[str]) -> list[str]:
@@ -257,7 +257,7 @@ class RedisSpans:
         return [trace_id.decode(errors="replace") for trace_id in ids]
 
     def _trace_of(self, task_id: str) -> str | None:
-        """The newest trace that has a task of this id: looked for in all of them, so that nothing is kept for it."""
+        """Find the newest trace with a task of this id. All traces are searched, so that no index must be kept."""
         pattern = f"{escaped(task_id)} *"
         newest: list[bytes] = self._client.redis.zrevrange(self._keys[0], 0, -1)
         for chunk in _chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):

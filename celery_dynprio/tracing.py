@@ -1,8 +1,7 @@
-"""Which request caused what: the trace that a task belongs to, in the code that it runs and in what it publishes.
+"""The trace that a task belongs to, in the code that it runs and in the tasks that it publishes.
 
-A trace goes on from the task that publishes, from an OpenTelemetry span, or from :func:`use` in web code; else it
-starts.
-The ids are those of W3C Trace Context (https://www.w3.org/TR/trace-context/).
+A published task continues the trace of the task that publishes it, of an OpenTelemetry span, or of :func:`use` in web
+code. Otherwise a new trace begins. The ids are those of W3C Trace Context (https://www.w3.org/TR/trace-context/).
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 LINEAGE: Final = "dynprio_lineage"
 
-#: The longest lineage that travels (ancestors: the root and the nearest are kept).
+#: The longest lineage in a message, in ancestors; of a longer one the root and the nearest are kept.
 MAX_LINEAGE: Final = 16
 
-#: The longest ``tracestate`` that is passed on (characters), as W3C asks for at least.
+#: The longest ``tracestate`` that is passed on (characters): the least that W3C requires.
 MAX_STATE: Final = 512
 
 #: The attribute of an exception that holds the report of the task that it ended.
 TOLD: Final = "_dynprio_report"
 
-#: The longest text of an exception in the first line (characters).
+#: The longest text of an exception in the first line of a report (characters).
 MAX_SAID: Final = 500
 
 P = ParamSpec("P")
@@ -54,26 +53,26 @@ _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16
 
 @dataclass(frozen=True, slots=True)
 class Ancestor:
-    """A task that led to another one, as it was when it published that."""
+    """A task that led to another one, as it was when it published the next task."""
 
     name: str
     id: str
     #: The worker that ran it, as ``celery@host``.
     host: str = ""
-    #: The level in which it waited, and for how long (seconds); None if that is not known.
+    #: The level from which it was taken, and how long it waited (seconds); None if unknown.
     level: int | None = None
     wait: float | None = None
-    #: Seconds for which it had run when it published the next one.
+    #: How long it had run (seconds) when it published the next task.
     ran: float | None = None
 
     def row(self) -> list[Any]:
-        """What is written of it; :func:`ancestors` reads it."""
+        """Return it as a list for the header; :func:`ancestors` reads it."""
         wait, ran = (None if seconds is None else round(seconds, 3) for seconds in (self.wait, self.ran))
         return [self.name, self.id, self.host, self.level, wait, ran]
 
 
 class Span(NamedTuple):
-    """One run of a task, or what web code declared with :func:`use`. A tuple, because each task needs one made."""
+    """One run of a task, or a block of :func:`use`. A tuple, because it is quick to make, and each task needs one."""
 
     #: 32 and 16 hexadecimal digits.
     trace_id: str
@@ -83,7 +82,7 @@ class Span(NamedTuple):
     #: W3C trace flags, 0 to 255; 1 means sampled.
     flags: int = 1
     tracestate: str = ""
-    # What follows is empty outside of tasks.
+    # The fields below are empty outside of tasks.
     task_id: str = ""
     task_name: str = ""
     queue: str = ""
@@ -105,14 +104,14 @@ class Span(NamedTuple):
 
 
 class Spanned(Protocol):
-    """Something that has a span, and may make it when it is asked."""
+    """Something that has a span, and may make it when it is first needed."""
 
     def span(self) -> Span:
         """The span."""
 
 
 class Deferred:
-    """Lets a block belong to a span that is made when somebody first asks for it: mostly, nobody does."""
+    """Runs a block in a span that is only made if it is needed, which is rare."""
 
     __slots__ = ("_make", "_span", "_token")
 
@@ -127,7 +126,7 @@ class Deferred:
         _current.reset(self._token)
 
     def span(self) -> Span:
-        """The span; made once."""
+        """Return the span, which is made once."""
         if self._span is None:
             self._span = self._make()
         return self._span
@@ -137,27 +136,27 @@ _current: ContextVar[Span | Spanned | None] = ContextVar("dynprio_span", default
 
 
 def current() -> Span | None:
-    """The span that this code runs in; None outside of any."""
+    """Return the span that this code runs in; None outside of any."""
     found = _current.get()
     return found if found is None or isinstance(found, Span) else found.span()
 
 
 def spanned() -> Span | Spanned | None:
-    """What has the span that this code runs in: asking makes no deferred one. None outside of any."""
+    """Return the span that this code runs in, or what would make it, without making it. None outside of any."""
     return _current.get()
 
 
 @contextmanager
 def use(traceparent: object = None, tracestate: object = None) -> Iterator[Span]:
-    """Let what this block publishes belong to the trace of a ``traceparent`` header.
+    """Let tasks that are published in this block belong to the trace of a ``traceparent`` header.
 
-    A header that is missing, or not as W3C has it, starts a new trace. Where an OpenTelemetry span is active, that is
-    the span of this block, whatever the header is; else what OpenTelemetry does in this block goes into its trace.
-    Gives the span of this block.
+    Without a header, or with one that W3C does not allow, a new trace begins. If an OpenTelemetry span is active, it is
+    the span of this block, whatever the header is. Otherwise, OpenTelemetry spans in this block join the block's trace.
+    The context manager gives the span of this block.
     """
     active, outer = opentelemetry_span(), current()
     if active is not None and outer is not None and active.span_id == outer.span_id:
-        active = None  # that is what an outer block made of its own header
+        active = None  # an outer block made it of its own header
     span = active or child(read(traceparent, tracestate))
     with resume(span):
         yield span
@@ -165,7 +164,7 @@ def use(traceparent: object = None, tracestate: object = None) -> Iterator[Span]
 
 @contextmanager
 def resume(span: Span) -> Iterator[None]:
-    """Let this block belong to a span that is there already."""
+    """Let this block belong to an existing span."""
     token = _current.set(span)
     try:
         with _in_opentelemetry(span):
@@ -175,13 +174,13 @@ def resume(span: Span) -> Iterator[None]:
 
 
 def read(traceparent: object, tracestate: object = None) -> Span | None:
-    """Read the W3C headers; None if ``traceparent`` is not valid. Never raises, whatever the headers are."""
+    """Read the W3C headers; None if ``traceparent`` is invalid. Never raises, whatever the headers are."""
     if not isinstance(traceparent, str) or len(traceparent) > MAX_TEXT:
         return None
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None or not found[1].strip("0") or not found[2].strip("0"):
         return None
-    # What follows the flags is for later versions of the standard only.
+    # Only later versions of the standard allow anything behind the flags.
     if len(traceparent) > _VERSION_0 and traceparent.startswith("00"):
         return None
     printable = isinstance(tracestate, str) and len(tracestate) <= MAX_STATE and tracestate.isprintable()
@@ -189,12 +188,12 @@ def read(traceparent: object, tracestate: object = None) -> Span | None:
 
 
 def bounded(lineage: Sequence[T]) -> Sequence[T]:
-    """The root and the nearest of a lineage that is too long."""
+    """Shorten a lineage to the root and the nearest ancestors if it is too long."""
     return lineage if len(lineage) <= MAX_LINEAGE else [lineage[0], *lineage[-(MAX_LINEAGE - 1) :]]
 
 
 def ancestors(rows: object) -> tuple[Ancestor, ...]:
-    """Read a lineage; what is not as :meth:`Ancestor.row` writes it is left out."""
+    """Read a lineage; malformed parts are left out."""
     if not isinstance(rows, list):
         return ()
     return tuple(
@@ -205,7 +204,7 @@ def ancestors(rows: object) -> tuple[Ancestor, ...]:
 
 
 def child(parent: Span | None) -> Span:
-    """A new span under this one, or the root of a new trace."""
+    """Return a new span under this one, or the root of a new trace."""
     trace_id, span_id = new_ids()
     if parent is None:
         return Span(trace_id, span_id)
@@ -213,19 +212,19 @@ def child(parent: Span | None) -> Span:
 
 
 def new_ids() -> tuple[str, str]:
-    """A trace id and a span id; from the system, so that no task's ``random.seed()`` makes two alike."""
+    """Return a trace id and a span id, from the system, so that ``random.seed()`` in a task makes no duplicates."""
     digits = _digits()
     return digits[:32], digits[32:]
 
 
 def new_root() -> str:
-    """The ``traceparent`` of a new trace."""
+    """Return the ``traceparent`` of a new trace."""
     digits = _digits()
     return f"00-{digits[:32]}-{digits[32:]}-01"
 
 
 class _Digits:
-    """Random hexadecimal digits for ids, asked of the system for many at a time: each question is a system call."""
+    """Random hexadecimal digits for ids, many from each system call."""
 
     AT_A_TIME: Final = 64
 
@@ -235,7 +234,7 @@ class _Digits:
 
     def __call__(self) -> str:
         process = os.getpid()
-        if process != self._process:  # a forked process has those of its parent
+        if process != self._process:  # a forked process has its parent's digits
             self._left, self._process = [], process
         try:
             return self._left.pop()
@@ -249,7 +248,7 @@ _digits: Final = _Digits()
 
 
 def opentelemetry_span() -> Span | None:
-    """The active OpenTelemetry span; None if there is none, or nobody has imported OpenTelemetry."""
+    """Return the active OpenTelemetry span; None if there is none, or OpenTelemetry is not imported."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     # While another thread still imports it, the module is there without its names.
     get: Any = getattr(trace, "get_current_span", None)
@@ -263,7 +262,7 @@ def opentelemetry_span() -> Span | None:
 
 
 def opentelemetry_kind() -> str:
-    """The kind of the active OpenTelemetry span, as ``CONSUMER``; "" if there is none or it is not recorded."""
+    """Return the kind of the active OpenTelemetry span, such as ``CONSUMER``; "" if none is active and recorded."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     get: Any = getattr(trace, "get_current_span", None)
     return "" if get is None else str(getattr(getattr(get(), "kind", None), "name", ""))
@@ -271,7 +270,7 @@ def opentelemetry_kind() -> str:
 
 @contextmanager
 def _in_opentelemetry(span: Span) -> Iterator[None]:
-    """Let what OpenTelemetry does in this block go into the span's trace, if anybody uses OpenTelemetry."""
+    """Let OpenTelemetry spans in this block join the span's trace, if OpenTelemetry is used."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     if getattr(trace, "use_span", None) is None:
         yield
@@ -288,7 +287,7 @@ def _in_opentelemetry(span: Span) -> Iterator[None]:
 
 
 def describe(span: Span, exc: BaseException) -> str:
-    """The report as text, without the traceback: what happened, then the tasks that led here, the root first."""
+    """Return the report as text, without the traceback: the failure, then the tasks that led here, the root first."""
     lines = [f"task {span.task_name}[{span.task_id}] failed for good in trace {span.trace_id}: {said(exc)}"]
     for depth, each in enumerate((*span.lineage, itself(span))):
         level = "" if each.level is None else f", P{each.level}"
@@ -299,7 +298,7 @@ def describe(span: Span, exc: BaseException) -> str:
 
 
 def report(exc: BaseException) -> str:
-    """The report for Sentry and the like, with the traceback; of the running task, or of the one that ``exc`` ended."""
+    """Return the report with the traceback, for Sentry and the like, of the task that runs or that ``exc`` ended."""
     told, span = getattr(exc, TOLD, None), current()
     if not isinstance(told, str):
         told = None if span is None else describe(span, exc)
@@ -308,25 +307,25 @@ def report(exc: BaseException) -> str:
 
 
 def said(exc: BaseException) -> str:
-    """Type and text of an exception in one line that is safe in a log, whatever its class does."""
+    """Return type and text of an exception in one line that is safe to log, whatever its class does."""
     try:
         text = " ".join(str(exc).split())[:MAX_SAID]
     except Exception:  # noqa: BLE001 - of the user's own __str__
-        text = "<its text cannot be had>"
+        text = "<no text: its __str__ failed>"
     return f"{type(exc).__name__}: {text if text.isprintable() else text.encode('unicode_escape').decode()[:MAX_SAID]}"
 
 
 def itself(span: Span) -> Ancestor:
-    """The task of this span as an ancestor of what it publishes now."""
+    """Return the task of this span as an ancestor of the tasks that it publishes now."""
     ran = None if span.started is None else max(time.time() - span.started, 0.0)
     return Ancestor(span.task_name, span.task_id, span.host, span.level, span.wait, ran)
 
 
 def wrap(fn: Callable[P, T]) -> Callable[P, T]:
-    """Let a function that another thread runs belong to the code that is running now.
+    """Wrap a function for another thread, so that it runs in the present trace and task.
 
-    It gets a copy of the context variables, the trace with them, and Celery's current task, from which what it
-    publishes takes key, weight and deadline. May be called any number of times, also at once.
+    It gets a copy of the context variables, including the trace, and Celery's current task, from which tasks that it
+    publishes inherit key, weight and deadline. The result may be called any number of times, also concurrently.
     """
     context = copy_context()
     task = get_current_worker_task()
@@ -335,7 +334,7 @@ def wrap(fn: Callable[P, T]) -> Callable[P, T]:
     def with_task(*args: P.args, **kwargs: P.kwargs) -> T:
         if task is None:
             return fn(*args, **kwargs)
-        # Celery keeps both by thread or greenlet, and they are looked up together.
+        # Celery keeps both for each thread or greenlet, and looks them up together.
         _task_stack.push(task)
         task.request_stack.push(request)
         try:
@@ -346,23 +345,24 @@ def wrap(fn: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(fn)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        # A context can be entered once at a time: each call has its own.
+        # A context can only be entered once at a time, so each call gets its own.
         return context.copy().run(with_task, *args, **kwargs)
 
     return run
 
 
 class Executor(futures.Executor):
-    """An executor of threads whose calls belong to the task that submits them; see :func:`wrap`.
+    """An executor whose calls run in the trace and task that submit them; see :func:`wrap`.
 
-    As ``Executor(ThreadPoolExecutor())``. Not for processes: a context cannot be sent to another one.
+    Use it as ``Executor(ThreadPoolExecutor())``. It cannot wrap an executor of processes, because a context cannot be
+    sent to another process.
     """
 
     def __init__(self, executor: futures.Executor) -> None:
         self._executor = executor
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> futures.Future[T]:
-        """Submit to the executor; ``map`` of the base class comes here too."""
+        """Submit to the executor; ``map`` of the base class uses this, too."""
         return self._executor.submit(wrap(fn), *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as its base

@@ -1,6 +1,6 @@
-"""Middleware by which the tasks that a web request publishes belong to the trace of its ``traceparent`` header.
+"""Middleware that lets tasks published by a web request join the trace of its ``traceparent`` header.
 
-None of it adds a header to a response, and none of the frameworks is needed to import it.
+It adds no header to responses, and importing it requires none of the frameworks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 
 
 class WSGIMiddleware:
-    """Runs each request of a WSGI app under :func:`celery_dynprio.tracing.use`, also while its body is streamed."""
+    """Runs each request of a WSGI app in :func:`celery_dynprio.tracing.use`, also while its body is streamed."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self.app = app
@@ -24,7 +24,7 @@ class WSGIMiddleware:
         """Answer a request (PEP 3333)."""
         with tracing.use(environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")) as span:
             body = self.app(environ, start_response)
-        # Servers know these two and send them faster.
+        # Servers recognize these types and send them faster.
         file_wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(body, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(body, file_wrapper)):
             return body
@@ -32,7 +32,7 @@ class WSGIMiddleware:
 
 
 class _Body(Iterator[bytes]):
-    """A body that is made while the server sends it, after the app has returned."""
+    """A body that is generated while the server sends it, after the app has returned."""
 
     def __init__(self, body: Iterable[bytes], span: tracing.Span) -> None:
         self._body = body
@@ -51,7 +51,7 @@ class _Body(Iterator[bytes]):
 
 
 class ASGIMiddleware:
-    """Runs each HTTP request and each websocket of an ASGI app under :func:`celery_dynprio.tracing.use`."""
+    """Runs each HTTP request and each websocket of an ASGI app in :func:`celery_dynprio.tracing.use`."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app

@@ -1,10 +1,10 @@
-"""A Celery event for each move that was made, and each turn of an objective, for ``celery events`` and other monitors.
+"""Celery events for moves, and for breaches and recoveries of objectives: for ``celery events`` and other monitors.
 
-Its type has a group of its own. Of the group ``task``, every monitor that is built on Celery's ``State`` would take the
+Their types have a group of their own. If the group were ``task``, monitors built on Celery's ``State`` would take the
 event's name for the task's new state, which neither RECEIVED nor STARTED replaces later, and its sender for one more
-worker (``celery.events.state``, Task.event and State._create_dispatcher, the same in 5.5 to 5.7). What is of a group
-that it does not know, ``State`` leaves alone; :func:`follow` teaches it, as the app of a
-:class:`~celery_dynprio.app.DynPrio` does with its own.
+worker (``celery.events.state``, Task.event and State._create_dispatcher, the same in 5.5 to 5.7). ``State`` ignores
+groups that it does not know. :func:`follow` makes it list moved tasks; the app of a
+:class:`~celery_dynprio.app.DynPrio` does this with its own ``State``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ RECOVERED: Final = f"{GROUP}-objective-recovered"
 
 
 class EventSender:
-    """Sends the events from a thread of its own: a broker that is away costs events, and no tick its time.
+    """Sends the events in a thread of its own: if the broker is away, events are dropped, and no tick is delayed.
 
-    Without ``moves`` only those of objectives; ``rate`` is how many moves it tells of in a second, at most.
+    Without ``moves``, only events of objectives are sent. ``rate`` is the largest number of moves sent in a second.
     ``clock`` gives seconds that never go back.
     """
 
@@ -59,7 +59,7 @@ class EventSender:
         self._over = 0
 
     def dropped(self) -> int:
-        """How many events were not sent: over the rate, or while the broker was away."""
+        """Return how many events were not sent: above the rate, or while the broker was away."""
         return self._over + self._sender.dropped
 
     def observe(self, report: Report) -> None:
@@ -77,10 +77,10 @@ class EventSender:
                     self._over += 1
 
     def failed(self, queue: str, problem: Exception) -> None:
-        """Nothing was moved."""
+        """Do nothing: no task was moved."""
 
     def close(self) -> None:
-        """Send what waits, for a few seconds at most."""
+        """Send the remaining events, for a few seconds at most."""
         self._sender.stop()
 
     def _may_send(self) -> bool:
@@ -92,7 +92,7 @@ class EventSender:
 
 
 def fields_of(report: Report, move: Move, now: float) -> dict[str, Any]:
-    """What the event tells of a move that was made ``now`` (Unix seconds)."""
+    """Return the event of a move that was made ``now`` (Unix seconds)."""
     return {
         "type": TYPE,
         "uuid": move.task.id,
@@ -108,7 +108,7 @@ def fields_of(report: Report, move: Move, now: float) -> dict[str, Any]:
 
 
 def fields_of_objective(standing: Standing, now: float) -> dict[str, Any]:
-    """What the event tells of an objective that was breached or recovered ``now`` (Unix seconds)."""
+    """Return the event of an objective that was breached or recovered ``now`` (Unix seconds)."""
     objective = standing.objective
     return {
         "type": RECOVERED if standing.since is None else BREACHED,
@@ -123,16 +123,16 @@ def fields_of_objective(standing: Standing, now: float) -> dict[str, Any]:
 
 
 def follow(state: Any) -> None:
-    """Let a ``celery.events.state.State`` list each task that is moved, as PENDING, though nobody told it of the task.
+    """Make a ``celery.events.state.State`` list moved tasks that it does not know yet, as PENDING.
 
-    What it knows of tasks stays as it is, above all their state. The last move is in the task's ``reprioritized``.
+    Nothing else about a task changes, in particular not its state. The last move is in the task's ``reprioritized``.
     """
 
     def moved(subject: str, event: dict[str, Any]) -> None:
         if f"{GROUP}-{subject}" != TYPE:
             return
         if event["uuid"] not in state.tasks:
-            state.task_event("sent", event)  # State's own way to learn of a task that no worker has
+            state.task_event("sent", event)  # State's own way to add a task that no worker has
         task = state.tasks[event["uuid"]]
         task.reprioritized = {name: event.get(name) for name in ("queue", "from", "to", "score", "reason")}
 
@@ -140,7 +140,7 @@ def follow(state: Any) -> None:
 
 
 class FollowingState(State):
-    """Celery's State, which :func:`follow` has taught."""
+    """Celery's State, with :func:`follow` applied."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -148,7 +148,7 @@ class FollowingState(State):
 
 
 class _Dispatch:
-    """Sends events over a connection of its own, which is opened anew after any trouble."""
+    """Sends events over a connection of its own, which is opened again after any error."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -175,7 +175,7 @@ class _Dispatch:
         timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
         options = {**timeouts, **(self._app.conf.broker_transport_options or {})}
         self._connection = self._app.connection_for_write(transport_options=options)
-        self._connection.connect()  # once: a channel that is made without one tries for ever
+        self._connection.connect()  # once: a channel made without a connection would retry for ever
         self._dispatcher = self._app.events.Dispatcher(
             self._connection,
             channel=self._connection.channel(),

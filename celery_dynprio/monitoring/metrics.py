@@ -1,4 +1,4 @@
-"""Figures as Prometheus wants them: names, units, labels and help."""
+"""Metrics for Prometheus: names, units, labels and help texts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from celery_dynprio.objectives import Standing
 
 PREFIX: Final = "dynprio_"
 
-#: Fairness keys that are told of one by one, those with the most use; the others are summed up.
+#: How many keys, those with the most use, have a value of their own; the others are summed up.
 MOST_KEYS: Final = 20
 
-#: The label of a task without a fairness key, and of one whose level is not known.
+#: The label of a task without a fairness key, and of a task whose level is unknown.
 NO_KEY: Final = "(no key)"
 NO_LEVEL: Final = "unknown"
 
@@ -30,7 +30,7 @@ _BUCKETS: Final = [*map(floatToGoString, BOUNDS), "+Inf"]
 
 
 def gauge(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, float]) -> Metric:
-    """Something that goes up and down."""
+    """Return a value that can go up and down."""
     made = GaugeMetricFamily(PREFIX + name, text, labels=labels)
     for label, value in values.items():
         made.add_metric(label, float(value))
@@ -38,7 +38,7 @@ def gauge(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, f
 
 
 def counter(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, float]) -> Metric:
-    """Something that only grows; ``_total`` is added to its name."""
+    """Return a value that only grows; ``_total`` is added to its name."""
     made = CounterMetricFamily(PREFIX + name, text, labels=labels)
     for label, value in values.items():
         made.add_metric(label, float(value))
@@ -46,7 +46,7 @@ def counter(name: str, text: str, labels: Sequence[str], values: Mapping[Labels,
 
 
 def histogram(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, Distribution]) -> Metric:
-    """Durations in seconds."""
+    """Return a histogram of durations in seconds."""
     made = HistogramMetricFamily(PREFIX + name, text, labels=labels)
     for label, value in values.items():
         made.add_metric(label, list(zip(_BUCKETS, accumulate(value.counts), strict=True)), value.total)
@@ -54,18 +54,18 @@ def histogram(name: str, text: str, labels: Sequence[str], values: Mapping[Label
 
 
 def waiting(reports: Iterable[Report]) -> Iterator[Metric]:
-    """What waits in each queue, and for how long, as it was when a tick read it."""
+    """Yield how many tasks are pending in each queue, and for how long, as of the last read of a tick."""
     read = [(report.queue, report, report.snapshot) for report in reports if report.snapshot is not None]
     places = [(queue, report, shot, level) for queue, report, shot in read for level in range(len(shot.levels))]
     yield gauge(
         "pending",
-        "Messages that workers can take now.",
+        "Messages in the front: those that workers can take now.",
         ("queue", "level"),
         {(queue, str(level)): shot.depths[level] for queue, _, shot, level in places},
     )
     yield gauge(
         "parked",
-        "Messages that are kept behind a deep front.",
+        "Messages in the overflow.",
         ("queue",),
         {(queue,): shot.overflow_depth for queue, _, shot in read},
     )
@@ -74,7 +74,7 @@ def waiting(reports: Iterable[Report]) -> Iterator[Metric]:
     )
     yield gauge(
         "left_alone",
-        "Messages that are not understood.",
+        "Messages that the add-on does not understand.",
         ("queue", "reason"),
         {(queue, reason): count for queue, _, shot in read for reason, count in shot.foreign.items()},
     )
@@ -92,20 +92,20 @@ def waiting(reports: Iterable[Report]) -> Iterator[Metric]:
     )
     yield gauge(
         "held_back",
-        "Parked messages that are not brought back because they yield to an objective.",
+        "Parked messages that yield to an objective.",
         ("queue",),
         {(queue,): report.held_back for queue, report, _ in read},
     )
     yield gauge(
         "moves_deferred",
-        "Moves that the last tick wanted and had no budget for.",
+        "Moves that the last tick put off because its budget was used up.",
         ("queue",),
         {(queue,): report.deferred for queue, report, _ in read},
     )
 
 
 def tasks(series: Mapping[SeriesKey, Series]) -> Iterator[Metric]:
-    """How long tasks waited and ran, and whether they started in time, as workers counted it."""
+    """Yield how long tasks waited and ran, and whether they started in time, as counted by workers."""
     yield histogram(
         "task_wait_seconds",
         "From publishing to start; not of tasks with an eta.",
@@ -123,11 +123,11 @@ def tasks(series: Mapping[SeriesKey, Series]) -> Iterator[Metric]:
         for outcome, count in zip(("in_time", "late"), each.deadlines, strict=True):
             if any(each.deadlines):
                 starts[key.task, outcome] = starts.get((key.task, outcome), 0.0) + count
-    yield counter("deadlines", "Tasks with a deadline that started by it, or late.", ("task", "outcome"), starts)
+    yield counter("deadlines", "Tasks with a deadline that started in time or late.", ("task", "outcome"), starts)
 
 
 def objectives(standings: Sequence[Standing]) -> Iterator[Metric]:
-    """How the objectives stand."""
+    """Yield the state of the objectives."""
     labels: list[Labels] = [(standing.objective.name,) for standing in standings]
     attained = {
         label: standing.attained
@@ -136,13 +136,13 @@ def objectives(standings: Sequence[Standing]) -> Iterator[Metric]:
     }
     yield gauge(
         "objective_attainment_ratio",
-        "The share that was in time, of what started in the window and what is overdue.",
+        "The share of tasks in time, of those that started in the window and those that are overdue.",
         ("objective",),
         attained,
     )
     yield gauge(
         "objective_target_ratio",
-        "The share that is to be in time.",
+        "The share that must be in time.",
         ("objective",),
         {label: standing.objective.target for label, standing in zip(labels, standings, strict=True)},
     )
@@ -155,7 +155,7 @@ def objectives(standings: Sequence[Standing]) -> Iterator[Metric]:
 
 
 def use(seconds: Mapping[str, float]) -> Metric:
-    """Use of worker time by fairness key."""
+    """Return the use of worker time by fairness key."""
     ranked = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
     told: dict[Labels, float] = {}
     for place, (key, value) in enumerate(ranked):

@@ -1,4 +1,4 @@
-"""Those who watch the reprioritizers of one process, as the settings say."""
+"""Observers of the reprioritizers of one process: events and metrics, as the settings ask for."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Is told all that happens in the loop, by the loop: whatever takes time is done elsewhere."""
+    """Called by the loop with each report and failure; must return at once, and do slow work in another thread."""
 
     def observe(self, report: Report) -> None:
-        """Take in what a tick did."""
+        """Handle the report of a tick."""
 
     def failed(self, queue: str, problem: Exception) -> None:
-        """Take in that a tick of this queue failed."""
+        """Handle the failure of a tick of this queue."""
 
     def close(self) -> None:
-        """Give back what this holds; the loop has ended."""
+        """Release all resources; the loop has ended."""
 
 
 class Observers:
-    """Several that are told the same."""
+    """Several observers as one."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self._observers = observers
 
     def observe(self, report: Report) -> None:
-        """Take in what a tick did."""
+        """Pass on the report of a tick."""
         for observer in self._observers:
             observer.observe(report)
 
     def failed(self, queue: str, problem: Exception) -> None:
-        """Take in that a tick of this queue failed."""
+        """Pass on the failure of a tick of this queue."""
         for observer in self._observers:
             observer.failed(queue, problem)
 
     def close(self) -> None:
-        """Give back what they hold; the loop has ended."""
+        """Close all of them; the loop has ended."""
         for observer in self._observers:
             observer.close()
 
 
 def start(app: Celery, settings: Settings) -> Observers:
-    """Start those that are wanted; :class:`~celery_dynprio.errors.SettingError` if one needs what is not installed."""
+    """Start the observers in the settings; :class:`~celery_dynprio.errors.SettingError` if a package is missing."""
     port = settings.metrics_port
     if port is not None and importlib.util.find_spec("prometheus_client") is None:
-        allowed = 'it needs prometheus-client>=0.20: pip install "celery-dynprio[prometheus]"'
+        allowed = 'it needs a package: pip install "prometheus-client>=0.20"'
         raise SettingError("dynprio_metrics_port", port, allowed)
     observers: list[Observer] = []
     dropped = None

@@ -1,10 +1,10 @@
-"""What reprioritizers tell Prometheus.
+"""The metrics that reprioritizers serve to Prometheus.
 
-Each process tells of its own ticks and moves. What waits in a queue is told by the process that leads it, paused or
-not, and by no other; what workers counted and learned, by the one that leads the first managed queue. So a sum over all
-processes counts everything once; and a leader whose ticks fail tells nothing old for longer than its lease lasts.
+Metrics are safe to sum over all processes. Each process reports its own ticks and moves. Only a queue's leader, paused
+or not, reports what is pending in it, and only the leader of the first managed queue reports what workers counted and
+learned. A leader whose ticks fail stops reporting old figures when its lease expires.
 
-All of it is made when Prometheus asks, in a thread of its own: the ticks do no more than to put their reports aside.
+Metrics are computed when Prometheus asks for them, in a thread of their own. A tick only stores its report.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from celery_dynprio.settings import Settings
 if TYPE_CHECKING:
     from celery import Celery
 
-#: Seconds that the broker has to answer, while Prometheus waits.
+#: Seconds within which the broker must answer, while Prometheus waits.
 TIMEOUT: Final = 2.0
 
 #: The roles of a process that has the lease.
@@ -42,7 +42,7 @@ LEADING: Final = frozenset({Role.LEADER, Role.PAUSED})
 
 
 class Shared(NamedTuple):
-    """What all processes share in the broker."""
+    """Figures that all processes share in the broker."""
 
     series: Mapping[SeriesKey, Series]
     #: Decayed use in seconds by fairness key.
@@ -53,10 +53,10 @@ class Shared(NamedTuple):
 
 @dataclass(slots=True)
 class _Queue:
-    """What this process knows of one queue."""
+    """Figures of this process about one queue."""
 
     report: Report | None = None
-    #: Seconds of the ticks in which it read the queue.
+    #: Seconds of the ticks in which the queue was read.
     ticks: Distribution = field(default_factory=Distribution)
     #: By direction and reason.
     moves: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -68,9 +68,9 @@ class _Queue:
 class Exporter(Collector):
     """The metrics of one process; an observer of its reprioritizers.
 
-    ``shared`` reads what all processes share, and may raise what a broker raises that is away; the process that leads
-    the queue ``first`` asks for it. ``dropped`` tells how many events were dropped, None if none are sent. ``clock``
-    gives Unix seconds.
+    ``shared`` reads the figures that all processes share, and may raise the errors of a broker that is away. Only the
+    leader of the queue ``first`` calls it. ``dropped`` returns how many events were dropped; None if none are sent.
+    ``clock`` gives Unix seconds.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Exporter(Collector):
         self._errors = 0
 
     def observe(self, report: Report) -> None:
-        """Take in what a tick did."""
+        """Store the report of a tick."""
         queue = self._queues[report.queue]
         queue.report = report
         if report.snapshot is not None:
@@ -104,11 +104,11 @@ class Exporter(Collector):
             queue.moves["park", "overflow"] += report.spilled
 
     def failed(self, queue: str, problem: Exception) -> None:
-        """Take in that a tick of this queue failed."""
+        """Count the failure of a tick of this queue."""
         self._queues[queue].errors["broker" if isinstance(problem, NO_BROKER) else "other"] += 1
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics, as of now."""
+        """Yield all metrics, as of now."""
         now = self._clock()
         known = {name: queue.report for name, queue in self._queues.items() if queue.report is not None}
         leads = {name: report for name, report in known.items() if self._leads(report, now)}
@@ -123,7 +123,7 @@ class Exporter(Collector):
             yield metrics.use(shared.use)
             yield metrics.counter(
                 "spans_dropped",
-                "Records of runs that the trace store is not known to have.",
+                "Records of runs that may be missing in the trace store.",
                 ("cause",),
                 {(cause,): count for cause, count in shared.dropped.items()},
             )
@@ -132,7 +132,7 @@ class Exporter(Collector):
             yield metrics.counter("events_dropped", "Celery events that were not sent.", (), {(): self._dropped()})
 
     def _leads(self, report: Report, now: float) -> bool:
-        """Whether this process has the lease, which is over some time after the last tick that went well."""
+        """Whether this process has the lease, which expires some time after the last successful tick."""
         lasts = max(self._settings.lease_ttl, 2 * self._settings.interval)
         return report.role in LEADING and now - report.started - report.seconds <= lasts
 
@@ -151,13 +151,13 @@ class Exporter(Collector):
         )
         yield metrics.gauge(
             "last_tick_timestamp_seconds",
-            "When the last tick that went well began.",
+            "When the last successful tick began.",
             ("queue",),
             {(name,): report.started for name, report in known.items()},
         )
         yield metrics.gauge(
             "tick_lag_seconds",
-            "For how long the next tick is overdue.",
+            "How long the next tick is overdue.",
             ("queue",),
             {(name,): max(now - report.started - self._settings.interval, 0.0) for name, report in known.items()},
         )
@@ -198,7 +198,7 @@ class Exporter(Collector):
 
 
 class Served(Exporter):
-    """The metrics of one process, to be had at a port."""
+    """The metrics of one process, served on a port."""
 
     def __init__(self, app: Celery, settings: Settings, port: int, dropped: Callable[[], int] | None = None) -> None:
         self._broker = _Broker(app, settings.half_life)
@@ -210,13 +210,13 @@ class Served(Exporter):
         self._server.start()
 
     def close(self) -> None:
-        """Give back the port and the connection."""
+        """Close the port and the connection."""
         self._server.stop()
         self._broker.close()
 
 
 class _Broker:
-    """Reads what is shared over a connection of its own, which is opened anew after any trouble."""
+    """Reads the shared figures over a connection of its own, which is opened again after any error."""
 
     def __init__(self, app: Celery, half_life: float) -> None:
         self._app = app
@@ -245,7 +245,7 @@ class _Broker:
 
 
 def direction(move: Move) -> str:
-    """Where a move led: up, down, park or refill."""
+    """Return the direction of a move: up, down, park or refill."""
     if move.target == OVERFLOW:
         return "park"
     if move.source == OVERFLOW:

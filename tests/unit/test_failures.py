@@ -122,7 +122,7 @@ def test_the_report_tells_the_tasks_from_the_root_on() -> None:
         (ValueError("a\n b\r\n\u2028c"), "ValueError: a b c"),
         (ValueError("\x1b[2Jgone\x07"), r"ValueError: \x1b[2Jgone\x07"),
         (ValueError("y" * 1_000_000), f"ValueError: {'y' * 500}"),
-        (UnspeakableError(), "UnspeakableError: <its text cannot be had>"),
+        (UnspeakableError(), "UnspeakableError: <no text: its __str__ failed>"),
         (ValueError("grün"), "ValueError: grün"),
     ],
 )

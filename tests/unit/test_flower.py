@@ -274,7 +274,7 @@ class TestInstall:
     @pytest.mark.parametrize("found", ["1.2.0", "2.0.1", "3.0.0", "next"])
     def test_another_flower_is_an_error(self, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(install.__globals__, "version", lambda _: found)
-        with pytest.raises(DynPrioError, match=f"Flower {found} is not supported"):
+        with pytest.raises(DynPrioError, match=f"does not support Flower {found}: pip install"):
             install()
         assert not any(getattr(each, "name", None) == "dynprio" for each in urls.handlers)
 
@@ -284,5 +284,5 @@ class TestInstall:
             original = Path(urls.settings["template_path"]) / other
             (tmp_path / other).write_text("nothing" if other == name else original.read_text())
         urls.settings["template_path"] = str(tmp_path)
-        with pytest.raises(DynPrioError, match=rf"other templates than expected \({name}\)"):
+        with pytest.raises(DynPrioError, match=rf"unexpected templates \({name}\)"):
             install()

@@ -11,20 +11,20 @@ from urllib.parse import urlsplit
 
 from flower.utils import strtobool
 
-#: Whom the audit names where Flower knows nobody.
+#: The user in the audit if Flower has no login.
 NOBODY: Final = "anonymous"
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Who may act, of those whom Flower lets in."""
+    """Which users of Flower may act."""
 
     read_only: bool = False
-    #: Names of users, or what tells whether one may; None for all.
+    #: Names of users, or a function that tells whether a user may; None for all.
     writers: Collection[str] | Callable[[str], bool] | None = None
 
     def may_act(self, user: str, options: Any) -> bool:
-        """Whether this user may act: as for Flower's own API, by its ``options``, and then by what is said here."""
+        """Whether this user may act: both Flower's ``options``, as for its own API, and these rights must allow it."""
         open_to_all = strtobool(os.environ.get("FLOWER_UNAUTHENTICATED_API") or "false")
         if self.read_only or options.read_only or not (options.basic_auth or options.auth or open_to_all):
             return False
@@ -34,7 +34,7 @@ class Rights:
 
 
 def user_of(handler: Any) -> str:
-    """Whom Flower let in: by OAuth, by basic auth, or nobody in particular."""
+    """Return the user who is logged in, by OAuth or basic auth, or :data:`NOBODY`."""
     if isinstance(handler.current_user, str):
         return handler.current_user
     if handler.current_user and handler.application.options.basic_auth:
@@ -44,7 +44,7 @@ def user_of(handler: Any) -> str:
 
 
 def is_cross_site(request: Any) -> bool:
-    """Whether a browser says that another site's page sent this."""
+    """Whether, according to the browser, a page of another site sent this request."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return bool(site != "same-origin")

@@ -1,4 +1,4 @@
-"""Put the page Priorities into Flower, through what Tornado and Flower offer: handlers, a template loader, events."""
+"""Add the page Priorities to Flower, by the means of Tornado and Flower: handlers, a template loader, events."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from celery_dynprio.errors import DynPrioError
 OLDEST: Final = (2, 1)
 NEXT: Final = (3, 0)
 
-_REMEDY: Final = "pip install 'celery-dynprio[flower]'"
+_REMEDY: Final = 'pip install "flower>=2.1,<3"'
 
 
 def install(*, read_only: bool = False, writers: Collection[str] | Callable[[str], bool] | None = None) -> None:
-    """Add the page; call it in ``flowerconfig.py``. Doing it twice replaces the rights only.
+    """Add the page; call it in ``flowerconfig.py``. A second call only replaces the rights.
 
-    With ``read_only`` nobody may act, with ``writers`` only these users of Flower (or those for whom it returns True);
-    without, whoever may revoke tasks by Flower's API. Raises :class:`~celery_dynprio.errors.DynPrioError` for a Flower
-    that is not supported.
+    With ``read_only`` nobody may act. With ``writers`` only these users of Flower may (or those for whom it returns
+    True). Otherwise everybody may who can revoke tasks with Flower's API. Raises
+    :class:`~celery_dynprio.errors.DynPrioError` for a version of Flower that is not supported.
     """
     _check_version()
-    from flower import app, urls  # noqa: PLC0415 - an extra: told by the line before if it is missing
+    from flower import app, urls  # noqa: PLC0415 - an extra; the line before reports that it is missing
 
     from celery_dynprio.monitoring.flower.access import Rights  # noqa: PLC0415
     from celery_dynprio.monitoring.flower.feed import FollowedEvents  # noqa: PLC0415
@@ -35,7 +35,7 @@ def install(*, read_only: bool = False, writers: Collection[str] | Callable[[str
     loader = PageLoader(Path(urls.settings["template_path"]), Path(__file__).parent / "templates")
     if loader.missing():
         raise DynPrioError(
-            f"Flower {version('flower')} has other templates than expected ({', '.join(loader.missing())}): {_REMEDY}"
+            f"Flower {version('flower')} has unexpected templates ({', '.join(loader.missing())}): {_REMEDY}"
         )
     added = routes(Rights(read_only=read_only, writers=writers))
     names = {route.name for route in added}
@@ -52,4 +52,4 @@ def _check_version() -> None:
         raise DynPrioError(f"Flower is not installed: {_REMEDY}") from None
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers is None or not OLDEST <= (int(numbers[1]), int(numbers[2])) < NEXT:
-        raise DynPrioError(f"Flower {found} is not supported by the page Priorities, only 2.1 up to below 3: {_REMEDY}")
+        raise DynPrioError(f"the page Priorities does not support Flower {found}: {_REMEDY}")
