@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from celery.result import AsyncResult
 from celery.states import READY_STATES, RETRY, REVOKED, STARTED
 
+from celery_dynprio.backlogs.reading import Reader
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.message import described
@@ -28,9 +29,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before its time in which a task may start although workers are told to discard it.
 NEAR: Final = 2.0
-
-#: One HSCAN of what workers have not acknowledged asks for about so many messages.
-SCAN_COUNT: Final = 200
 
 #: Of so many tasks at most the traces are looked through, which takes a while for each.
 MOST_TRACED: Final = 20
@@ -102,7 +100,7 @@ class Fates:
 
     def ids_with(self, start: str) -> set[str]:
         """The ids that begin with this text, of what workers have not acknowledged."""
-        raws = (raw for _, raw in self._client.redis.hscan_iter(self._client.unacked_key, count=SCAN_COUNT))
+        raws = Reader(self._client).values(self._client.unacked_key)
         ids = {_described(raw).get("id") for raw in raws}
         return {task_id for task_id in ids if isinstance(task_id, str) and task_id.startswith(start)}
 
@@ -110,7 +108,7 @@ class Fates:
         """Those of these tasks that workers have not acknowledged, each with its ETA in Unix seconds, if it has one."""
         needles = [(json.dumps(task_id)[1:-1].encode(), task_id) for task_id in set(ids)]
         found: dict[str, float | None] = {}
-        for _, raw in self._client.redis.hscan_iter(self._client.unacked_key, count=SCAN_COUNT):
+        for raw in Reader(self._client).values(self._client.unacked_key):
             for needle, task_id in needles:
                 if needle in raw:
                     headers = _described(raw)

@@ -39,6 +39,9 @@ class AddedSteps(list[int]):
 #: Larger messages (bytes) are left where they are: moving one would block the broker for longer than a tick may.
 MAX_BYTES: Final = 1_000_000
 
+#: Why such a message is left where it is.
+TOO_LARGE: Final = "too large"
+
 #: Business importance runs from 0 to this.
 MAX_WEIGHT: Final = 10.0
 
@@ -73,7 +76,7 @@ def parse(raw: bytes, seen_at: float, steps: Sequence[int], default_priority: in
     add-on sends it with each task, so it pins none.
     """
     if len(raw) > MAX_BYTES:
-        return "too large"
+        return TOO_LARGE
     try:
         message = json.loads(raw)
     except (ValueError, RecursionError):

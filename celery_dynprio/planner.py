@@ -68,7 +68,7 @@ class Planner:
         *,
         bands: Bands | None,
         patience: float | None,
-        cost: Callable[[Place, Place], float],
+        cost: Callable[[Move], float],
         budget: float,
         yields: Callable[[PendingTask], bool] | None = None,
         usable: Sequence[Place] | None = None,
@@ -231,14 +231,12 @@ class Planner:
             default=wanted,
         )
 
-    def _afford(
-        self, units: Iterable[_Unit], cost: Callable[[Place, Place], float], budget: float
-    ) -> tuple[list[Move], int]:
+    def _afford(self, units: Iterable[_Unit], cost: Callable[[Move], float], budget: float) -> tuple[list[Move], int]:
         """Take what matters most first until the budget is spent; return what was taken and how many were not."""
         taken: list[Move] = []
         left, deferred = budget, 0
         for unit in sorted(units, key=self._importance):
-            prices = [cost(move.source, move.target) for move in unit]
+            prices = [cost(move) for move in unit]
             if len(unit) > 1 and self._demotes(unit) and left < sum(prices) <= budget:
                 deferred += len(unit)  # done in part, it would leave the younger ahead
                 continue

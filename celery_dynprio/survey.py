@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from celery_dynprio import message
 from celery_dynprio.audit import Audit
 from celery_dynprio.backlogs.counts import count_places
+from celery_dynprio.backlogs.reading import Reader
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.models import OVERFLOW
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 
     from celery_dynprio.settings import Settings
 
-#: How many of the newest messages of each level are looked at, if the newest has no more bytes than this.
+#: How many of the newest messages of each level are looked at.
 SAMPLE: Final = 10
-LARGE: Final = 100_000
 
 #: How many of the newest operations are looked through for the pause.
 RECENT: Final = 1_000
@@ -105,16 +105,13 @@ def known_queues(app: Celery) -> set[str] | None:
 
 
 def _sample(client: RedisClient, queue: str) -> _Sample:
-    """Look at the newest messages of each level; at one only where they are large."""
-    now = client.server_time()
+    """Look at the newest messages of each level; at fewer where they are large."""
+    now, reader = client.server_time(), Reader(client)
     sample = _Sample(0, Counter(), 0.0)
     for level in range(len(client.priority_steps)):
         key = client.level_key(queue, level)
-        raws: list[bytes] = client.redis.lrange(key, 0, 0)
-        if raws and len(raws[0]) <= LARGE:
-            raws += client.redis.lrange(key, 1, SAMPLE - 1)
-        for raw in raws:
-            task = message.parse(raw, now, client.priority_steps)
+        for _, raw in reader.look(key, 0, SAMPLE).found:
+            task = message.TOO_LARGE if isinstance(raw, int) else message.parse(raw, now, client.priority_steps)
             sample.looked += 1
             if isinstance(task, str):
                 sample.foreign[task] += 1

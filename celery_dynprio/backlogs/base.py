@@ -74,8 +74,8 @@ class Backlog(Protocol):
     def count(self) -> dict[Place, int]:
         """Messages in each place, levels and parked places alike."""
 
-    def cost(self, source: Place, target: Place) -> float:
-        """Seconds of broker time that one such move is expected to take now."""
+    def cost(self, move: Move) -> float:
+        """Seconds of broker time that this move is expected to take now."""
 
     def close(self) -> None:
         """Forget what was read, and give back what this holds of the broker; the next read starts anew."""

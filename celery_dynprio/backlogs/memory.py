@@ -109,7 +109,7 @@ class MemoryBacklog:
         levels = {level: len(tasks) for level, tasks in enumerate(self._levels)}
         return levels | {place: len(tasks) for place, tasks in self._parked.items()}
 
-    def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - memory is free
+    def cost(self, move: Move) -> float:  # noqa: ARG002 - memory is free
         """Nothing."""
         return 0.0
 

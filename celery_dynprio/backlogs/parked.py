@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from celery_dynprio.backlogs.reading import Pace, Reader
 from celery_dynprio.models import PendingTask
 
-#: One HSCAN asks for about so many messages.
-SCAN_COUNT: Final = 200
+#: Messages (bytes) whose size does not matter, and is not kept: there may be a million.
+SMALL: Final = 10_000
 
 
 class ParkedIndex:
@@ -18,27 +19,34 @@ class ParkedIndex:
     is brought back, and one that is new when the hash has more entries than are known, which starts a new scan.
     """
 
-    def __init__(self, client: Any, key: str, parse: Callable[[bytes, float], PendingTask | str]) -> None:
+    def __init__(self, reader: Reader, key: str, parse: Callable[[bytes, float], PendingTask | str]) -> None:
         self.key = key
         #: Known so far, by task id.
         self.tasks: dict[str, PendingTask] = {}
-        self._redis = client
+        #: Of these, the bytes of the messages that are not small.
+        self.sizes: dict[str, int] = {}
+        self._reader = reader
+        self._pace = Pace()
         self._parse = parse
         self._unreadable: set[bytes] = set()
         self._cursor: Any = 0
         self._scanning = False
 
-    def remember(self, task: PendingTask) -> None:
-        """Note a task that was parked."""
+    def remember(self, task: PendingTask, size: int) -> None:
+        """Note a task that was parked, and how many bytes its message has."""
         self.tasks[task.id] = task
+        if size > SMALL:
+            self.sizes[task.id] = size
 
     def forget(self, task_id: str) -> None:
         """Note that a task is parked no more."""
         self.tasks.pop(task_id, None)
+        self.sizes.pop(task_id, None)
 
     def clear(self) -> None:
         """Forget all: somebody else may have moved any of them meanwhile."""
         self.tasks.clear()
+        self.sizes.clear()
         self._unreadable.clear()
         self._scanning = False
 
@@ -49,16 +57,16 @@ class ParkedIndex:
         if not self._scanning:
             if depth <= len(self.tasks) + len(self._unreadable):
                 return
-            self._scanning, self._cursor = True, 0
+            self._scanning, self._cursor, self._pace = True, 0, Pace()
             self._unreadable.clear()
         seen = 0
         while seen < limit:
-            self._cursor, entries = self._redis.hscan(self.key, self._cursor, count=SCAN_COUNT)
+            self._cursor, entries = self._reader.scan(self.key, self._cursor, self._pace)
             seen += max(len(entries), 1)
             for field, raw in entries.items():
                 entry = self._parse(raw, now)
                 if isinstance(entry, PendingTask) and entry.id.encode() == field:
-                    self.tasks.setdefault(entry.id, entry)
+                    self.remember(self.tasks.get(entry.id, entry), len(raw))
                 else:
                     self._unreadable.add(field)
             if not self._cursor:

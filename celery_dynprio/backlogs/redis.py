@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -18,8 +19,9 @@ from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.backlogs.counts import count_places, parked_keys
 from celery_dynprio.backlogs.parked import ParkedIndex
-from celery_dynprio.backlogs.scan import MOST_LOOKS, Scan, messages, parked
-from celery_dynprio.backlogs.search import CHUNK, Search, chunks
+from celery_dynprio.backlogs.reading import CHUNK, Entry, Reader
+from celery_dynprio.backlogs.scan import MOST_LOOKS, Scan, parked
+from celery_dynprio.backlogs.search import Search
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
 
@@ -43,6 +45,17 @@ BATCH_BYTES: Final = 512_000
 MOVE_SECONDS: Final = 20e-6
 PASS_SECONDS: Final = 150e-9
 
+#: Of smaller messages (bytes), what comparing two takes is in PASS_SECONDS.
+SMALL: Final = 2_000
+
+#: The same for each byte of the message, and for each that is compared with that of another one of its size.
+BYTE_SECONDS: Final = 3e-9
+COMPARE_SECONDS: Final = 0.2e-9
+
+#: Seconds for which a level is not read again, a byte of the large messages in it: to see that a message is too large
+#: takes the broker about 1 ms a megabyte, and all of these together no more than a twentieth of its time.
+LARGE_PAUSE: Final = 20e-9
+
 _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED, Outcome.MOVED)
 _NOT_AUDITED: Final = 3  # index in _OUTCOMES
 _FIRST_LEVEL_KEY: Final = 7  # index in move.lua's KEYS
@@ -59,6 +72,16 @@ class _Step(NamedTuple):
     new: bytes
     #: Where in the source to look for it, as move.lua counts.
     where: int
+
+
+class _Dear(NamedTuple):
+    """What was read of a level with messages that are too large: seeing that they are takes the broker long."""
+
+    #: When it is read again (``time.monotonic``).
+    until: float
+    entries: Sequence[tuple[int, Entry]]
+    #: What was moved away since.
+    gone: set[Entry]
 
 
 class RedisBacklog:
@@ -96,12 +119,24 @@ class RedisBacklog:
             *self._lists,
         ]
         self._move = client.script("move")
-        self._search = Search(client, self._lists, self._parked_keys, self._moves_key, self._parse)
+        self._reader = Reader(client, beat)
+        self._search = Search(
+            client,
+            self._reader,
+            lists=self._lists,
+            hashes=self._parked_keys,
+            moves_key=self._moves_key,
+            parse=self._parse,
+        )
         self._parsed: dict[bytes, PendingTask | str] = {}
         #: Of the last read, by task id: the message, and where in its list it is, as move.lua counts.
         self._front: dict[str, tuple[bytes, int]] = {}
-        self._overflow = ParkedIndex(client.redis, self._parked_keys[OVERFLOW], self._parse)
+        self._overflow = ParkedIndex(self._reader, self._parked_keys[OVERFLOW], self._parse)
         self._depths: list[int] = [0] * len(self._steps)
+        #: What was read of each level, until it is asked how many of these messages have which size.
+        self._sizes: list[Sequence[tuple[int, Entry]] | Counter[int]] = [()] * len(self._steps)
+        #: Levels that had messages which are too large to be moved.
+        self._dear: dict[Place, _Dear] = {}
 
     def read(self, now: float, *, overflow: bool = True) -> Snapshot:
         """Read what waits; messages seen before are not parsed again. Of two with one id the second is foreign.
@@ -111,32 +146,58 @@ class RedisBacklog:
         counts = self.count()
         self._depths = [counts[level] for level in range(len(self._steps))]
         parsed: dict[bytes, PendingTask | str] = {}
-        foreign: dict[str, int] = {}
+        foreign = Counter[str]()
         self._front = {}
         levels, room = [], 2 * self._window
         for level, depth in enumerate(self._depths):
-            tasks = []
             wanted = min(depth, room) if depth <= 2 * self._reach else min(self._reach, room)
-            for where, raw in reversed(list(messages(self._redis, self._lists[level], depth, wanted))):
-                if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
-                    continue
-                known = self._parsed.get(raw)
-                entry = self._parse(raw, now) if known is None else known
-                if len(raw) <= message.MAX_BYTES:
-                    parsed[raw] = entry
-                if isinstance(entry, PendingTask) and entry.id not in self._front:
-                    self._front[entry.id] = raw, where
-                    tasks.append(entry)
-                else:
-                    reason = entry if isinstance(entry, str) else "duplicate id"
-                    foreign[reason] = foreign.get(reason, 0) + 1
-            levels.append(tuple(tasks))
+            entries = self._level(level, depth, wanted)
+            self._sizes[level] = entries
+            levels.append(tuple(self._tasks(entries, parsed, foreign, now)))
             room -= wanted
         self._parsed = parsed
         if overflow:
             self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
         parked = counts[OVERFLOW], counts[HELD], counts[CANCELLED]
         return Snapshot(levels, self._depths, self._overflow.tasks, *parked, foreign)
+
+    def _level(self, level: Place, depth: int, wanted: int) -> Sequence[tuple[int, Entry]]:
+        """The ``wanted`` messages of a level that run next, the last first; what was read before if that is dear."""
+        seen = self._dear.get(level)
+        if seen is not None and time.monotonic() < seen.until:
+            return [(where, raw) for where, raw in seen.entries if raw not in seen.gone]
+        before = self._reader.large
+        known = () if seen else self._parsed
+        entries = list(self._reader.tail(self._lists[level], depth, wanted, known))
+        large = self._reader.large - before
+        if large:
+            self._dear[level] = _Dear(time.monotonic() + LARGE_PAUSE * large, entries, set())
+        else:
+            self._dear.pop(level, None)
+        return entries
+
+    def _tasks(
+        self,
+        entries: Sequence[tuple[int, Entry]],
+        parsed: dict[bytes, PendingTask | str],
+        foreign: Counter[str],
+        now: float,
+    ) -> Iterator[PendingTask]:
+        """The tasks that can be moved, the next to run first; the others are counted."""
+        for where, raw in reversed(entries):
+            if isinstance(raw, int):
+                foreign[message.TOO_LARGE] += 1
+                continue
+            if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
+                continue
+            known = self._parsed.get(raw)
+            entry = self._parse(raw, now) if known is None else known
+            parsed[raw] = entry
+            if isinstance(entry, PendingTask) and entry.id not in self._front:
+                self._front[entry.id] = raw, where
+                yield entry
+            else:
+                foreign[entry if isinstance(entry, str) else "duplicate id"] += 1
 
     def find(self, ids: Collection[str], now: float) -> dict[str, list[Found]]:
         """Look for all messages with these ids; again, as long as some may be missing, moved by others meanwhile."""
@@ -177,12 +238,13 @@ class RedisBacklog:
         for level in reversed(range(len(self._steps))):
             offset = 0  # what cannot be parked stays at the head, and is passed over
             while parked < count:
-                raws = self._redis.lrange(self._lists[level], offset, offset + min(CHUNK, count - parked) - 1)
-                if not raws:
+                part = self._reader.look(self._lists[level], offset, min(CHUNK, count - parked))
+                if not part.looked:
                     break
+                raws = [entry for _, entry in part.found if isinstance(entry, bytes)]
                 moved = self._spill_chunk(raws, level, now, fence)
                 parked += moved
-                offset += len(raws) - moved
+                offset += part.looked - moved
             if parked >= count:
                 break
         return parked
@@ -194,7 +256,7 @@ class RedisBacklog:
 
     def parked_messages(self, place: Place, now: float) -> Iterator[tuple[PendingTask, bytes]]:
         """All tasks in one of the parked places as :meth:`parked`, each with its message."""
-        return parked(self._redis, self._parked_keys[place], lambda raw: self._parse(raw, now))
+        return parked(self._reader, self._parked_keys[place], lambda raw: self._parse(raw, now))
 
     def message(self, ref: str, place: Place) -> bytes | None:
         """The message in a parked place, or that was read or found in the front; None if there is none."""
@@ -217,7 +279,7 @@ class RedisBacklog:
         """Look at all that waits, each message with its place: see :class:`~celery_dynprio.backlogs.scan.Scan`."""
         keys = dict(enumerate(self._lists)) | self._parked_keys
         return Scan(
-            self._redis,
+            self._reader,
             keys,
             lambda raw: self._parse(raw, now),
             counts=self.count,
@@ -228,11 +290,10 @@ class RedisBacklog:
 
     def cancelled(self, ids: Sequence[str]) -> list[str]:
         """Those of these tasks that were cancelled, and whose end is not told yet."""
-        found: list[str] = []
-        for chunk in chunks(ids, CHUNK):
-            raws = self._redis.hmget(self._parked_keys[CANCELLED], chunk)
-            found += [task_id for task_id, raw in zip(chunk, raws, strict=True) if raw is not None]
-        return found
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in ids:
+            pipe.hexists(self._parked_keys[CANCELLED], task_id)
+        return [task_id for task_id, found in zip(ids, pipe.execute(), strict=True) if found]
 
     def discard(self, ref: str, place: Place) -> bool:
         """Remove one parked message for good; tell whether it was there."""
@@ -246,13 +307,28 @@ class RedisBacklog:
         """Messages in each place; one round trip."""
         return count_places(self._client, [self.queue])[self.queue]
 
-    def cost(self, source: Place, target: Place) -> float:  # noqa: ARG002 - only the source is deep
-        """Seconds of broker time of one move: LREM passes a quarter of what was read, on average."""
-        return MOVE_SECONDS + (PASS_SECONDS * min(self._depths[source], 2 * self._window) / 4 if source >= 0 else 0.0)
+    def cost(self, move: Move) -> float:
+        """Seconds of broker time of one move: LREM compares the message with all it passes that are as large."""
+        if move.source < 0:
+            return MOVE_SECONDS + BYTE_SECONDS * self._overflow.sizes.get(move.task.id, 0)
+        raw, where = self._front.get(move.task.ref, _NOWHERE)
+        passing = PASS_SECONDS
+        if len(raw) > SMALL:
+            passing += COMPARE_SECONDS * len(raw) * self._alike(move.source, len(raw))
+        return MOVE_SECONDS + BYTE_SECONDS * len(raw) + abs(where) * passing
+
+    def _alike(self, level: Place, size: int) -> float:
+        """The share of a level's messages that have so many bytes."""
+        sizes = self._sizes[level]
+        if not isinstance(sizes, Counter):
+            sizes = self._sizes[level] = Counter(raw if isinstance(raw, int) else len(raw) for _, raw in sizes)
+        return sizes[size] / max(sizes.total(), 1)
 
     def close(self) -> None:
         """Forget what was read; the client belongs to whoever made it."""
         self._parsed, self._front = {}, {}
+        self._dear.clear()
+        self._sizes = [()] * len(self._steps)
         self._overflow.clear()
 
     def _parse(self, raw: bytes, now: float) -> PendingTask | str:
@@ -263,9 +339,7 @@ class RedisBacklog:
         parked: dict[tuple[Place, str], bytes] = {}
         for place, key in self._parked_keys.items():
             refs = [move.task.ref for move in moves if move.source == place]
-            for chunk in chunks(refs, CHUNK):
-                values = self._redis.hmget(key, chunk)
-                parked |= {(place, ref): raw for ref, raw in zip(chunk, values, strict=True) if raw is not None}
+            parked |= {(place, ref): raw for ref, raw in self._reader.fetch(key, refs) if raw is not None}
         return [
             self._front.get(move.task.ref, _NOWHERE)
             if move.source >= 0
@@ -313,10 +387,12 @@ class RedisBacklog:
             self._overflow.forget(task.id)
         elif source >= 0:
             self._front.pop(task.ref, None)
+            if source in self._dear:
+                self._dear[source].gone.add(step.raw)
         if outcome is Outcome.GONE:
             return
         if target == OVERFLOW:
-            self._overflow.remember(replace(task, copy=""))
+            self._overflow.remember(replace(task, copy=""), len(step.new or step.raw))
         elif target >= 0:
             where = step.where if source == target else 1
             self._front[task.ref] = step.new, -1 if step.move.first else where

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from celery_dynprio.backlogs.search import CHUNK, CHUNK_BYTES, parked_task, where_at
+from celery_dynprio.backlogs.reading import Reader
+from celery_dynprio.backlogs.search import parked_task
+from celery_dynprio.message import TOO_LARGE
 from celery_dynprio.models import HELD, OVERFLOW, PendingTask, Place
 
 #: How often all is looked at while others move tasks meanwhile.
@@ -30,7 +32,7 @@ class Scan(Iterator[Seen]):
 
     def __init__(
         self,
-        redis: Any,
+        reader: Reader,
         keys: Mapping[Place, str],
         parse: Callable[[bytes], PendingTask | str],
         *,
@@ -45,7 +47,7 @@ class Scan(Iterator[Seen]):
         self.missed = 0
         #: Messages of the front that are left where they are, by reason.
         self.foreign: Counter[str] = Counter()
-        self._redis = redis
+        self._reader = reader
         self._keys = keys
         self._parse = parse
         self._counts = counts
@@ -77,11 +79,11 @@ class Scan(Iterator[Seen]):
         foreign: Counter[str] = Counter()
         for level in sorted(place for place in self._keys if place >= 0):
             wanted = min(counts[level], left)
-            for _, raw in messages(self._redis, self._keys[level], counts[level], wanted):
-                entry = self._parse(raw)
-                if isinstance(entry, PendingTask):
+            for _, raw in self._reader.tail(self._keys[level], counts[level], wanted):
+                entry = self._parse(raw) if isinstance(raw, bytes) else TOO_LARGE
+                if isinstance(entry, PendingTask) and isinstance(raw, bytes):
                     yield level, entry, raw
-                else:
+                elif isinstance(entry, str):
                     foreign[entry] += 1
             left -= wanted
         self.foreign = foreign
@@ -89,32 +91,17 @@ class Scan(Iterator[Seen]):
     def _parked(self, counts: Mapping[Place, int], left: int) -> Iterator[Seen]:
         left -= sum(count for place, count in counts.items() if place >= 0)
         for place in (HELD, OVERFLOW):
-            found = parked(self._redis, self._keys[place], self._parse)
+            found = parked(self._reader, self._keys[place], self._parse)
             for entry, raw in found if self._most is None else islice(found, max(left, 0)):
                 yield place, entry, raw
             left -= counts[place]
 
 
-def messages(redis: Any, key: str, depth: int, wanted: int) -> Iterator[tuple[int, bytes]]:
-    """The ``wanted`` last messages of a list so deep, from the head on, with where they are as move.lua counts.
-
-    Reading goes towards the tail, where workers pop, and to its end: neither what they take nor what producers push
-    meanwhile makes one be missed. What is moved away from before this place does.
-    """
-    start, size = depth - wanted, CHUNK if wanted else 0
-    while size and (raws := redis.lrange(key, start, start + size - 1)):
-        for position, raw in enumerate(raws, start):
-            yield where_at(position, depth), raw
-        if len(raws) < size:
-            return
-        start += len(raws)
-        mean = sum(map(len, raws)) // len(raws)
-        size = max(1, min(CHUNK, CHUNK_BYTES // (mean + 1)))
-
-
-def parked(redis: Any, key: str, parse: Callable[[bytes], PendingTask | str]) -> Iterator[tuple[PendingTask, bytes]]:
+def parked(
+    reader: Reader, key: str, parse: Callable[[bytes], PendingTask | str]
+) -> Iterator[tuple[PendingTask, bytes]]:
     """The tasks in the hash of a parked place, each with its message."""
-    for field, raw in redis.hscan_iter(key, count=CHUNK):
+    for field, raw in reader.parked(key):
         entry = parked_task(field, parse(raw))
         if entry is not None:
             yield entry, raw

@@ -8,28 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio.backlogs.base import Found
+from celery_dynprio.backlogs.reading import Reader, where_at
 from celery_dynprio.models import COPY, HELD, OVERFLOW, PendingTask, Place, copy_after
 from celery_dynprio.protocol1 import needles
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
 
-#: One read asks for at most so many messages, and for fewer where they are large.
-CHUNK: Final = 200
-CHUNK_BYTES: Final = 500_000
-
-#: Messages that the first look into a list takes in; later ones take in as many as make up CHUNK_BYTES.
-FIRST_LOOK: Final = 50
-
 #: So many tasks at most are looked for by the server.
 FEW: Final = 8
-
-#: One HSCAN passes about so many messages.
-SCAN_COUNT: Final = 1000
 
 #: How often all places are looked through for a task while others move tasks meanwhile.
 MOST_LOOKS: Final = 10
@@ -53,13 +43,15 @@ class Search:
     def __init__(
         self,
         client: RedisClient,
+        reader: Reader,
+        *,
         lists: Sequence[str],
         hashes: Mapping[Place, str],
         moves_key: str,
         parse: Callable[[bytes, float], PendingTask | str],
     ) -> None:
         self._redis = client.redis
-        self._find = client.script("find")
+        self._reader = reader
         self._lists = lists
         self._hashes = hashes
         self._moves_key = moves_key
@@ -86,24 +78,23 @@ class Search:
     def ids_with(self, start: str, now: float) -> set[str]:
         """The ids that begin with this text, of all that waits."""
         texts = [_as_json(start), *needles(_as_json(start))]
-        raws = [raw for key in self._lists for _, raw in self._with_any(key, texts)]
+        found = [raw for key in self._lists for _, raw in self._reader.search(key, texts)]
+        raws = [raw for raw in found if isinstance(raw, bytes)]
         for place in (HELD, OVERFLOW):
-            found = self._redis.hscan_iter(self._hashes[place], match=f"{escaped(start)}*", count=SCAN_COUNT)
-            raws += [raw for _, raw in found]
+            raws += [raw for _, raw in self._reader.parked(self._hashes[place], match=f"{escaped(start)}*")]
         entries = [self._parse(raw, now) for raw in raws]
         return {entry.id for entry in entries if isinstance(entry, PendingTask) and entry.id.startswith(start)}
 
     def _parked(self, ids: Sequence[str], now: float) -> Iterator[Sighting]:
         for place in (HELD, OVERFLOW):
             key = self._hashes[place]
-            for chunk in chunks(ids, CHUNK):
-                for task_id, raw in zip(chunk, self._redis.hmget(key, chunk), strict=True):
-                    entry = None if raw is None else parked_task(task_id.encode(), self._parse(raw, now))
-                    if entry is not None:
-                        yield Sighting(Found(entry, place, 0), raw)
+            for task_id, raw in self._reader.fetch(key, ids):
+                entry = None if raw is None else parked_task(task_id.encode(), self._parse(raw, now))
+                if raw is not None and entry is not None:
+                    yield Sighting(Found(entry, place, 0), raw)
         wanted = frozenset(ids)
         # The overflow has no second message with one id: see move.lua.
-        for field, raw in self._redis.hscan_iter(self._hashes[HELD], match=f"*{COPY}*", count=SCAN_COUNT):
+        for field, raw in self._reader.parked(self._hashes[HELD], match=f"*{COPY}*"):
             entry = parked_task(field, self._parse(raw, now))
             if entry is not None and entry.copy and entry.id in wanted:
                 yield Sighting(Found(entry, HELD, 0), raw)
@@ -126,25 +117,14 @@ class Search:
         for level, key in enumerate(self._lists if ids else ()):
             depth = self._redis.llen(key)
             here = []
-            for index, raw in self._with_any(key, texts):
-                entry = self._parse(raw, now)
-                if isinstance(entry, PendingTask) and entry.id in wanted:
+            for index, raw in self._reader.search(key, texts):
+                entry = None if isinstance(raw, int) else self._parse(raw, now)
+                if not isinstance(raw, int) and isinstance(entry, PendingTask) and entry.id in wanted:
                     ahead = max(before + depth - 1 - index, 0)
                     here.append(Sighting(Found(entry, level, ahead), raw, where_at(index, depth)))
             found += reversed(here)
             before += depth
         return found
-
-    def _with_any(self, key: str, texts: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        """The messages of a list that have one of these texts in them, with their index from the head."""
-        start, size = 0, FIRST_LOOK
-        while size:
-            looked, length, *found = self._find(keys=[key], args=[start, start + size - 1, *texts])
-            yield from zip(found[::2], found[1::2], strict=True)
-            if looked < size:
-                return
-            start += looked
-            size = max(1, min(CHUNK_BYTES // (length // looked + 1), 4 * size))
 
 
 def _as_json(task_id: str) -> str:
@@ -197,15 +177,3 @@ def _tag(raw: bytes) -> Any:
     """What kombu tells messages apart by; None if this one has none."""
     properties = json.loads(raw).get("properties")
     return properties.get("delivery_tag") if isinstance(properties, dict) else None
-
-
-def where_at(index: int, depth: int) -> int:
-    """Where to look for the message at this index, from the head (0), of a list so deep: as move.lua counts."""
-    return index + 1 if 2 * index < depth else min(index - depth, -1)
-
-
-def chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Items in lists of at most ``size``."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

@@ -255,8 +255,8 @@ def test_counts_every_place_and_costs_nothing_below_zero(bench: Bench) -> None:
         place: {0: 2, 9: 1}.get(place, 0) for place in (*range(10), OVERFLOW, HELD, CANCELLED)
     }
     bench.backlog.read(NOW)
-    assert 0 <= bench.backlog.cost(0, 9) < 0.01
-    assert 0 <= bench.backlog.cost(OVERFLOW, 9) < 0.01
+    for source in (0, OVERFLOW):
+        assert 0 <= bench.backlog.cost(Move(task(), source, 9, 0.5, "score")) < 0.01
     bench.backlog.close()
 
 

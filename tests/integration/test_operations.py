@@ -32,6 +32,7 @@ from celery_dynprio import (
     views,
 )
 from celery_dynprio.backlogs import scan
+from celery_dynprio.backlogs.reading import Reader
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.backlogs.search import Search
@@ -636,16 +637,16 @@ class TestWhileOthersMove:
         """Does the next of these things in the middle of each level's read."""
 
         def do(things: Iterator[Callable[[], object]]) -> None:
-            read = scan.messages
+            read = Reader.tail
 
-            def interrupted(*args: Any) -> Iterator[tuple[int, bytes]]:
+            def interrupted(*args: Any) -> Iterator[tuple[int, Any]]:
                 found = read(*args)
                 yield from islice(found, 1)
                 if args[-1]:
                     next(things, lambda: None)()
                 yield from found
 
-            monkeypatch.setattr(scan, "messages", interrupted)
+            monkeypatch.setattr(Reader, "tail", interrupted)
 
         return do
 

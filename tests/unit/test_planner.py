@@ -62,7 +62,7 @@ class Queue:
         now: float = NOW,
         patience: float | None = None,
         budget: float = UNLIMITED,
-        cost: Callable[[Place, Place], float] = lambda _source, _target: 1.0,
+        cost: Callable[[Move], float] = lambda _: 1.0,
         usable: Sequence[Place] | None = None,
     ) -> Plan:
         return self.planner.plan(
@@ -163,11 +163,11 @@ class TestAnyPlan:
 
     @given(queues(), st.lists(st.floats(0, 5), min_size=1), st.floats(0, 30))
     def test_the_budget_holds_but_for_a_first_move(self, queue: Queue, prices: list[float], budget: float) -> None:
-        def cost(source: Place, target: Place) -> float:
-            return prices[(source * 7 + target) % len(prices)]
+        def cost(move: Move) -> float:
+            return prices[(move.source * 7 + move.target) % len(prices)]
 
         wanted, plan = queue.plan(), queue.plan(cost=cost, budget=budget)
-        assert len(plan.moves) == 1 or sum(cost(each.source, each.target) for each in plan.moves) <= budget + 1e-9
+        assert len(plan.moves) == 1 or sum(cost(each) for each in plan.moves) <= budget + 1e-9
         assert len(plan.moves) + plan.deferred == len(wanted.moves)
         assert set(plan.moves) <= set(wanted.moves)
         assert bool(plan.moves) == bool(wanted.moves)

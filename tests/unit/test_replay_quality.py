@@ -103,7 +103,7 @@ class Planned:
             now,
             bands=self._bands,
             patience=POLICY.patience,
-            cost=lambda _source, _target: 80e-6,
+            cost=lambda _: 80e-6,
             budget=0.2,
         )
         self._bands = plan.bands

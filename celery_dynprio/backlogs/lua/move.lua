@@ -127,12 +127,13 @@ local function move(source, target, first, id, old, new, from)
 end
 
 -- A script cannot ask for the time on every server (frozen in Redis 7.2 and Valkey, no os.clock before Redis 7.4).
-local MOVE = 150 -- what a move costs besides its LREM, in messages passed
+local MOVE, WRITE, COMPARE = 150, 1 / 200, 1 / 1500 -- what a move costs, a byte of it, and one that LREM compares: in messages passed
 local work, limit, moved, outcomes, problem = 0, tonumber(ARGV[2]), 0, {}, nil
 for i = 3, #ARGV, 7 do
   local source, target, id, old = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
   local new, from, audit = ARGV[i + 4] == '' and old or ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
-  if i > 3 and work + math.abs(from) > limit then
+  local pass = 1 + COMPARE * #old -- at most: those that it passes may be of the same size and begin alike
+  if i > 3 and work + math.abs(from) * pass > limit then
     break
   end
   local ok, outcome, passed = pcall(move, source, math.abs(target), target < 0, id, old, new, from)
@@ -147,7 +148,7 @@ for i = 3, #ARGV, 7 do
     end
   end
   outcomes[#outcomes + 1] = outcome
-  work = work + MOVE + passed
+  work = work + MOVE + WRITE * (#old + #new) + passed * pass
 end
 if moved > 0 then
   redis.call('INCRBY', MOVES, moved)
