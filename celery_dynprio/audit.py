@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from celery_dynprio.backlogs.redis_client import RedisClient
@@ -15,6 +16,9 @@ from celery_dynprio.message import MAX_TEXT, clean
 
 #: How many entries are kept, about; the oldest go first. ``lua/move.lua`` has the same bound.
 AUDIT_LENGTH: Final = 10_000
+
+#: So many of the newest entries are looked through for the last pause.
+RECENT: Final = 1_000
 
 #: Entries that are read at a time.
 CHUNK: Final = 500
@@ -59,6 +63,10 @@ class Audit:
                 if entry is not None:
                     yield entry
             upto = f"({rows[-1][0].decode()}"
+
+    def last_pause(self) -> Entry | None:
+        """The newest pause or drain; None if it was so long ago that newer entries have taken its place."""
+        return next((entry for entry in islice(self.read(), RECENT) if entry.op in {"pause", "drain"}), None)
 
 
 def operator() -> str:

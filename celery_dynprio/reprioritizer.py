@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, Protocol
 
+from celery_dynprio import message
 from celery_dynprio.admission import Admission
 from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.backlogs.base import Backlog
@@ -25,6 +26,7 @@ from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot
 from celery_dynprio.objectives import Standing
 from celery_dynprio.orm import close_connections
+from celery_dynprio.plain import place_name
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies.base import Policy
 from celery_dynprio.runs import span_of_headers
@@ -50,6 +52,9 @@ HOOK_TIMEOUT: Final = 2.0
 
 #: So many moves of a queue may be told as events in a second.
 MAX_EVENTS: Final = 100
+
+#: Moves that a dry run lists at a tick.
+MOST_LISTED: Final = 20
 
 #: What a tick raises when the broker is away.
 NO_BROKER: Final = (*BROKER_ERRORS, BrokerUnavailableError)
@@ -359,6 +364,19 @@ def describe(report: Report) -> str:
 def log_report(report: Report) -> None:
     """Log one line a tick; a standby only at DEBUG, where it is no news."""
     logger.log(logging.DEBUG if report.role is Role.STANDBY else logging.INFO, "%s", describe(report))
+    if report.role is Role.DRY_RUN:
+        for line in planned(report):
+            logger.info("%s: %s", report.queue, line)
+
+
+def planned(report: Report) -> Iterator[str]:
+    """Lines that say what a dry run would move, what matters most first."""
+    for move in report.moves[:MOST_LISTED]:
+        task = f"{message.clean(move.task.name)}[{message.clean(move.task.id, message.MAX_ID)}]"
+        places = f"from {place_name(move.source)} to {place_name(move.target)}"
+        yield f"would move {task} {places}: {move.reason}, score {move.score:.3f}"
+    if len(report.moves) > MOST_LISTED:
+        yield f"would move {len(report.moves) - MOST_LISTED:,} more"
 
 
 def log_failure(queue: str, problem: Exception) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_dynprio import message
@@ -16,6 +14,7 @@ from celery_dynprio.backlogs.reading import Reader
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.lease import RedisLease
 from celery_dynprio.models import OVERFLOW
+from celery_dynprio.moments import moment
 from celery_dynprio.queue_checks import Pause, Queue, Traffic
 from celery_dynprio.switch import Switch
 from celery_dynprio.workers import Taker
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 #: How many of the newest messages of each level are looked at.
 SAMPLE: Final = 10
-
-#: How many of the newest operations are looked through for the pause.
-RECENT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def survey(
             for name, names in managed.items()
             if name not in added and (others := names - set(settings.queues))
         },
-        pause=_pause(client),
+        pause=_pause(app, client),
     )
     return Survey(traffic, max((sample.ahead for sample in samples.values()), default=0.0))
 
@@ -131,12 +127,11 @@ def _embeds(conf: Mapping[str, Any]) -> bool:
     return spelled != [False]
 
 
-def _pause(client: RedisClient) -> Pause | None:
+def _pause(app: Celery, client: RedisClient) -> Pause | None:
     if not Switch(client).paused():
         return None
-    recent = islice(Audit(client).read(), RECENT)
-    entry = next((entry for entry in recent if entry.op in {"pause", "drain"}), None)
+    entry = Audit(client).last_pause()
     if entry is None:
         return Pause()
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.at))
+    since = moment(entry.at, app.timezone)
     return Pause(since, entry.by, entry.why or (f"{entry.op} pauses" if entry.op == "drain" else ""))

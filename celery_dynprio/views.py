@@ -130,6 +130,8 @@ class Stats:
     use: Mapping[str, float] = field(default_factory=dict)
     #: How the objectives stand.
     objectives: Sequence[Standing] = ()
+    #: Who paused, when and why; None if nothing is paused, or that is forgotten.
+    pause: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +280,9 @@ class Views:
         runtimes, use = self._usage.read(now)
         queues = [self._queue_stats(queue, now, oldest=oldest) for queue in self._settings.queues]
         workers = ask(self._app) if workers is None else workers
-        return Stats(now, self.paused(), queues, workers, runtimes, use, self.objectives())
+        paused = self.paused()
+        pause = self._audit.last_pause() if paused else None
+        return Stats(now, paused, queues, workers, runtimes, use, self.objectives(), pause)
 
     def objectives(self) -> Sequence[Standing]:
         """How the objectives stand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import tzinfo
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,6 @@ from celery.bin.base import CeleryCommand
 from celery_dynprio.cli.rendering import (
     Column,
     counted,
-    moment,
     print_json,
     said_seconds,
     summed,
@@ -21,6 +21,7 @@ from celery_dynprio.cli.rendering import (
     terminal_width,
 )
 from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.moments import moment
 from celery_dynprio.plain import explanation_object, place_name, until
 
 if TYPE_CHECKING:
@@ -71,14 +72,15 @@ def explain(ctx: click.Context, *, task_id: str, as_json: bool) -> None:
     if as_json:
         print_json(explanation_object(found, now))
         return
-    for line in draw(found, now, terminal_width()):
+    for line in draw(found, now, terminal_width(), ctx.obj.app.timezone):
         ctx.obj.echo(line)
 
 
-def draw(found: Explanation, now: float, width: int | None) -> Iterator[str]:
-    """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
+def draw(found: Explanation, now: float, width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
+    """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal, ``zone`` of the times."""
     yield from islice(table((Column(""), Column("")), list(_head(found, now)), width), 1, None)  # without titles
-    for block in (_factors(found, width), _ahead(found, width), _moves(found, width), _operations(found, width)):
+    blocks = _factors(found, width), _ahead(found, width), _moves(found, width, zone), _operations(found, width, zone)
+    for block in blocks:
         lines = list(block)
         if lines:
             yield ""
@@ -141,17 +143,17 @@ def _ahead(found: Explanation, width: int | None) -> Iterator[str]:
     yield from table(_AHEAD, rows, width)
 
 
-def _moves(found: Explanation, width: int | None) -> Iterator[str]:
+def _moves(found: Explanation, width: int | None, zone: tzinfo | None) -> Iterator[str]:
     rows = [
-        [moment(move.at), place_name(move.source), place_name(move.target), f"{move.score:.3f}", move.reason]
+        [moment(move.at, zone), place_name(move.source), place_name(move.target), f"{move.score:.3f}", move.reason]
         for move in found.moves
     ]
     if rows:
         yield from table(_MOVES, rows, width)
 
 
-def _operations(found: Explanation, width: int | None) -> Iterator[str]:
-    rows = [[moment(each.at), each.by, each.op, each.answer, each.why] for each in found.operations]
+def _operations(found: Explanation, width: int | None, zone: tzinfo | None) -> Iterator[str]:
+    rows = [[moment(each.at, zone), each.by, each.op, each.answer, each.why] for each in found.operations]
     if rows:
         yield from table(_OPERATIONS, rows, width)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Final
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.rendering import Column, moment, print_json, table, terminal_width
+from celery_dynprio.cli.rendering import Column, print_json, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.moments import moment
 
 if TYPE_CHECKING:
     from celery_dynprio.audit import Entry
@@ -64,17 +66,19 @@ def log(ctx: click.Context, *, task_id: str | None, limit: int, as_json: bool) -
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
         return
-    for line in draw(entries, terminal_width()):
+    for line in draw(entries, terminal_width(), ctx.obj.app.timezone):
         ctx.obj.echo(line)
 
 
-def draw(entries: Sequence[Entry], width: int | None) -> Iterator[str]:
-    """The lines that are shown; ``width`` is that of the terminal."""
+def draw(entries: Sequence[Entry], width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
+    """The lines that are shown; ``width`` is that of the terminal, ``zone`` of the times."""
     if not entries:
-        yield "nothing is known of any operator"
+        yield "No operator actions recorded."
         return
-    rows = [
-        [moment(each.at), each.by, each.op, each.answer, each.queue or "-", each.task or "-", each.id or "-", each.why]
-        for each in entries
-    ]
+    rows = [_row(each, zone) for each in entries]
     yield from table(_COLUMNS, rows, width)
+
+
+def _row(entry: Entry, zone: tzinfo | None) -> list[str]:
+    about = [each or "-" for each in (entry.queue, entry.task, entry.id)]
+    return [moment(entry.at, zone), entry.by, entry.op, entry.answer, *about, entry.why]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,14 +103,6 @@ def seconds(value: float | None) -> str:
 def said_seconds(value: float | None) -> str:
     """Seconds in a sentence."""
     return NOTHING if value is None else f"{value:,.1f} s"
-
-
-def moment(at: float) -> str:
-    """Unix seconds as local date and time."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-    except (OverflowError, ValueError, OSError):  # a message may say any number
-        return f"{at:g}"
 
 
 def counted(count: int, noun: str) -> str:

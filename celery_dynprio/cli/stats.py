@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -21,10 +22,12 @@ from celery_dynprio.cli.rendering import (
 )
 from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.message import clean
+from celery_dynprio.moments import moment
 from celery_dynprio.objectives import Standing, globs
 from celery_dynprio.plain import place_name, standing_object
 
 if TYPE_CHECKING:
+    from celery_dynprio.audit import Entry
     from celery_dynprio.views import QueueStats, Stats
 
 #: Names and keys that are shown of what was learned.
@@ -68,14 +71,14 @@ def stats(ctx: click.Context, *, as_json: bool) -> None:
     if as_json:
         print_json(as_object(found))
         return
-    for line in draw(found, terminal_width()):
+    for line in draw(found, terminal_width(), ctx.obj.app.timezone):
         ctx.obj.echo(line)
 
 
-def draw(found: Stats, width: int | None) -> Iterator[str]:
-    """The lines that are shown; ``width`` is that of the terminal."""
+def draw(found: Stats, width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
+    """The lines that are shown; ``width`` is that of the terminal, ``zone`` of the times."""
     if found.paused:
-        yield "Paused: nothing is moved until `dynprio resume`."
+        yield _paused(found.pause, zone)
         yield ""
     for queue in found.queues:
         yield from _queue(queue, width)
@@ -101,11 +104,21 @@ def draw(found: Stats, width: int | None) -> Iterator[str]:
         yield from table(_USE, rows, width)
 
 
+def _paused(entry: Entry | None, zone: tzinfo | None) -> str:
+    line = "Paused"
+    if entry is not None:
+        why = f" ({entry.why})" if entry.why else ""
+        by = f"by {entry.by}" if entry.op == "pause" else f"by the {entry.op} of {entry.by}"
+        line = f"Paused {by} since {moment(entry.at, zone)}{why}"
+    return f"{line}: nothing is moved until `dynprio resume`."
+
+
 def as_object(found: Stats) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "at": found.at,
         "paused": found.paused,
+        "pause": None if found.pause is None else _pause_object(found.pause),
         "queues": [_queue_object(queue) for queue in found.queues],
         "workers": {
             name: {"slots": count, "queues": sorted(found.workers.queues.get(name, ()))}
@@ -115,6 +128,10 @@ def as_object(found: Stats) -> dict[str, Any]:
         "runtimes": _most(found.runtimes),
         "use": _most(found.use),
     }
+
+
+def _pause_object(entry: Entry) -> dict[str, Any]:
+    return {"since": entry.at, "by": entry.by, "op": entry.op, "why": entry.why}
 
 
 def _queue(queue: QueueStats, width: int | None) -> Iterator[str]:

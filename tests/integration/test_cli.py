@@ -76,6 +76,7 @@ def test_a_dry_run_reports_and_moves_nothing(valkey: Database, project: Project,
     code, log = finished(start_celery(project, "dynprio", "run", "--dry-run", "--once"))
     assert code == 0
     assert "dry run, read 10 of 10, would move 10" in log
+    assert log.count("celery: would move ") == 10
     assert valkey.client.llen("celery\x06\x169") == 10
     assert not valkey.client.exists("dynprio:celery:lease")
 

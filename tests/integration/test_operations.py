@@ -279,7 +279,7 @@ class TestSee:
         shop.client.redis.lpush("celery", "nonsense")
         RedisUsage(shop.client).add([Run("shop.report", "ada", 2.0)])
         shop.reprioritizer().lease.acquire()
-        shop.operations.pause()
+        shop.operations.pause("a quiet hour")
         stats = shop.operations.stats()
         (queue,) = stats.queues
         level = shop.place(shop.ids()[0])
@@ -289,9 +289,10 @@ class TestSee:
         assert (dict(queue.foreign), queue.moves) == ({"not JSON": 1}, 2)
         assert (queue.leader and queue.leader.owner, stats.paused) == ("test", True)
         assert (round(stats.use["ada"]), stats.runtimes["shop.report"]) == (2, 2.0)
+        assert (stats.pause and stats.pause.by, stats.pause and stats.pause.why) == ("ada@ops", "a quiet hour")
         shop.operations.resume()
         quick = shop.operations.stats(oldest=False)
-        assert (quick.paused, quick.queues[0].depths) == (False, queue.depths)
+        assert (quick.paused, quick.pause, quick.queues[0].depths) == (False, None, queue.depths)
 
     def test_another_policy_is_tried_and_moves_nothing(self, shop: Shop) -> None:
         RedisUsage(shop.client).add([Run("shop.checkout", "bob", 1000.0)])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timezone
 from itertools import starmap
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 import pytest
@@ -16,7 +19,7 @@ from celery_dynprio.cli.explain import draw as draw_explanation
 from celery_dynprio.cli.log import draw as draw_log
 from celery_dynprio.cli.policy import comparison_object, draw_policy
 from celery_dynprio.cli.policy import draw as draw_comparison
-from celery_dynprio.cli.rendering import Column, counted, moment, table
+from celery_dynprio.cli.rendering import Column, counted, table
 from celery_dynprio.cli.reprioritize import _changes
 from celery_dynprio.cli.session import WrongUsage
 from celery_dynprio.cli.stats import MOST_LEARNED
@@ -26,6 +29,7 @@ from celery_dynprio.errors import DynPrioError
 from celery_dynprio.fates import Answer
 from celery_dynprio.lease import Holder
 from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask
+from celery_dynprio.moments import moment
 from celery_dynprio.ordering import Shift, Turn
 from celery_dynprio.plain import explanation_object, place_name
 from celery_dynprio.policies import Age, Weight
@@ -242,7 +246,15 @@ def test_stats() -> None:
     found = Stats(NOW, True, [queue, idle], workers, {f"t{n:02}": float(n) for n in range(12)}, {"": 1.0, "ada": 3.0})  # noqa: FBT003
     lines = list(draw_stats(found, None))
     rows = [line.split() for line in lines]
-    assert lines[0].startswith("Paused: ")
+    assert lines[0] == "Paused: nothing is moved until `dynprio resume`."
+    for op, by in (("pause", "by ada@ops"), ("drain", "by the drain of ada@ops")):
+        told = draw_stats(replace(found, pause=Entry(0.0, op, "ada@ops", "upgrade")), None, timezone.utc)
+        assert (
+            next(told)
+            == f"Paused {by} since 1970-01-01 00:00:00 UTC (upgrade): nothing is moved until `dynprio resume`."
+        )
+    again = stats_object(replace(found, pause=Entry(7.0, "pause", "ada@ops", "upgrade")))
+    assert again["pause"] == {"since": 7.0, "by": "ada@ops", "op": "pause", "why": "upgrade"}
     assert "celery: 1,200 messages in the front, 41 moves made, led by host:1:ab (dedicated)" in lines
     assert "mails: 0 messages in the front, 1 move made, nobody leads" in lines
     assert "left alone: not JSON 3" in lines
@@ -264,12 +276,18 @@ def test_stats() -> None:
     assert len(told["runtimes"]) == MOST_LEARNED
 
 
+def test_times_carry_the_zone_of_the_app() -> None:
+    entries = [Entry(1_767_225_600.0, "pause", "ada@ops")]
+    (_, line) = draw_log(entries, None, ZoneInfo("Europe/Vienna"))
+    assert line.startswith("2026-01-01 01:00:00 CET  ada@ops")
+
+
 def test_log() -> None:
     entries = [Entry(NOW, "pause", "ada@ops"), Entry(NOW, "hold", "ada@ops", "why", "celery", "id-1", "shop.report")]
     rows = [line.split() for line in draw_log(entries, None)]
     assert rows[1] == [*moment(NOW).split(), "ada@ops", "pause", "done", "-", "-", "-"]
     assert rows[2][-4:] == ["celery", "shop.report", "id-1", "why"]
-    assert list(draw_log([], None)) == ["nothing is known of any operator"]
+    assert list(draw_log([], None)) == ["No operator actions recorded."]
 
 
 class TestSteering:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask,
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Policy, Weight, factor
 from celery_dynprio.protocol1 import NOT_JSON
-from celery_dynprio.reprioritizer import Reprioritizer, describe, serve
+from celery_dynprio.reprioritizer import Reprioritizer, describe, planned, serve
 from celery_dynprio.testing import MemoryLease
 
 NOW = 1000.0
@@ -209,6 +210,11 @@ def test_a_dry_run_tells_what_it_would_do() -> None:
     report = reprioritizer(queue, dry_run=True).tick()
     assert all(isinstance(move, Move) for move in report.moves)
     assert describe(report).startswith("celery: dry run, read 2 of 2, would move 2, in ")
+    assert [line.partition(":")[0] for line in planned(report)] == [
+        f"would move {move.task.name}[{move.task.id}] from P{move.source} to P{move.target}" for move in report.moves
+    ]
+    many = replace(report, moves=[*report.moves] * 15)
+    assert list(planned(many))[20:] == ["would move 10 more"]
 
 
 def test_the_line_of_a_tick_says_why_messages_are_left_alone() -> None:
