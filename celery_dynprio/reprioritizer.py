@@ -117,7 +117,7 @@ class Reprioritizer:
     def __post_init__(self) -> None:
         beat = self.keeper.beat if self.keeper else _nothing
         queue = self.backlog.queue.replace("%", "%%")
-        complain = Complaints(logger, f"{queue}: the policy failed, the last scores stand: %r")
+        complain = Complaints(logger, f"dynprio {queue}: the policy failed, the last scores stand: %r")
         self._scores = Scores(self.policy, complain, beat)
 
     def tick(self) -> Report:
@@ -361,14 +361,6 @@ def describe(report: Report) -> str:
     return f"{line}, in {report.seconds * 1000:.0f} ms"
 
 
-def log_report(report: Report) -> None:
-    """Log one line a tick; a standby only at DEBUG, where it is no news."""
-    logger.log(logging.DEBUG if report.role is Role.STANDBY else logging.INFO, "%s", describe(report))
-    if report.role is Role.DRY_RUN:
-        for line in planned(report):
-            logger.info("%s: %s", report.queue, line)
-
-
 def planned(report: Report) -> Iterator[str]:
     """Lines that say what a dry run would move, what matters most first."""
     for move in report.moves[:MOST_LISTED]:
@@ -379,28 +371,47 @@ def planned(report: Report) -> Iterator[str]:
         yield f"would move {len(report.moves) - MOST_LISTED:,} more"
 
 
-def log_failure(queue: str, problem: Exception) -> None:
-    """Log why a tick failed; a broker that is away needs no traceback."""
-    if isinstance(problem, NO_BROKER):
-        logger.warning("%s: the broker does not answer, trying again: %s", queue, problem)
-    else:
-        logger.error("%s: a tick failed, trying again", queue, exc_info=problem)
+class TickLog:
+    """Logs each tick that changed something, and the first after a failure; the others at DEBUG."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, object] = {}
+
+    def observe(self, report: Report) -> None:
+        """Log the report."""
+        state = report.role, bool(report.held_back), frozenset(report.foreign)
+        news = bool(report.moves or report.spilled) or state != self._last.get(report.queue)
+        self._last[report.queue] = state
+        logger.log(logging.INFO if news else logging.DEBUG, "dynprio %s", describe(report))
+        if report.role is Role.DRY_RUN:
+            for line in planned(report):
+                logger.info("dynprio %s: %s", report.queue, line)
+
+    def failed(self, queue: str, problem: Exception) -> None:
+        """Log why a tick failed; a broker that is away needs no traceback."""
+        self._last.pop(queue, None)
+        if isinstance(problem, NO_BROKER):
+            logger.warning("dynprio %s: the broker does not answer, trying again: %s", queue, problem)
+        else:
+            logger.error("dynprio %s: a tick failed, trying again", queue, exc_info=problem)
 
 
 def serve(
     reprioritizers: Sequence[Reprioritizer],
     interval: float,
     stop: threading.Event,
-    observe: Callable[[Report], None] = log_report,
+    observe: Callable[[Report], None] | None = None,
     finished: Callable[[Sequence[Report]], bool] = lambda _: False,
     *,
-    failed: Callable[[str, Exception], None] = log_failure,
+    failed: Callable[[str, Exception], None] | None = None,
 ) -> None:
     """Tick every ``interval`` seconds until ``stop`` is set or ``finished`` says so of the last reports; then let go.
 
     ``observe`` is told each report. Nothing that happens in a tick ends the loop: ``failed`` is told the queue and the
-    problem, and it is tried again after a growing pause.
+    problem, and it is tried again after a growing pause. The log is told where they are None.
     """
+    log = TickLog()
+    observe, failed = observe or log.observe, failed or log.failed
     failures = 0
     keeper = next((each.keeper for each in reprioritizers if each.keeper), None)
     working = ExitStack()

@@ -220,16 +220,18 @@ def _told(
     The log, the observers, and what tells the end of tasks if the operator who cancelled them died.
     """
     from celery_dynprio.models import Role  # noqa: PLC0415 - see the package
-    from celery_dynprio.reprioritizer import log_failure, log_report  # noqa: PLC0415
+    from celery_dynprio.reprioritizer import TickLog  # noqa: PLC0415
+
+    log = TickLog()
 
     def observe(report: Report) -> None:
-        log_report(report)
+        log.observe(report)
         observers.observe(report)
         if report.cancelled and report.role is Role.LEADER and (told := operations.finish()):
             logger.info("told the end of %d cancelled, whose operator did not", told)
 
     def failed(queue: str, problem: Exception) -> None:
-        log_failure(queue, problem)
+        log.failed(queue, problem)
         observers.failed(queue, problem)
 
     return observe, failed

@@ -186,7 +186,7 @@ def test_a_bumped_task_is_the_next_to_run_and_what_is_set_by_hand_stays(
     busy(project, start_worker, valkey.client)
     checkouts = [module.checkout.delay("bob", n) for n in range(2)]
     reports = [module.report.delay("ada", page) for page in range(4)]
-    leader = start_celery(project, "dynprio", "run", ready_line=READY)
+    leader = start_celery(project, "dynprio", "run", "-l", "DEBUG", ready_line=READY)
     leader.wait_for_log("celery: read 6 of 6")
 
     operator("reprioritize", reports[3].id, "--weight", "10", "--deadline", "600", "--key", "eve")

@@ -130,7 +130,7 @@ def test_a_leader_that_slept_moves_nothing(valkey: Database, project: Project, r
     # It stops itself between its reading and its moving.
     stale = run("stale", "-l", "DEBUG", POLICY="sleeper", LEASE_TTL="3")
     wait_until(lambda: psutil.Process(stale.pid).status() == psutil.STATUS_STOPPED)
-    leader = run("leader", POLICY="heavy", LEASE_TTL="3")
+    leader = run("leader", "-l", "DEBUG", POLICY="heavy", LEASE_TTL="3")
     leader.wait_for_log("celery: read 20 of 20, moved 0")
 
     stale.signal(SIGCONT)
@@ -142,7 +142,7 @@ def test_a_leader_that_slept_moves_nothing(valkey: Database, project: Project, r
 
 def test_a_policy_that_raises_does_not_stop_the_loop(valkey: Database, project: Project, run: Run) -> None:
     publish(project, 5)
-    node = run("broken", POLICY="broken")
+    node = run("broken", "-l", "DEBUG", POLICY="broken")
     wait_until(lambda: valkey.client.llen(LAST) == 5)
 
     switch = project.directory / "break"
@@ -163,7 +163,7 @@ def test_a_policy_that_raises_does_not_stop_the_loop(valkey: Database, project: 
 
 
 def test_pause_stops_a_running_one_and_resume_lets_it_go_on(valkey: Database, project: Project, run: Run) -> None:
-    node = run("light", POLICY="light")
+    node = run("light", "-l", "DEBUG", POLICY="light")
     node.wait_for_log("celery: read")
     dynprio = project.load().dynprio
     dynprio.pause()
@@ -198,15 +198,16 @@ def test_what_a_killed_operator_had_begun_to_cancel_is_told(
     assert (valkey.client.hlen("dynprio:celery:cancelled"), result.state) == (0, "REVOKED")
 
 
-def test_a_tick_writes_one_line(valkey: Database, project: Project, run: Run) -> None:
+def test_a_tick_writes_one_line_which_is_news_if_it_changed_something(
+    valkey: Database, project: Project, run: Run
+) -> None:
     publish(project, 5)
-    node = run("light", POLICY="light")
-    wait_until(lambda: valkey.client.llen(LAST) == 5)
-    wait_until(lambda: node.logs().count("celery: ") > 4)
+    node = run("light", "-l", "DEBUG", POLICY="light")
+    wait_until(lambda: node.logs().count("dynprio celery: ") > 4)
     node.kill("SIGTERM")
-    written = [line.split("] ", 1)[1] for line in node.logs().splitlines()]
-    assert written[0].startswith(READY)
-    assert written[-1] == "dynprio stopped"
-    form = re.compile(r"celery: read 5 of 5, moved (\d+), parked 0, in \d+ ms")
-    ticks = [form.fullmatch(line) for line in written[1:-1]]
-    assert [int(tick[1]) if tick else None for tick in ticks] == [5] + [0] * (len(ticks) - 1)
+    assert valkey.client.llen(LAST) == 5
+    lines = [line for line in node.logs().splitlines() if "dynprio celery: " in line]
+    form = re.compile(r"\[.*: (\w+)/.*\] dynprio celery: read 5 of 5, moved (\d+), parked 0, in \d+ ms")
+    ticks = [form.fullmatch(line) for line in lines]
+    news, nothing = ("INFO", "5"), ("DEBUG", "0")
+    assert [tick.groups() if tick else None for tick in ticks] == [news] + [nothing] * (len(ticks) - 1)

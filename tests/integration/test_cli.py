@@ -137,7 +137,7 @@ def test_run_can_be_stopped_while_it_waits_for_the_broker(make_project: MakeProj
 
 def test_pause_and_resume(valkey: Database, project: Project, start_celery: StartCelery) -> None:
     assert finished(start_celery(project, "dynprio", "pause", name="pause"))[0] == 0
-    node = start_celery(project, "dynprio", "run", "--interval", "0.1", ready_line=READY)
+    node = start_celery(project, "dynprio", "run", "--interval", "0.1", "-l", "DEBUG", ready_line=READY)
     node.wait_for_log("celery: paused")
     publish_misplaced(project, valkey.client)
     ticks = node.logs().count("celery: paused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask,
 from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Policy, Weight, factor
 from celery_dynprio.protocol1 import NOT_JSON
-from celery_dynprio.reprioritizer import Reprioritizer, describe, planned, serve
+from celery_dynprio.reprioritizer import Reprioritizer, TickLog, describe, planned, serve
 from celery_dynprio.testing import MemoryLease
 
 NOW = 1000.0
@@ -169,6 +170,27 @@ def test_failures_are_told_and_the_loop_goes_on() -> None:
     away.fence = "1"
     serve([reprioritizer(away)], 0.01, stop, failed=failed)
     assert told == [("celery", ConnectionError)]
+
+
+def test_only_a_tick_that_changed_something_is_news(caplog: pytest.LogCaptureFixture) -> None:
+    paused, log, queue = [False], TickLog(), backlog((5, 1.0))
+    ticking = reprioritizer(queue, paused=lambda: paused[0])
+
+    def levels(ticks: int) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "celery_dynprio"):
+            for _ in range(ticks):
+                log.observe(ticking.tick())
+        assert all(each.getMessage().startswith("dynprio celery: ") for each in caplog.records)
+        return [each.levelname for each in caplog.records]
+
+    assert levels(3) == ["INFO", "DEBUG", "DEBUG"]
+    queue.publish(PendingTask("heavy", "a.task", NOW, 9.0), 9)
+    assert levels(2) == ["INFO", "DEBUG"]
+    paused[0] = True
+    assert levels(3) == ["INFO", "DEBUG", "DEBUG"]
+    log.failed("celery", ConnectionError("away"))
+    assert levels(2) == ["INFO", "DEBUG"]
 
 
 def test_a_lease_that_is_lost_in_the_middle_makes_a_standby() -> None:
