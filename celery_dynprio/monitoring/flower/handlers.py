@@ -1,4 +1,4 @@
-"""The requests of the page. What waits for the broker runs in threads, never in Tornado's loop."""
+"""The requests of the page. Calls to the broker are made in threads, never in Tornado's loop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from celery_dynprio.monitoring.flower.feed import FollowedEvents
 from celery_dynprio.monitoring.flower.source import Source
 from celery_dynprio.monitoring.flower.table import MOST_ROWS, Wanted
 
-#: Reads and deeds at a time, and so connections to the broker.
+#: How many reads and actions run at a time, each with its own connection to the broker.
 THREADS: Final = 4
 
-#: Tasks that one request may steer, and the bytes in which it says so.
+#: How many tasks one request may act on, and how many bytes it may have.
 MOST_IDS: Final = 1_000
 MOST_BYTES: Final = 1_000_000
 
-#: Nothing runs or is shown but Flower's files and ours; images in place are those of Bootstrap's styles.
+#: The browser loads only Flower's files and ours; Bootstrap's styles contain inline images.
 SECURITY: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -45,14 +45,14 @@ _executor: Final = ThreadPoolExecutor(THREADS, "dynprio")
 
 
 class Page(BaseHandler):
-    """The page itself, which asks for the rest."""
+    """The page itself, which then requests its data."""
 
     def initialize(self, rights: Rights) -> None:
         """Tornado's constructor."""
         self._rights = rights
 
     def set_default_headers(self) -> None:
-        """Ours, instead of those of Flower, which open it to other origins where its API is open."""
+        """Set our headers instead of Flower's, which allow other origins if its API is open."""
         for name, value in SECURITY.items():
             self.set_header(name, value)
         self.set_header("Cache-Control", "no-store")
@@ -67,7 +67,7 @@ class Page(BaseHandler):
         )
 
     def check_xsrf_cookie(self) -> None:
-        """Refuse other sites, and always ask for the token: Flower does so with OAuth only."""
+        """Refuse other sites, and always require the token, which Flower requires with OAuth only."""
         if is_cross_site(self.request):
             raise HTTPError(403, "Cross-site request forbidden")
         RequestHandler.check_xsrf_cookie(self)
@@ -79,14 +79,14 @@ class Page(BaseHandler):
 
 
 class Answer(Page):
-    """What all answers of data have in common."""
+    """The base of all handlers that answer with data."""
 
     async def answer(self, work: Callable[[], Any]) -> None:
-        """Answer with what the work returns as JSON, or with what went wrong in words."""
+        """Answer with the result of the work as JSON, or with an error message."""
         self.tell(await self.result(lambda: _executor.submit(work)))
 
     async def result(self, ask: Callable[[], Future[Any]]) -> Any:
-        """What this is to give, without waiting in Tornado's loop; errors of ours in words."""
+        """Return the result without blocking Tornado's loop; our own errors become messages."""
         try:
             return await asyncio.wrap_future(ask())
         except ArgumentError as exc:
@@ -100,7 +100,7 @@ class Answer(Page):
         self.finish(json.dumps(found))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Tell in words what is wrong with a request; what is wrong with us is Flower's to tell."""
+        """Answer a bad request with a message; Flower reports the errors of the server."""
         problem = kwargs.get("exc_info", (None, None))[1]
         if not isinstance(problem, HTTPError) or status_code == 401:  # noqa: PLR2004 - Flower asks for the password
             super().write_error(status_code, **kwargs)
@@ -110,7 +110,7 @@ class Answer(Page):
 
     @property
     def source(self) -> Source:
-        """What is known of this Flower's app."""
+        """The source of data for this Flower's app."""
         settings = self.application.settings
         if _SOURCE not in settings:
             settings[_SOURCE] = Source(self.application.capp)
@@ -119,7 +119,7 @@ class Answer(Page):
 
 
 class Data(Answer):
-    """All that the page shows, every other second."""
+    """All data of the page, requested every other second."""
 
     @authenticated
     async def get(self) -> None:
@@ -145,11 +145,11 @@ class Data(Answer):
 
 
 class About(Answer):
-    """Why a task is where it is, and what belongs to its trace."""
+    """Why a task is where it is, and its trace."""
 
     @authenticated
     async def get(self, task_id: str) -> None:
-        """Answer with what is known of a task."""
+        """Answer with all that is known about a task."""
         if len(task_id) > MAX_ID:
             raise HTTPError(400, f"an id has {MAX_ID} characters at most")
         known = task_id in self.application.events.state.tasks
@@ -159,7 +159,7 @@ class About(Answer):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What an operator asks for."""
+    """The action that a request asks for."""
 
     op: str
     ids: list[str]
@@ -168,17 +168,17 @@ class _Asked:
 
 
 class Deed(Answer):
-    """What an operator does."""
+    """An operator's actions."""
 
     SUPPORTED_METHODS = ("POST",)
 
     def prepare(self) -> None:
-        """Flower 2.1 does not tell Tornado to do this."""
+        """Check the token: Flower 2.1 does not make Tornado do so."""
         self.check_xsrf_cookie()
 
     @authenticated
     async def post(self) -> None:
-        """Do it, and answer with what became of it."""
+        """Act, and answer with the result for each task."""
         if not self.may_act:
             raise HTTPError(403, "You may look, but not act")
         asked = _asked(self.request.body)
@@ -197,7 +197,7 @@ def _asked(body: bytes) -> _Asked:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise HTTPError(400, "say op, ids, changes and why in a JSON object") from exc
     if not isinstance(asked.ids, list) or not isinstance(asked.changes, dict) or len(asked.ids) > MOST_IDS:
-        raise HTTPError(400, f"ids are {MOST_IDS} at most in a list, changes an object")
+        raise HTTPError(400, f"ids must be a list of {MOST_IDS} at most, and changes an object")
     return asked
 
 
@@ -205,7 +205,7 @@ class Asset(StaticFileHandler):
     """Our styles and scripts."""
 
     def set_extra_headers(self, path: str) -> None:  # noqa: ARG002 - Tornado's signature
-        """The same as for the page; what another version of this package has is asked for anew."""
+        """Set the headers of the page, and let browsers check for a newer version of the file."""
         for name, value in SECURITY.items():
             self.set_header(name, value)
         self.set_header("Cache-Control", "no-cache")
@@ -219,6 +219,6 @@ def routes(rights: Rights) -> list[URLSpec]:
         URLSpec(r"/priorities/data", Data, given, name="dynprio_data"),
         URLSpec(r"/priorities/task/(.+)", About, given, name="dynprio_task"),
         URLSpec(r"/priorities/do", Deed, given, name="dynprio_do"),
-        # Tornado answers a NUL in a path with 500, so a path that none of our files has gets no further than here.
+        # Tornado answers a NUL in a path with 500, so only paths of our own files get further than this.
         URLSpec(r"/priorities/static/([a-z]+\.css|[a-z]+\.js)", Asset, {"path": str(STATIC)}, name="dynprio_static"),
     ]

@@ -1,4 +1,4 @@
-"""A value that is read anew in the background, so that nobody waits for long and nothing is read more than needed."""
+"""A value that is refreshed in the background, so that nobody waits for long and nothing is read more than needed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-#: A value is kept for so many times as long as it took to read: readings take a sixth of the time at most.
+#: A value is kept for this many times as long as reading it took, so that reads take a sixth of the time at most.
 SPACING: Final = 5.0
 
 
 class Kept(Generic[T]):
-    """What ``read`` returned last; it is read anew, in one of the ``threads``, once it is ``age`` seconds old.
+    """The last result of ``read``, which is called again, in one of the ``threads``, once it is ``age`` seconds old.
 
     ``clock`` gives seconds that never go back.
     """
@@ -33,9 +33,9 @@ class Kept(Generic[T]):
         self._started = self._fresh_until = self._forgotten = float("-inf")
 
     def get(self, patience: float, haste: float | None = None) -> T | None:
-        """The value, if it is fresh within ``patience`` seconds, else the one before it; None if there is none.
+        """Wait up to ``patience`` seconds for a fresh value; then return the previous one, or None if there is none.
 
-        If that one was not forgotten, ``haste`` seconds are waited at most. Raises what reading it raised.
+        If there is a previous one that was not forgotten, wait only ``haste`` seconds. Raises the errors of ``read``.
         """
         began = self._clock()
         while True:
@@ -55,7 +55,7 @@ class Kept(Generic[T]):
                 return value
 
     def forget(self) -> None:
-        """Count what was read before now as old."""
+        """Treat everything that was read before now as old."""
         with self._lock:
             self._forgotten = self._clock()
 

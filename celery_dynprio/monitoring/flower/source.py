@@ -1,4 +1,4 @@
-"""What the page shows, as plain data: read from the broker in threads, and kept for a moment for all who look."""
+"""The data of the page: read from the broker in threads, and kept for a moment for all browsers."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ FIGURES: Final = 1.0
 BACKLOG: Final = 3.0
 WORKERS: Final = 15.0
 
-#: Seconds that an answer waits for something newer than what is kept.
+#: Seconds that an answer waits for newer data than is kept.
 PATIENCE: Final = 0.4
 
-#: Seconds that it waits for newer figures, while the whole backlog may be read.
+#: Seconds that an answer waits for newer figures, while the whole backlog may be read.
 HASTE: Final = 0.25
 
-#: Seconds that it waits for figures: there is no answer without any. The broker's own timeouts are shorter.
+#: Seconds that an answer waits for the first figures, without which there is none. The broker's timeouts are shorter.
 FIGURES_PATIENCE: Final = 30.0
 
-#: Tasks that are searched and sorted, at most: half a kilobyte of memory each.
+#: How many tasks are searched and sorted at most; each takes half a kilobyte of memory.
 MOST_TASKS: Final = 200_000
 
-#: Keys whose use is shown.
+#: How many keys are shown with their use.
 MOST_KEYS: Final = 10
 
-#: Entries of the feed: a second may have a hundred moves, so what operators did has room of its own.
+#: The length of the feed. There may be a hundred moves a second, so operators' actions have room of their own.
 MOST_MOVES: Final = 50
 MOST_DEEDS: Final = 30
 
@@ -59,21 +59,21 @@ STEERING: Final = ("bump", "hold", "release", "cancel")
 
 @dataclass(frozen=True, slots=True)
 class _Backlog:
-    """All that waited at one moment (Unix seconds), or the first of it."""
+    """All tasks that were pending at one moment (Unix seconds), or the first of them."""
 
     at: float
     page: Page
 
 
 class Source:
-    """What is known of one app's pending tasks. The methods may be called in any thread.
+    """All data about one app's pending tasks. The methods may be called in any thread.
 
     They raise :class:`~celery_dynprio.errors.BrokerUnavailableError` while the broker is away.
     """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        # What takes memory or the interpreter for long is done by one thread, one thing after the other. Looking for a
+        # One thread does all that takes much memory or the interpreter for long, one thing at a time. Looking for a
         # task that is nowhere means waiting for workers to answer, so that has a thread of its own.
         self._reader = ThreadPoolExecutor(1, "dynprio read")
         self._workers = Kept(lambda: ask(app), WORKERS, ThreadPoolExecutor(1, "dynprio workers"))
@@ -95,14 +95,14 @@ class Source:
         return {**shown, "feed": feed, "table": self._table(wanted)}
 
     def about(self, task_id: str) -> Future[dict[str, Any]]:
-        """Why a task is where it is, if it is pending, and its trace, if one is kept; never waits.
+        """Look up why a task is where it is, if it is pending, and its trace, if one is kept. Does not block.
 
         Raises :class:`~celery_dynprio.errors.DynPrioError` if too many tasks are being looked up already.
         """
         return self._lookups.ask(task_id)
 
     def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> list[dict[str, str]]:
-        """Do it, in the name of ``by``, and tell what became of each task."""
+        """Act in the name of ``by``, and return the result for each task."""
         with self._operations(by) as operations:
             results = _done(operations, op, ids, changes, why)
         self._figures.forget()
@@ -122,7 +122,7 @@ class Source:
             with self._dynprio().operations(by) as operations:
                 yield operations
         finally:
-            close_connections()  # the user's policy, or the result backend, may be of Django
+            close_connections()  # the user's policy, or the result backend, may use Django's ORM
 
     def _table(self, wanted: Wanted) -> dict[str, Any]:
         if not wanted.selective and wanted.end <= QUICK:

@@ -1,4 +1,4 @@
-"""One page of the table of pending tasks: which were asked for, and in which order. Pure."""
+"""One page of the table of pending tasks, filtered and sorted. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from celery_dynprio.errors import ArgumentError
 from celery_dynprio.ordering import Turn
 from celery_dynprio.plain import place_name
 
-#: Rows of one page, at most.
+#: The most rows of one page.
 MOST_ROWS: Final = 200
 
-#: Characters that are searched for, at most.
+#: The longest text to search for (characters).
 MOST_TEXT: Final = 200
 
-#: What the table can be sorted by; what is None comes last.
+#: The columns that the table can be sorted by; None comes last.
 COLUMNS: Final[Mapping[str, Callable[[Turn], Any]]] = {
     "position": lambda turn: turn.position,
     "place": lambda turn: turn.place if turn.place >= 0 else 100 - turn.place,
@@ -32,9 +32,9 @@ COLUMNS: Final[Mapping[str, Callable[[Turn], Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which part of the table is looked at; :class:`~celery_dynprio.errors.ArgumentError` for what there is none of."""
+    """The part of the table to show. Raises :class:`~celery_dynprio.errors.ArgumentError` for one that cannot exist."""
 
-    #: In the name, the id or the key, in any case of letters.
+    #: Searched for in the name, the id and the key, ignoring case.
     search: str = ""
     #: Such as "P3", "held" or "parked"; "" for all.
     place: str = ""
@@ -56,16 +56,16 @@ class Wanted:
 
     @property
     def end(self) -> int:
-        """How many tasks there are up to the end of the page."""
+        """The number of tasks up to the end of the page."""
         return self.start + self.count
 
     @property
     def selective(self) -> bool:
-        """Whether all tasks have to be looked at."""
+        """Whether all tasks have to be read."""
         return bool(self.search or self.place or self.sort)
 
     def of(self, turns: Sequence[Turn]) -> tuple[Sequence[Turn], int]:
-        """The page of these tasks, and how many match."""
+        """Return the page of these tasks, and how many match."""
         found = [turn for turn in turns if self._matches(turn)] if self.search or self.place else turns
         if self.sort:
             found = self._sorted(found)

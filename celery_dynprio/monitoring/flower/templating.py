@@ -1,4 +1,4 @@
-"""Flower's templates with a tab and a link more."""
+"""Flower's templates with an additional tab and link."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from tornado.template import Loader, Template
 
-#: Ours are known by this, so that Flower may have any other name.
+#: The prefix of our templates, which no template of Flower has.
 PREFIX: Final = "dynprio_"
 
 #: The tab of the broker: the last one in Flower 2.1 and 2.2.
 _LAST_TAB: Final = re.compile(r"""<li\b(?:(?!</li>).)*reverse_url\('broker'\)(?:(?!</li>).)*</li>""", re.DOTALL)
 _TASK_ACTIONS: Final = re.compile(r'<div class="detail-actions">')
 
-#: What is added behind the first match of a pattern in one of Flower's templates.
+#: What is added after the first match of a pattern in one of Flower's templates.
 ADDITIONS: Final = {
     "navbar.html": (_LAST_TAB, '{% include "dynprio_tab.html" %}'),
     "task.html": (_TASK_ACTIONS, '{% include "dynprio_task.html" %}'),
@@ -30,11 +30,11 @@ class PageLoader(Loader):
         self._flower, self._own = flower, own
 
     def resolve_path(self, name: str, parent_path: str | None = None) -> str:
-        """Ours have no folder of Flower's."""
+        """Leave the names of our own templates as they are; resolve the others like Flower."""
         return name if name.startswith(PREFIX) else super().resolve_path(name, parent_path)
 
     def missing(self) -> list[str]:
-        """The names of Flower's templates that are not there, or not as they were."""
+        """Return the names of Flower's templates that are missing or have changed."""
         return [name for name in ADDITIONS if not (self._flower / name).is_file() or self._text(name) is None]
 
     def _create_template(self, name: str) -> Template:
@@ -44,7 +44,7 @@ class PageLoader(Loader):
         return Template(text, name=name, loader=self)
 
     def _text(self, name: str) -> str | None:
-        """The text of one of Flower's templates, with what we add to it; None if it has no place for that."""
+        """Return the text of one of Flower's templates with our addition; None if it has no place for it."""
         text = (self._flower / name).read_text(encoding="utf-8")
         if name not in ADDITIONS:
             return text
