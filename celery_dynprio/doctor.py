@@ -143,10 +143,12 @@ def examine(app: Celery, settings: Settings, timeout: float = 2.0) -> list[Findi
 def _examine(app: Celery, client: RedisClient, settings: Settings, timeout: float) -> list[Finding]:
     findings = check_broker(look(client))
     found: dict[str, tuple[Taker, Mapping[str, Any]]] = {}
+    asked = True
     try:
         found = {name: (taker, _judged(conf)) for name, (taker, conf) in takers(app, timeout).items()}
     except BROKER_ERRORS as exc:  # a question is written to the broker, and one that is full or a replica refuses that
         findings.append(Finding("warning", "workers", f"they could not be asked: {exc}"))
+        asked = False
     surveyed = survey(app, client, settings, found)
     managed = {name: each for name, each in found.items() if not each[0].queues.isdisjoint(settings.queues)}
     facts = gather(client, settings, managed, surveyed.ahead)
@@ -154,7 +156,7 @@ def _examine(app: Celery, client: RedisClient, settings: Settings, timeout: floa
     return [
         *findings,
         *check_messages(facts, visibility, late=bool(app.conf.task_acks_late)),
-        *check_workers(facts.workers, facts.steps, facts.plain),
+        *(check_workers(facts.workers, facts.steps, facts.plain) if asked else ()),
         *check_traffic(surveyed.traffic),
     ]
 

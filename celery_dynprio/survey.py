@@ -74,7 +74,7 @@ def survey(
         queues,
         known={*(known or ()), *(name for names in taken.values() for name in names)},
         workers=list(taken),
-        candidates=[name for name in added if _embeds(workers[name][1])],
+        candidates=[name for name in added if workers[name][1].get("dynprio_embedded", True)],
         mixed={
             name: sorted(others)
             for name, names in managed.items()
@@ -119,12 +119,6 @@ def _sample(client: RedisClient, queue: str) -> _Sample:
 def _leader(client: RedisClient, queue: str) -> str:
     holder = RedisLease(client, queue, "").holder()
     return "" if holder is None else message.clean(f"{holder.owner} ({holder.kind})")
-
-
-def _embeds(conf: Mapping[str, Any]) -> bool:
-    """Whether a worker with the add-on starts a reprioritizer where none leads, however it spells the setting."""
-    spelled = [value for name, value in conf.items() if str(name).lower().endswith("dynprio_embedded")]
-    return spelled != [False]
 
 
 def _pause(app: Celery, client: RedisClient) -> Pause | None:

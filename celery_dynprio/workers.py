@@ -27,6 +27,15 @@ SOCKET_TIMEOUT: Final = 5.0
 #: solo pool, which are silent while they run a task.
 ANSWER_TIMEOUT: Final = 0.3
 
+#: Settings of workers that are looked at.
+CONF: Final = (
+    "broker_transport_options",
+    "worker_prefetch_multiplier",
+    "worker_disable_prefetch",
+    "task_acks_late",
+    "dynprio_embedded",
+)
+
 #: Seconds after which workers are asked again how many tasks they run at once.
 MAX_AGE: Final = 10.0
 
@@ -55,12 +64,32 @@ class Taker:
 
 
 def takers(app: Celery, timeout: float = ANSWER_TIMEOUT) -> dict[str, tuple[Taker, Mapping[str, Any]]]:
-    """Ask all workers where they take tasks from, and their settings; by node name. ``timeout`` as in :func:`ask`."""
-    consumed, settings = answers(app, timeout, "active_queues", "conf", {"with_defaults": True})
-    return {
-        name: (Taker(frozenset(str(each.get("name")) for each in consumed[name]), frozenset(steps_in(conf))), conf)
-        for name, conf in settings.items()
-    }
+    """Ask all workers where they take tasks from, and their settings as far as they were set; by node name.
+
+    ``timeout`` as in :func:`ask`. Of the settings there are those in :data:`CONF`, by these names.
+    """
+    # Not with defaults: then each worker logs two warnings about URLs that are None (celery.app.utils, maybe_censor).
+    consumed, settings = answers(app, timeout, "active_queues", "conf", {"with_defaults": False})
+    found: dict[str, tuple[Taker, Mapping[str, Any]]] = {}
+    for name, given in settings.items():
+        conf = _named(given)
+        queues = frozenset(str(each.get("name")) for each in consumed[name])
+        found[name] = Taker(queues, frozenset(steps_in(conf))), conf
+    return found
+
+
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that Celery has for them, whatever namespace they were given with.
+
+    Of transport options given twice those count that have steps: DynPrio adds its own to the ones that Celery heeds.
+    """
+    conf: dict[str, Any] = {}
+    for name in CONF:
+        values = [value for key, value in given.items() if f"_{key}".lower().endswith(f"_{name}")]
+        stepped = (value for value in values if isinstance(value, dict) and "priority_steps" in value)
+        if values:
+            conf[name] = next(stepped, values[0])
+    return conf
 
 
 def ask(app: Celery, timeout: float = ANSWER_TIMEOUT) -> Workers:

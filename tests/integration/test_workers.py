@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_dynprio.errors import NotPendingError
-from celery_dynprio.workers import Slots, Workers, answers, ask
+from celery_dynprio.workers import Slots, Taker, Workers, answers, ask, takers
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker
 from tests.processes import wait_until
@@ -132,6 +132,37 @@ def test_what_a_worker_cannot_answer_is_left_out(app: Celery) -> None:
         found = ask(app, 3.0)
     assert found == Workers({"half@x": 3, "well@x": 3}, {"well@x": frozenset({"celery"})})
     assert found.slots_for("celery") == 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task_acks_late": True, "broker_transport_options": {"priority_steps": [0, 5]}},
+        {"CELERY_TASK_ACKS_LATE": True, "CELERY_BROKER_TRANSPORT_OPTIONS": {"priority_steps": [0, 5]}},
+        {
+            "x_task_acks_late": True,
+            "x_broker_transport_options": {"visibility_timeout": 7},
+            "broker_transport_options": {"visibility_timeout": 7, "priority_steps": [0, 5]},
+        },
+    ],
+)
+def test_settings_of_workers_are_found_whatever_their_namespace(app: Celery, given: Mapping[str, Any]) -> None:
+    with node(app, "w@1", conf=lambda: given, active_queues=lambda: [{"name": "celery"}]):
+        wait_until(lambda: takers(app))
+        taker, conf = takers(app)["w@1"]
+    assert taker == Taker(frozenset({"celery"}), frozenset({0, 5}))
+    assert conf["task_acks_late"] is True
+    assert conf.keys() == {"task_acks_late", "broker_transport_options"}
+
+
+def test_a_worker_that_is_asked_for_its_settings_logs_nothing(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker
+) -> None:
+    project = make_project(valkey.url, BODY)
+    worker = start_worker(project)
+    wait_until(lambda: takers(project.app))
+    worker.wait_for_answer(project.app)
+    assert "WARNING" not in worker.logs().partition("ready.")[2]
 
 
 def test_slots_are_asked_for_in_the_background_and_again_when_they_are_old(app: Celery) -> None:
