@@ -55,7 +55,7 @@ class Sections(click.Group):
 @click.pass_context
 @handle_preload_options
 def dynprio(_ctx: click.Context, **_: Any) -> None:
-    """See and steer the pending tasks of managed queues, and keep them in the right order.
+    """See and steer the pending tasks of managed queues, and keep them in order.
 
     For example:
 

@@ -16,7 +16,7 @@ from celery_dynprio.cli.session import operating, why_option
     is_flag=True,
     cls=CeleryOption,
     help_group="Drain Options",
-    help="Bring back tasks that an operator holds too.",
+    help="Also bring back held tasks.",
 )
 @why_option
 @click.pass_context
@@ -35,7 +35,7 @@ def drain(ctx: click.Context, *, held: bool, why: str) -> None:
     with operating(ctx.obj.app) as operations:
         results = operations.drain(time.time(), held=held, why=why)
     for drained in results:
-        stays = f", {drained.held} stay held (--held brings them back)" if drained.held else ""
+        stays = f", {drained.held:,} still held (--held brings them back)" if drained.held else ""
         merged = f", {drained.merged} put where plain Celery looks" if drained.merged else ""
         ctx.obj.echo(f"{drained.queue}: {drained.returned} brought back{merged}{stays}")
-    ctx.obj.echo("The reprioritizers are paused; `dynprio resume` lets them move again.")
+    ctx.obj.echo("The reprioritizers are paused; `dynprio resume` lets them move tasks again.")

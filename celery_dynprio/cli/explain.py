@@ -55,10 +55,10 @@ _OPERATIONS: Final = (
 @json_option
 @click.pass_context
 def explain(ctx: click.Context, *, task_id: str, as_json: bool) -> None:
-    """Tell why a pending task is where it is.
+    """Explain why a pending task is where it is.
 
-    Shown are what each factor adds to its score, who is ahead of it and why, its last moves, what operators did to it,
-    and when it is expected to start.
+    Shows what each factor adds to its score, which tasks are ahead and why, its last moves, what operators did to it,
+    and when it is expected to start. The ID may be abbreviated.
 
     For example:
 
@@ -98,20 +98,20 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     position = "" if turn.position is None else f", number {turn.position:,}"
     yield "place", f"{place_name(turn.place)}{position}{pinned}"
     if found.held_back_for:
-        yield "held back", f"for the objective {found.held_back_for}, which is breached"
+        yield "held back", f"by objective {found.held_back_for}, which is breached"
     yield "waited", said_seconds(turn.waited)
     yield "deadline", "none" if task.deadline is None else _in(task.deadline - now)
     yield "key", "none" if task.key is None else task.key
     if turn.position is None:
-        yield "start", "once it is released"
+        yield "start", "when it is released"
     elif found.held_back_for:
-        yield "start", "once the objective recovers, or it has waited for hold_at_most"
+        yield "start", "when the objective recovers, or after hold_at_most"
     else:
         start = until(turn.expected, now)
-        yield "start", "cannot be told: no worker answers, or no runtime is known" if start is None else _in(start)
+        yield "start", "unknown: no worker answers, or no runtime has been learned" if start is None else _in(start)
         if turn.place < 0:
             front = until(found.in_front, now)
-            yield "in front", "cannot be told, as the start" if front is None else _in(front)
+            yield "in front", "unknown" if front is None else _in(front)
     yield "trace", found.trace_id or "none"
 
 

@@ -18,15 +18,15 @@ GROUP: Final = "Filter Options"
 #: The fields of a Filter in the order in which they are told, and how each is asked for.
 _FILTERS: Final[Mapping[str, tuple[tuple[str, ...], dict[str, Any]]]] = {
     "task": (("--task",), {"metavar": "GLOB", "help": "Only tasks whose names match, with *, ? and [...]."}),
-    "key": (("--key",), {"metavar": "TEXT", "help": "Only tasks of this fairness key."}),
-    "level": (("--level",), {"type": int, "metavar": "N", "help": "Only tasks that wait in this level, 0 the first."}),
-    "trace": (("--trace",), {"metavar": "TRACE_ID", "help": "Only tasks of this trace, 32 hexadecimal digits."}),
+    "key": (("--key",), {"metavar": "TEXT", "help": "Only tasks with this fairness key."}),
+    "level": (("--level",), {"type": int, "metavar": "N", "help": "Only tasks in this level (0 runs first)."}),
+    "trace": (("--trace",), {"metavar": "TRACE_ID", "help": "Only tasks of this trace (32 hexadecimal digits)."}),
     "older": (
         ("--older",),
-        {"type": duration(), "metavar": "SECONDS", "help": "Only tasks that waited this long."},
+        {"type": duration(), "metavar": "SECONDS", "help": "Only tasks that have waited at least this long."},
     ),
-    "queue": (("-Q", "--queue"), {"metavar": "QUEUE", "help": "Only tasks of this managed queue."}),
-    "held": (("--held",), {"is_flag": True, "help": "Only tasks that an operator holds."}),
+    "queue": (("-Q", "--queue"), {"metavar": "QUEUE", "help": "Only tasks in this managed queue."}),
+    "held": (("--held",), {"is_flag": True, "help": "Only held tasks."}),
 }
 
 

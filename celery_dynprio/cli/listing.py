@@ -43,15 +43,15 @@ _QUEUE: Final = Column("queue", least=6)
     show_default=True,
     cls=CeleryOption,
     help_group="Output Options",
-    help="Show this many at most; 0 for all.",
+    help="Show at most this many; 0 shows all.",
 )
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, /, *, limit: int, as_json: bool, **options: Any) -> None:
-    """List pending tasks, the next to run first.
+    """List pending tasks, next to run first.
 
-    Seconds are shown of how long each has waited, until its deadline (below 0 if that has passed), and until it is
-    expected to start. Held tasks come last and have no number.
+    Times are in seconds: how long each task has waited, until its deadline (negative once that has passed), and until
+    its expected start. Held tasks come last, without a number.
 
     For example:
 
@@ -60,23 +60,25 @@ def list_(ctx: click.Context, /, *, limit: int, as_json: bool, **options: Any) -
     $ celery -A proj dynprio list --task "shop.*" --key megacorp --older 60
     $ celery -A proj dynprio list --held --limit 0
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    wanted = made(taken(options))
+    given = taken(options)
+    wanted = made(given)
     now = time.time()
     with operating(ctx.obj.app) as operations:
         page = operations.pending(wanted, limit or None)
     if as_json:
         print_json(as_object(page, now))
         return
-    for line in draw(page, now, terminal_width()):
+    for line in draw(page, now, terminal_width(), filtered=bool(given)):
         ctx.obj.echo(line)
 
 
-def draw(page: Page, now: float, width: int | None) -> Iterator[str]:
+def draw(page: Page, now: float, width: int | None, *, filtered: bool = False) -> Iterator[str]:
     """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
     if page.turns:
         yield from _rows(page, now, width)
     else:
-        yield f"0 of {page.matching:,} shown" if page.matching else "No pending task matches."
+        nothing = "No pending tasks match." if filtered else "No tasks are waiting."
+        yield f"0 of {page.matching:,} shown" if page.matching else nothing
     if page.missed:
         yield missed_line(page.missed)
     if page.delivered:

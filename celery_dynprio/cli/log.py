@@ -45,15 +45,15 @@ _COLUMNS: Final = (
     show_default=True,
     cls=CeleryOption,
     help_group="Output Options",
-    help="Show this many at most; 0 for all.",
+    help="Show at most this many; 0 shows all.",
 )
 @json_option
 @click.pass_context
 def log(ctx: click.Context, *, task_id: str | None, limit: int, as_json: bool) -> None:
-    """Show what operators did, the newest first.
+    """Show what operators did, newest first.
 
-    Kept are the last 10,000 entries or so: who did what to which task, how it ended, and why. What concerns all
-    tasks, such as `pause`, names none.
+    The last 10,000 entries or so are kept: who did what to which task, how it ended, and why. Entries about all tasks,
+    such as `pause`, name no task.
 
     For example:
 

@@ -12,20 +12,20 @@ from celery_dynprio.cli.session import operating, why_option
 @why_option
 @click.pass_context
 def pause(ctx: click.Context, *, why: str) -> None:
-    """Stop all moves of all reprioritizers on this broker.
+    """Stop all reprioritizers on this broker from moving tasks.
 
-    Workers go on and take what waits in its last order. `resume` ends it.
+    Workers go on and take tasks in the order they are in. `resume` ends the pause.
     """
     with operating(ctx.obj.app) as operations:
         operations.pause(why)
-    ctx.obj.echo("Paused: from their next tick on, the reprioritizers move nothing until `dynprio resume`.")
+    ctx.obj.echo("Paused: the reprioritizers move nothing from their next tick on, until `dynprio resume`.")
 
 
 @click.command(cls=CeleryCommand)
 @why_option
 @click.pass_context
 def resume(ctx: click.Context, *, why: str) -> None:
-    """Let the reprioritizers move again after `pause` or `drain`."""
+    """Let the reprioritizers move tasks again after `pause` or `drain`."""
     with operating(ctx.obj.app) as operations:
         operations.resume(why)
-    ctx.obj.echo("Resumed: the reprioritizers move again from their next tick on.")
+    ctx.obj.echo("Resumed: the reprioritizers move tasks again from their next tick on.")

@@ -60,8 +60,8 @@ _OVERTAKEN: Final = (
 def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) -> None:
     """Show the policy, or what another one would change.
 
-    With --try, all that waits now is scored by both policies, and it is told who would overtake whom. Tasks that are
-    pinned are left out, as no policy moves them.
+    With --try, everything that waits now is scored by both policies, to show which tasks would overtake which. Pinned
+    tasks are left out, as no policy moves them.
 
     For example:
 

@@ -39,14 +39,14 @@ _NOTHING: Final = {"deadline": "none", "key": "none", "level": "auto"}
     metavar="N|auto",
     cls=CeleryOption,
     help_group=_GROUP,
-    help="Level that they are pinned to, 0 the first; auto lets the policy decide.",
+    help="Pin to this level (0 runs first); auto lets the policy decide.",
 )
 @steering_options(key="--from-key", level="--from-level")
 @click.pass_context
 def reprioritize(ctx: click.Context, /, **options: Any) -> None:
     """Change weight, deadline, key or level of pending tasks.
 
-    They move with the next tick, to a level at once. What is set by hand stays: no tick undoes it.
+    A level takes effect at once, everything else with the next tick. No later tick undoes what you set.
 
     For example:
 
@@ -57,7 +57,7 @@ def reprioritize(ctx: click.Context, /, **options: Any) -> None:
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     changes = _changes({name: options.pop(name) for name in ("weight", "deadline", "key", "level")})
     if not changes:
-        raise WrongUsage("say what to change: --weight, --deadline, --key or --level")
+        raise WrongUsage("Nothing to change: give --weight, --deadline, --key or --level.")
     steer(
         ctx,
         "reprioritize",

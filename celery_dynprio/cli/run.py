@@ -57,7 +57,7 @@ LONGEST_BACKOFF: Final = 10.0
     is_flag=True,
     cls=CeleryOption,
     help_group="Reprioritizer Options",
-    help="Plan and report, and move nothing.",
+    help="Report what would be moved, and move nothing.",
 )
 @click.option(
     "--once",
@@ -71,7 +71,7 @@ LONGEST_BACKOFF: Final = 10.0
     type=click.IntRange(1, 65_535),
     cls=CeleryOption,
     help_group="Monitoring Options",
-    help="Answer Prometheus at this port.  [default: the setting dynprio_metrics_port]",
+    help="Serve metrics for Prometheus on this port.  [default: the setting dynprio_metrics_port]",
 )
 @click.option(
     "--metrics-host",
@@ -111,10 +111,10 @@ def run(
     logfile: str | None,
     embedded: str | None,
 ) -> None:
-    """Rescore pending tasks every second, and move them.
+    """Rescore pending tasks every second and move them.
 
-    Any number may run; one at a time moves, the others stand by. SIGTERM and SIGINT finish the batch that is under way
-    and give the lease back.
+    Any number may run: one moves tasks, the others stand by. SIGTERM and SIGINT finish the current batch and release
+    the lease.
 
     For example:
 
@@ -138,7 +138,7 @@ def run(
         _stop_without_parent(stop, _parent(embedded))
     app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=False if ctx.obj.no_color else None)
     if settings.metrics_port and not configured.metrics_port:
-        logger.warning("no metrics of tasks: workers count waits and runs if the setting dynprio_metrics_port is set")
+        logger.warning("no metrics of tasks: workers count waits and runs only if dynprio_metrics_port is set")
     with one_line_errors():
         done = _reprioritize(app, settings, owner, stop, dry_run=dry_run, once=once, embedded=embedded is not None)
     if not done:
@@ -228,7 +228,7 @@ def _told(
         log.observe(report)
         observers.observe(report)
         if report.cancelled and report.role is Role.LEADER and (told := operations.finish()):
-            logger.info("told the end of %d cancelled, whose operator did not", told)
+            logger.info("finished %d cancellations that an operator left unfinished", told)
 
     def failed(queue: str, problem: Exception) -> None:
         log.failed(queue, problem)

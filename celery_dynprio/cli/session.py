@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from celery_dynprio.operations import Operations
     from celery_dynprio.settings import Settings
 
-NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it is made, or name the app with \
+NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it is created, or name the app with \
 `celery -A proj dynprio ...`:
 
     from celery_dynprio import DynPrio

@@ -54,11 +54,10 @@ _OBJECTIVES: Final = (
 @json_option
 @click.pass_context
 def stats(ctx: click.Context, *, as_json: bool) -> None:
-    """Show figures of queues, workers and what was learned.
+    """Show figures for queues, workers and learned runtimes.
 
-    Shown are how many tasks wait in each level and the longest wait there (seconds), who leads, the slots of the
-    workers, how the objectives stand, the runtimes by task name and the decayed use by key (in seconds, the largest
-    first).
+    Shows how many tasks wait in each level and the longest wait there, the leader, the slots of the workers, how the
+    objectives stand, mean runtimes by task name, and decayed use by key, the largest first. Times are in seconds.
 
     For example:
 

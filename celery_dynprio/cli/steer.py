@@ -16,8 +16,8 @@ from celery_dynprio.cli.steering import asked, steer, steering_options
 def bump(ctx: click.Context, /, **options: Any) -> None:
     """Make pending tasks the next to run, in this order.
 
-    They go before all others in level 0, and no tick moves them from there. A held task stays held, and goes first
-    once it is released.
+    They go ahead of everything in level 0 and are pinned there. A held task stays held, and runs first once it is
+    released. An ID may be abbreviated.
 
     For example:
 
@@ -34,8 +34,8 @@ def bump(ctx: click.Context, /, **options: Any) -> None:
 def hold(ctx: click.Context, /, **options: Any) -> None:
     """Keep pending tasks from running until they are released.
 
-    They stay held through restarts of workers, reprioritizers and of a broker that keeps its data. A filter means
-    tasks that are not held yet.
+    They stay held when workers, reprioritizers, or a broker that keeps its data restart. A filter matches only tasks
+    that are not held yet.
 
     For example:
 
@@ -52,8 +52,7 @@ def hold(ctx: click.Context, /, **options: Any) -> None:
 def release(ctx: click.Context, /, **options: Any) -> None:
     """Let held tasks run again.
 
-    They come back to where they belong by their score, or to the level that they are pinned to. A filter means held
-    tasks only.
+    Each returns to the level that its score gives it, or to the one it is pinned to. A filter matches only held tasks.
 
     For example:
 
@@ -70,8 +69,8 @@ def release(ctx: click.Context, /, **options: Any) -> None:
 def cancel(ctx: click.Context, /, **options: Any) -> None:
     """Remove pending tasks from the broker for good.
 
-    Their results become REVOKED, and what waits for them fails, as if a worker had found them revoked; no worker needs
-    to be up.
+    Their results become REVOKED, and whatever waits for them fails, as when a worker discards a revoked task. No worker
+    needs to be running. Workers also discard what they have reserved or scheduled; a running task is not terminated.
 
     For example:
 

@@ -45,14 +45,14 @@ def steering_options(**spelled: str) -> Callable[[Callable[..., None]], Callable
             type=click.IntRange(min=1),
             cls=CeleryOption,
             help_group="Filter Options",
-            help="Of the tasks that match, take this many at most, the next to run first.",
+            help="Take at most this many of the matching tasks, those that run next.",
         )
         yes = click.option(
             "--yes",
             is_flag=True,
             cls=CeleryOption,
             help_group="Filter Options",
-            help="Do it to all that match without asking.",
+            help="Do not ask for confirmation.",
         )
         for option in (json_option, why_option, yes, limit, filter_options(**spelled)):
             function = option(function)
@@ -83,9 +83,9 @@ def steer(
 
     if bool(wanted.ids) is bool(wanted.given):
         problem = "ids or a filter, not both" if wanted.ids else "ids, or a filter such as --task"
-        raise WrongUsage(f"say which tasks to {verb}: {problem}")
+        raise WrongUsage(f"Which tasks to {verb}? Give {problem}.")
     if wanted.ids and wanted.limit is not None:
-        raise WrongUsage("--limit bounds how many tasks of a filter are taken; ids are taken all")
+        raise WrongUsage("--limit goes with a filter, not with ids.")
     selection = made({"held": held, **wanted.given})
     with operating(ctx.obj.app) as operations:
         ids: Sequence[str] = [operations.whole_id(each) for each in wanted.ids]
@@ -110,7 +110,7 @@ def steer(
 def draw(results: Sequence[Result], style: Any) -> Iterator[str]:
     """The lines that are shown; ``style`` is ``click.style`` or like it."""
     if not results:
-        yield "No pending task matches."
+        yield "No pending tasks match."
     for result in results:
         answer = result.answer.value
         name = f" {clean(result.name)}" if result.name else ""
@@ -145,6 +145,6 @@ def _confirm(verb: str, count: int, matching: int, wanted: Asked) -> None:
         return
     many = counted(count, "task") if count == matching else f"the first {count:,} of {counted(matching, 'task')}"
     if not sys.stdin.isatty():
-        raise WrongUsage(f"{verb} {many}? Nobody can be asked here; --yes says so. Nothing was done")
+        raise WrongUsage(f"{verb} {many}? Not a terminal: add --yes. Nothing was done.")
     if not click.confirm(f"{verb} {many}?", err=True):
-        raise click.ClickException("nothing was done")
+        raise click.ClickException("Nothing was done.")

@@ -51,7 +51,7 @@ ESCAPE: Final = 0.1
 )
 @click.pass_context
 def top(ctx: click.Context, *, interval: float, queues: list[str] | None) -> None:
-    """Watch what waits, live, and steer it by keys.
+    """Watch pending tasks live, and steer them with keys.
 
     Levels with their depth and longest wait, the tasks that run next, workers, who leads, and alarms. `?` tells the
     keys.

@@ -104,7 +104,7 @@ class Keys:
 
     def _answer(self, *, agreed: bool) -> None:
         self._state.set(question="")
-        self._say("" if agreed else "not done")
+        self._say("" if agreed else "nothing was done")
         if agreed:
             self._agreed()
 

@@ -165,7 +165,7 @@ def _pane(asked: Asked, width: int, room: int) -> Iterator[Line]:
 def _tasks(asked: Asked, width: int, room: int, now: float) -> Iterator[Line]:
     turns, chosen = asked.turns(), asked.chosen()
     if chosen is None:
-        yield [("dim", "nothing waits here" if asked.known is not None else "")]
+        yield [("dim", "no tasks are waiting" if asked.known is not None else "")]
         return
     rows = max(room - 1, 1)
     first = max(turns.index(chosen) - rows + 1, 0)

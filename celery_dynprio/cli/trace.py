@@ -32,7 +32,7 @@ _COLOURS: Final = {"SUCCESS": "green", "STARTED": "cyan", "PENDING": "cyan", "UN
 def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
     """Show all tasks of one request as a tree.
 
-    It tells who published whom, where each ran, and how it ended.
+    Shows which task published which, where each ran, and how it ended. The ID may be abbreviated.
 
     For example:
 
@@ -57,10 +57,10 @@ def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
 
 def _unknown(trace_id: str, settings: Settings) -> str:
     if not settings.trace:
-        return f"nothing is kept of {trace_id[:200]!r}: dynprio_trace is False"
+        return f"No trace of {trace_id[:200]!r} is kept: dynprio_trace is False."
     return (
-        f"nothing is kept of {trace_id[:200]!r}. A task is known seconds after a worker has started it or another task "
-        f"has published it, and forgotten {settings.trace_ttl:g} s after the last change of its trace"
+        f"No trace of {trace_id[:200]!r} is kept. A task is known seconds after a worker has started it or another "
+        f"task has published it, and forgotten {settings.trace_ttl:g} s after its trace last changed."
     )
 
 
@@ -83,7 +83,7 @@ def draw(trace: Trace, style: Any) -> Iterator[str]:
         if span.error:
             yield f"{margin}{span.error}"
     if trace.dropped:
-        yield f"{counted(trace.dropped, 'record')} more found no room: see dynprio_trace_max_spans"
+        yield f"{counted(trace.dropped, 'record')} more had no room: see dynprio_trace_max_spans"
 
 
 def _told(span: SpanRecord) -> str:

@@ -616,6 +616,6 @@ def test_a_login_that_expired_is_told(project: Project, window: Browser, tmp_pat
         page = Page(window, own.url)
         page.load()
         window.driver.delete_cookie("user")
-        window.until(lambda: window.text("#dp-status") == "You are logged out: load the page again", "it says so")
+        window.until(lambda: window.text("#dp-status") == "You are logged out. Reload the page.", "it says so")
     finally:
         own.teardown()

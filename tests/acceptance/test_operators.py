@@ -148,15 +148,15 @@ def test_a_filter_asks_before_it_is_followed(project: Project, operator: Operato
     module = project.load()
     ids = [module.report.delay("ada", page).id for page in range(3)]
     refused = operator("hold", "--task", "shop.*", code=2)
-    assert refused == "Error: hold 3 tasks? Nobody can be asked here; --yes says so. Nothing was done\n"
-    assert "nothing was done" in operator("hold", "--task", "shop.*", answer="n", code=1)
+    assert refused == "Error: hold 3 tasks? Not a terminal: add --yes. Nothing was done.\n"
+    assert "Nothing was done." in operator("hold", "--task", "shop.*", answer="n", code=1)
     assert operator.listed("--held") == []
     assert "2 tasks: 2 done" in operator("hold", "--task", "shop.*", "--limit", "2", answer="y")
     assert operator.listed("--held") == ids[:2]
     assert operator("release", "--key", "ada", "--yes").splitlines()[-1] == "2 tasks: 2 done"
-    assert operator("release", "--key", "ada", "--yes") == "No pending task matches.\n"
+    assert operator("release", "--key", "ada", "--yes") == "No pending tasks match.\n"
     assert "not both" in operator("bump", ids[0], "--task", "*", code=2)
-    assert "say which tasks to cancel" in operator("cancel", code=2)
+    assert "Which tasks to cancel? Give ids, or" in operator("cancel", code=2)
     assert "not managed" in operator("cancel", "-Q", "other", "--yes", code=2)
     assert operator("bump", ids[2], "nobody", "--why", "they\ncalled", code=1).splitlines() == [
         f"{ids[2]} shop.report: done",

@@ -194,7 +194,7 @@ def test_what_a_killed_operator_had_begun_to_cancel_is_told(
     client.close()
     assert (valkey.client.hlen("dynprio:celery:cancelled"), result.state) == (1, "PENDING")
     leader = start_celery(project, "dynprio", "run", ready_line=READY)
-    leader.wait_for_log("told the end of 1 cancelled")
+    leader.wait_for_log("finished 1 cancellations")
     assert (valkey.client.hlen("dynprio:celery:cancelled"), result.state) == (0, "REVOKED")
 
 

@@ -108,7 +108,7 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     top.wait_for("shop.checkout")
 
     top.press("/late\r")
-    top.wait_for("nothing waits here")
+    top.wait_for("no tasks are waiting")
     # Pinned, so that only keys move it: what moves while the screen is read may be missing on it for once.
     late = module.late.apply_async(("\x1b[2J<script>",), priority=9).id
     top.wait_for("1 task past the deadline")
@@ -132,7 +132,7 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     top.press("c")
     top.wait_for("(y/n)")
     top.press("n")
-    top.wait_for("not done")
+    top.wait_for("nothing was done")
     assert place(module, late) == 0
     top.press("c")
     top.wait_for("(y/n)")
@@ -149,7 +149,7 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     top.press("H")
     top.wait_for("only held, 1 of 1 read")
     top.press("r")
-    top.wait_for("nothing waits here")
+    top.wait_for("no tasks are waiting")
     assert place(module, held) is not None
     top.press("H")
     for name in ("score", "wait", "deadline", "key", "turn"):
@@ -177,7 +177,7 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     top.press(" ")
     top.wait_for("frozen")
     top.press("\t")
-    lines = top.wait_for("nothing waits here")
+    lines = top.wait_for("no tasks are waiting")
     assert lines[0].startswith("dynprio top  mails")
     assert "frozen" not in lines[0]
     top.press("q")
@@ -225,7 +225,7 @@ def test_a_signal_ends_it_as_a_key_does(
     make_project: MakeProject, valkey: Database, open_top: Callable[..., Terminal]
 ) -> None:
     top = open_top(make_project(valkey.url, BODY))
-    top.wait_for("nothing waits here")
+    top.wait_for("no tasks are waiting")
     top.process.terminate()
     assert top.process.wait(20) == 128 + signal.SIGTERM
     wait_until(lambda: b"\x1b[?1049l" in top.output, 10, "the screen from before is back")

@@ -168,7 +168,7 @@ def test_drain_brings_back_overflow_and_on_demand_what_is_held(
     park(valkey.client, "held", 2)
     code, log = finished(start_celery(project, "dynprio", "drain", name="drain"))
     assert code == 0
-    assert "celery: 5 brought back, 2 stay held (--held brings them back)" in log
+    assert "celery: 5 brought back, 2 still held (--held brings them back)" in log
     assert "paused" in log
     assert valkey.client.exists("dynprio:paused")
     code, log = finished(start_celery(project, "dynprio", "drain", "--held", name="drain-held"))

@@ -130,14 +130,14 @@ def test_many_lookups_of_unknown_tasks_keep_nobody_from_the_page(flower: FlowerS
 def test_who_may_not_act_is_shown_no_buttons_and_is_refused(flower: FlowerServer, task_id: str) -> None:
     bob = Web(flower.url, BOB).log_in()
     page = bob.get("/priorities").text
-    assert ("You may look, but not act" in page, 'id="dp-pause"' in page, 'data-may-act=""' in page) == (
+    assert ("You have read-only access" in page, 'id="dp-pause"' in page, 'data-may-act=""' in page) == (
         True,
         False,
         True,
     )
     assert [row["id"] for row in bob.data()["table"]["rows"]] == [task_id]
     reply = bob.act("hold", [task_id])
-    assert (reply.status, reply.json) == (403, {"error": "You may look, but not act"})
+    assert (reply.status, reply.json) == (403, {"error": "You have read-only access"})
     assert [row["place"] for row in bob.data()["table"]["rows"]] != ["held"]
 
 

@@ -216,7 +216,7 @@ def test_what_is_not_known_is_said_in_one_clean_line(project: Project, start_cel
     node = start_celery(project, "dynprio", "trace", wanted)
     assert node.wait(60) == 1
     (line,) = node.logs().splitlines()
-    assert line.startswith(f"Error: nothing is kept of {wanted!r}. A task is known seconds after")
+    assert line.startswith(f"Error: No trace of {wanted!r} is kept. A task is known seconds after")
 
 
 def test_nothing_is_kept_when_it_is_off(
@@ -230,7 +230,7 @@ def test_nothing_is_kept_when_it_is_off(
     assert not list(valkey.client.scan_iter("dynprio:trace*"))
     node = start_celery(project, "dynprio", "trace", result.id)
     assert node.wait(60) == 1
-    assert node.logs() == f"Error: nothing is kept of {result.id!r}: dynprio_trace is False\n"
+    assert node.logs() == f"Error: No trace of {result.id!r} is kept: dynprio_trace is False.\n"
 
 
 def test_a_stopped_worker_sends_what_it_has(kept: Kept, project: Project, start_worker: StartWorker) -> None:

@@ -141,9 +141,10 @@ class TestList:
             assert [other.task.id for other in turns if other.task.id.startswith(start)] == [each.task.id]
 
     def test_nothing_waits(self) -> None:
-        assert list(listing.draw(Page([], 0), NOW, None)) == ["No pending task matches."]
+        assert list(listing.draw(Page([], 0), NOW, None)) == ["No tasks are waiting."]
+        assert list(listing.draw(Page([], 0), NOW, None, filtered=True)) == ["No pending tasks match."]
         missed = "Up to 3 more tasks may match: they were moved during the search. Run it again to be sure."
-        assert list(listing.draw(Page([], 0, 3), NOW, None)) == ["No pending task matches.", missed]
+        assert list(listing.draw(Page([], 0, 3), NOW, None)) == ["No tasks are waiting.", missed]
         assert list(listing.draw(Page([turn()], 1, 3), NOW, None))[-2:] == ["1 task", missed]
 
     def test_json_has_these_keys(self) -> None:
@@ -210,11 +211,11 @@ class TestExplain:
     def test_held_pinned_first_and_unknown(self) -> None:
         held = list(draw_explanation(explanation(turn(HELD, None, pinned=2)), NOW, None))
         assert "place     held, pinned to P2" in held
-        assert "start     once it is released" in held
+        assert "start     when it is released" in held
         assert "No policy moves it: it is pinned to P2." in held
         first = Turn("celery", task(), 0, 1, 0.5, 5.0)
         lines = list(draw_explanation(explanation(first), NOW, None))
-        assert any(line.startswith("start     cannot be told") for line in lines)
+        assert any(line.startswith("start     unknown") for line in lines)
         assert lines[-3:] == ["The policy failed to score it.", "", "Nothing is ahead of it."]
 
 
@@ -304,7 +305,7 @@ class TestSteering:
             "3 tasks: 1 done, 1 not found, 1 already running",
         ]
         assert len(list(steering.draw(results[:1], plain))) == 1
-        assert list(steering.draw([], plain)) == ["No pending task matches."]
+        assert list(steering.draw([], plain)) == ["No pending tasks match."]
         found = steering.as_object("hold", results)
         assert (found["operation"], found["done"], found["results"][1]["answer"]) == ("hold", 1, "not found")
 

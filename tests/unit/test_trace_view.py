@@ -51,7 +51,7 @@ def test_moves_are_told_with_their_reasons() -> None:
 
 
 def test_what_found_no_room_is_told() -> None:
-    assert drawn(span("a"), dropped=1)[-1] == "1 record more found no room: see dynprio_trace_max_spans"
+    assert drawn(span("a"), dropped=1)[-1] == "1 record more had no room: see dynprio_trace_max_spans"
 
 
 def test_a_parent_that_is_known_by_its_task_only_is_found() -> None:

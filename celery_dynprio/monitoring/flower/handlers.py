@@ -180,7 +180,7 @@ class Deed(Answer):
     async def post(self) -> None:
         """Act, and answer with the result for each task."""
         if not self.may_act:
-            raise HTTPError(403, "You may look, but not act")
+            raise HTTPError(403, "You have read-only access")
         asked = _asked(self.request.body)
         source, by = self.source, f"{user_of(self)} (Flower)"
         await self.answer(lambda: {"results": source.act(by, asked.op, asked.ids, asked.changes, asked.why)})

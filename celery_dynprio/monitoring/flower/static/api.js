@@ -7,7 +7,7 @@ const PATIENCE = 60_000; // milliseconds
 async function ask(path, options = {}) {
   const [answer, found] = await reach(path, options);
   if (answer.type === "opaqueredirect") {
-    throw new Error("You are logged out: load the page again"); // to where one logs in, maybe on another host
+    throw new Error("You are logged out. Reload the page."); // to where one logs in, maybe on another host
   }
   if (!found) {
     throw new Error(`Flower answered ${answer.status}`);

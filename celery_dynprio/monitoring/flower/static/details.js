@@ -53,10 +53,10 @@ function explanationParts(told) {
     ["Deadline", told.deadline_in === null ? "none" : `in ${seconds(told.deadline_in)}`],
     ["Weight", String(told.weight)],
     ["Key", orNothing(told.key)],
-    ["Expected start", told.expected_in === null ? "not known" : `in ${seconds(told.expected_in)}`],
+    ["Expected start", told.expected_in === null ? "unknown" : `in ${seconds(told.expected_in)}`],
   ];
   if (told.held_back_for) {
-    facts.splice(2, 0, ["Held back", `for the objective ${told.held_back_for}`]);
+    facts.splice(2, 0, ["Held back", `by objective ${told.held_back_for}`]);
   }
   const rows = facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
   const parts = [make("dl", { class: "dp-facts" }, ...rows)];
@@ -74,13 +74,13 @@ function explanationParts(told) {
 }
 
 function pinnedText(told) {
-  return make("p", {}, told.pinned === null ? "The policy says nothing." : `Pinned to P${told.pinned}: no policy moves it.`);
+  return make("p", {}, told.pinned === null ? "The policy failed to score it." : `Pinned to P${told.pinned}: no policy moves it.`);
 }
 
 function aheadParts(told) {
   const places = Object.entries(told.ahead_by_place).map(([name, tasks]) => `${name} ${count(tasks)}`);
   if (!places.length) {
-    return [make("p", {}, told.place === "held" ? "It is held, and waits for nobody." : "Nothing.")];
+    return [make("p", {}, told.place === "held" ? "It is held." : "Nothing.")];
   }
   const nearest = told.ahead.map((each) => `${each.task} in ${each.place}: ${each.reason}`);
   return [make("p", {}, `${places.join(", ")}; the nearest of them:`), list(nearest)];
@@ -88,11 +88,11 @@ function aheadParts(told) {
 
 function traceParts(trace) {
   if (!trace) {
-    return [make("p", {}, "None is kept: a task is known seconds after a worker has started it.")];
+    return [make("p", {}, "No trace is kept. It appears seconds after a worker starts the task.")];
   }
   const parts = [make("p", { class: "dp-note" }, trace.trace_id), tree(trace.spans)];
   if (trace.dropped) {
-    parts.push(make("p", {}, `${count(trace.dropped)} more found no room.`));
+    parts.push(make("p", {}, `${count(trace.dropped)} more had no room.`));
   }
   return parts;
 }

@@ -16,8 +16,8 @@ function objectiveLine(each, now) {
   }
   const { line, bar, texts } = lines.get(each.name);
   setBar(bar, each.attained ?? 0);
-  setText(texts["In time"], each.attained === null ? "nothing started" : percent(each.attained));
-  setText(texts.Promise, `${percent(each.target)} within ${seconds(each.within)}`);
+  setText(texts["In time"], each.attained === null ? "none started" : percent(each.attained));
+  setText(texts.Target, `${percent(each.target)} within ${seconds(each.within)}`);
   setText(texts.Started, count(each.started));
   setText(texts.Overdue, count(each.overdue));
   setText(texts.State, state(each, now));
@@ -29,7 +29,7 @@ function newLine(name) {
   const bar = makeBar("dp-bar-use");
   const texts = { "In time": make("span", { class: "dp-number" }) };
   const share = make("td", { "data-title": "In time" }, make("div", { class: "dp-measure" }, bar, texts["In time"]));
-  const cells = ["Promise", "Started", "Overdue", "State"].map((title) => {
+  const cells = ["Target", "Started", "Overdue", "State"].map((title) => {
     texts[title] = make("td", { "data-title": title });
     return texts[title];
   });

@@ -113,9 +113,9 @@ function showRange(table) {
     notes.push(`as of ${seconds(table.age)} ago`);
   }
   if (table.left_out > 0) {
-    notes.push(`${count(table.left_out)} farther back were not looked at`);
+    notes.push(`${count(table.left_out)} further back were not read`);
   }
-  const range = table.rows.length ? `${count(view.start + 1)} to ${count(last)} of ${count(table.matching)}` : "No task matches";
+  const range = table.rows.length ? `${count(view.start + 1)} to ${count(last)} of ${count(table.matching)}` : "No tasks match";
   setText(byId("dp-range"), [range, ...notes].join(", "));
   if (looked) {
     byId("dp-found").textContent = range; // also if it is the same as before

@@ -55,7 +55,7 @@ function open(target, row) {
   }
   const tip = byId("dp-tip");
   const pinned = row.pinned === null ? "" : `Pinned to P${row.pinned}: no policy moves it.`;
-  tip.replaceChildren(row.factors.length ? factorTable(row.factors, row.score) : pinned || "The policy says nothing.");
+  tip.replaceChildren(row.factors.length ? factorTable(row.factors, row.score) : pinned || "The policy failed to score it.");
   tip.hidden = false;
   target.setAttribute("aria-describedby", tip.id);
   shown = target;
