@@ -593,7 +593,7 @@ def test_a_page_that_flower_does_not_answer_any_more_says_so(
     flower.kill("SIGKILL")
     page.browser.until(lambda: page.browser.text("#dp-status") == "Flower cannot be reached", "it says that it is away")
     page.press("bump", first)
-    page.says(f"bump shop.report {first}: Flower cannot be reached; it may be done all the same")
+    page.says(f"bump shop.report {first}: Flower cannot be reached; it may have been done nevertheless")
     flower.start()
     page.browser.until(lambda: page.browser.all(".status-dot-live"), "it goes on")
 

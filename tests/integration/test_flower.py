@@ -191,7 +191,7 @@ def test_a_post_of_the_page_itself_is_not(flower: FlowerServer, ada: Web, task_i
         ('{"op": 7}', "say op, ids"),
         ('{"op": "hold", "ids": [7]}', "say op, ids"),
         ('{"op": "hold", "ids": ["\\ud800"]}', "say op, ids"),
-        ('{"op": "hold", "ids": "some-id"}', "in a list"),
+        ('{"op": "hold", "ids": "some-id"}', "a list of"),
         ('{"op": "hold", "ids": ["x"], "changes": []}', "an object"),
         ('{"op": "shutdown"}', "op = 'shutdown': use bump"),
         ('{"op": "100%"}', "op = '100%': use bump"),
