@@ -13,7 +13,7 @@ from celery import signals
 
 from celery_dynprio.default_app import give_back, make_default
 from celery_dynprio.durations import Due
-from celery_dynprio.errors import BrokerUnavailableError, DynPrioError, SettingError
+from celery_dynprio.errors import DynPrioError, SettingError
 from celery_dynprio.message import KOMBU_STEPS, AddedSteps, plain_steps
 from celery_dynprio.router import DynPrioRouter, Placement, Plan
 from celery_dynprio.selection import Filter
@@ -152,7 +152,8 @@ class DynPrio:
         """List pending tasks in the order in which they are expected to run; see :meth:`~.views.Views.pending`.
 
         This and all that follows raises :class:`~celery_dynprio.errors.BrokerUnavailableError` if the broker does not
-        answer and :class:`~celery_dynprio.errors.UnsupportedBrokerError` if it is no Redis.
+        answer, :class:`~celery_dynprio.errors.BrokerRefusedError` if it refuses a command, and
+        :class:`~celery_dynprio.errors.UnsupportedBrokerError` if it is no Redis.
         """
         with self.operations() as operations:
             return operations.pending(wanted or Filter(), limit)
@@ -212,6 +213,7 @@ class DynPrio:
     def operations(self, by: str | None = None) -> Iterator[Operations]:
         """All operations, over one connection; ``by`` is who does it, for the audit: this process's user if None."""
         from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient  # noqa: PLC0415 - see _connect
+        from celery_dynprio.backlogs.trouble import explained  # noqa: PLC0415
         from celery_dynprio.operations import Operations  # noqa: PLC0415
 
         settings = self.settings
@@ -219,7 +221,7 @@ class DynPrio:
         try:
             yield Operations(self.app, client, settings, by)
         except BROKER_ERRORS as exc:
-            raise BrokerUnavailableError(f"the broker does not answer: {exc}") from exc
+            raise explained(exc) from exc
         finally:
             client.close()
 

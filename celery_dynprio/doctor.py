@@ -16,6 +16,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, REDIS_TRANSPORTS, RedisClient
+from celery_dynprio.backlogs.trouble import explained
 from celery_dynprio.broker_checks import Broker, check_broker
 from celery_dynprio.checks import KOMBU_VISIBILITY, Facts, Finding, check_conf, check_messages, check_workers
 from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
@@ -135,7 +136,7 @@ def examine(app: Celery, settings: Settings, timeout: float = 2.0) -> list[Findi
     try:
         return [*findings, *_examine(app, client, settings, timeout)]
     except BROKER_ERRORS as exc:
-        return [*findings, Finding("error", "broker", f"the broker stopped answering: {exc}")]
+        return [*findings, Finding("error", "broker", str(explained(exc)))]
     finally:
         client.close()
 

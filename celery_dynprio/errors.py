@@ -45,6 +45,10 @@ class BrokerUnavailableError(DynPrioError):
     """The broker does not answer."""
 
 
+class BrokerRefusedError(DynPrioError):
+    """The broker answers, and refuses a command: it is out of memory, a replica, or the user may not do this."""
+
+
 class LeaseLostError(DynPrioError):
     """Another reprioritizer leads this queue now; nothing was moved."""
 

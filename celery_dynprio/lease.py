@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 #: A process that gave no sign of life for so many times the life of a lease loses its leases.
 PATIENCE: Final = 6
 
+#: Seconds that a lease lives unless it is renewed.
+TTL: Final = 10.0
+
 #: A dedicated process takes the lease over from a candidate in a worker, and an operator's command from both.
 Kind: TypeAlias = Literal["embedded", "dedicated", "operator"]
 
@@ -55,9 +58,7 @@ class Lease(Protocol):
 class RedisLease:
     """A lease that Redis keeps: a key with a time to live (``ttl``, seconds, by the server's clock)."""
 
-    def __init__(
-        self, client: RedisClient, queue: str, owner: str, kind: Kind = "dedicated", ttl: float = 10.0
-    ) -> None:
+    def __init__(self, client: RedisClient, queue: str, owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> None:
         self.owner = owner
         self._redis = client.redis
         self._key = client.queue_key(queue, "lease")

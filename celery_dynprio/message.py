@@ -39,6 +39,10 @@ class AddedSteps(list[int]):
 #: Larger messages (bytes) are left where they are: moving one would block the broker for longer than a tick may.
 MAX_BYTES: Final = 1_000_000
 
+#: So much (bytes) may our own writing add: a message that was moved once can be moved again. No read takes more.
+ROOM: Final = 20_000
+MOST_BYTES: Final = MAX_BYTES + ROOM
+
 #: Why such a message is left where it is.
 TOO_LARGE: Final = "too large"
 
@@ -62,6 +66,10 @@ MAX_NUMBER: Final = 1e15
 #: AMQP and kombu know ten priorities.
 MAX_LEVELS: Final = 10
 
+#: Where our header keeps the moves.
+MOVES: Final = "mv"
+_MOVED: Final = b'"mv"'
+
 _NUMBERS: Final = frozenset((int, float))
 
 #: More dependents than this are not told apart.
@@ -75,7 +83,7 @@ def parse(raw: bytes, seen_at: float, steps: Sequence[int], default_priority: in
     kombu's ``priority_steps``, and ``default_priority`` is the app's ``task_default_priority``: a producer without the
     add-on sends it with each task, so it pins none.
     """
-    if len(raw) > MAX_BYTES:
+    if len(raw) > MAX_BYTES and not (len(raw) <= MOST_BYTES and _MOVED in raw):
         return TOO_LARGE
     try:
         message = json.loads(raw)
@@ -192,12 +200,27 @@ def rewrite(
             del fields[field]
     if moved is not None and isinstance(fields, dict):
         moves = moves_of(fields)
-        fields["mv"] = [
+        fields[MOVES] = [
             *moves[:1],  # it tells the level at which the task was published
             *moves[1:][2 - MAX_MOVES :],
             (round(moved.at, 3), *moved[1:3], round(moved.score, 3), moved.reason),
         ]
-    return json.dumps(message).encode()
+    return _written(message, raw)
+
+
+def _written(message: Mapping[str, Any], before: bytes) -> bytes:
+    """The message as JSON: as kombu writes it, or if that is too large, with nothing to spare.
+
+    Others write blanks and what is not ASCII shorter than json.dumps does.
+    """
+    written = json.dumps(message).encode()
+    if len(written) <= max(MAX_BYTES, len(before)):
+        return written
+    try:
+        short = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        short = json.dumps(message, separators=(",", ":")).encode()
+    return short if len(short) <= MOST_BYTES else before
 
 
 def headers_of(raw: bytes | None) -> Mapping[str, Any]:
@@ -219,7 +242,7 @@ def described(message: object) -> Mapping[str, Any]:
 
 def moves_of(fields: object) -> list[Moved]:
     """The moves that a ``dynprio`` header remembers, the last at the end; what is not as it should be is left out."""
-    rows = fields.get("mv") if isinstance(fields, dict) else None
+    rows = fields.get(MOVES) if isinstance(fields, dict) else None
     if not isinstance(rows, list):
         return []
     moves = []

@@ -16,9 +16,10 @@ from celery_dynprio.audit import operator
 from celery_dynprio.backlogs.base import Found
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
+from celery_dynprio.backlogs.trouble import REFUSALS
 from celery_dynprio.errors import ArgumentError, OptionError
 from celery_dynprio.fates import AT_WORKERS, Answer, Fate
-from celery_dynprio.lease import RedisLease
+from celery_dynprio.lease import TTL, Keeper, RedisLease
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place
 from celery_dynprio.recorder import Recorder
@@ -74,7 +75,8 @@ class Operations(Views):
 
     Each operation on a task is atomic against workers, reprioritizers and other operators, and is kept in the audit
     together with ``by``, who does it, and ``why``. What is set by hand is in the task's message from then on: no tick
-    undoes it. ``clock`` gives Unix seconds. Raises what redis-py raises when the broker is away.
+    undoes it. ``clock`` gives Unix seconds; the broker's, if it is None. Raises what redis-py raises when the broker is
+    away.
     """
 
     def __init__(
@@ -83,11 +85,11 @@ class Operations(Views):
         client: RedisClient,
         settings: Settings,
         by: str | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(app, client, settings, clock)
         self._by = operator() if by is None else by
-        self._backlogs = {queue: RedisBacklog(client, queue, clock=clock) for queue in settings.queues}
+        self._backlogs = {queue: RedisBacklog(client, queue, clock=self._clock) for queue in settings.queues}
         self._levels = {queue: UsableLevels(client, queue) for queue in settings.queues}
         self._life_key = client.app_key("cancelling")
         self._next_sign = 0.0
@@ -236,12 +238,13 @@ class Operations(Views):
         self._switch.resume()
         self._note("resume", why)
 
-    def drain(self, now: float, *, held: bool = False, why: str = "") -> list[Drained]:
+    def drain(self, now: float | None = None, *, held: bool = False, why: str = "") -> list[Drained]:
         """Pause, and bring all overflow back to the front, best first (``held``: the held tasks too).
 
         After it, everything that is pending is an ordinary message in a list that workers without the add-on take from;
         levels in between join the one before them, in order. ``now`` is Unix seconds.
         """
+        now = self._clock() if now is None else now
         self._switch.pause()
         self._note("drain", why)
         return [self._drain(queue, now, held=held) for queue in self._settings.queues]
@@ -290,7 +293,7 @@ class Operations(Views):
             sure = {each: fate for each, fate in fates.items() if fate.answer is not Answer.NOT_FOUND or each in missed}
             for result in elsewhere(sure) if sure else ():
                 results[result.id] = result
-                self._audit.add(op=op, by=self._by, why=message.clean(why), id=result.id, answer=result.answer.value)
+                self._note(op, why, id=result.id, answer=result.answer.value)
             missed.update(gone)
         return [results.get(task_id, Result(task_id, Answer.BUSY, detail=_BUSY)) for task_id in wanted]
 
@@ -312,8 +315,12 @@ class Operations(Views):
         waits = f"waits in P{target} until all workers take from P{pin}" if target != pin else ""
         return replace(result, detail="; ".join(filter(None, (result.detail, waits))))
 
-    def _note(self, op: str, why: str) -> None:
-        self._audit.add(op=op, by=self._by, why=message.clean(why))
+    def _note(self, op: str, why: str, **more: str) -> None:
+        """Keep it in the log; a broker that refuses that, out of memory, keeps nobody from what he does."""
+        try:
+            self._audit.add(op=op, by=self._by, why=message.clean(why), **more)
+        except REFUSALS as exc:
+            logger.warning("%s: the broker refused to keep it in the log of operations: %s", op, exc)
 
     def _fields(self, changes: Mapping[str, object], now: float) -> dict[str, Any]:
         """The fields of the message's header that these changes are."""
@@ -358,21 +365,23 @@ class Operations(Views):
 
     def _drain(self, queue: str, now: float, *, held: bool) -> Drained:
         lease = RedisLease(self._client, queue, owner=f"drain:{uuid4()}", kind="operator")
-        backlog, levels = RedisBacklog(self._client, queue), self._levels[queue]
+        keeper, levels = Keeper(TTL), self._levels[queue]
+        backlog = RedisBacklog(self._client, queue, clock=self._clock, beat=keeper.beat)
+        keeper.hold(lease)
         try:
             lease.acquire()  # before the first look: a tick that began before the pause must park nothing after it
-            returned = sum(
-                self._return(backlog, lease, place, now) for place in ((OVERFLOW, HELD) if held else (OVERFLOW,))
-            )
-            merged = 0
-            while moved := levels.keep(levels.plain, lease.acquire()):
-                merged += moved
+            with keeper.working():
+                places = (OVERFLOW, HELD) if held else (OVERFLOW,)
+                returned, merged = sum(self._return(backlog, lease, place, now) for place in places), 0
+                while moved := levels.keep(levels.plain, lease.acquire()):
+                    merged += moved
+                    keeper.beat()
         finally:
             lease.release()
         return Drained(queue, returned, merged, backlog.count()[HELD])
 
     def _return(self, backlog: RedisBacklog, lease: RedisLease, place: Place, now: float) -> int:
-        """Bring back all that is parked in one place; the lease is taken anew for each chunk, as it expires."""
+        """Bring back all that is parked in one place; the lease is taken anew for each chunk."""
         score = self._scorer(self._settings.policy, Context(now))
         bands = Bands.equal(len(self._client.priority_steps))
         returned = 0

@@ -16,9 +16,10 @@ from celery_dynprio.admission import Admission
 from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.backlogs.base import Backlog
 from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
+from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, BrokerClock, RedisClient
+from celery_dynprio.backlogs.trouble import explained
 from celery_dynprio.complaints import Complaints
-from celery_dynprio.errors import BrokerUnavailableError, LeaseLostError
+from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, LeaseLostError
 from celery_dynprio.fleet import Fleet
 from celery_dynprio.guard import Guard, Watched, no_slots
 from celery_dynprio.lease import Keeper, Kind, Lease, RedisLease, follows
@@ -308,12 +309,13 @@ def assemble(
     add-on take from too.
     """
     levels = len(client.priority_steps)
-    attainment = RedisAttainment(client, settings.objectives, interval=settings.interval)
+    clock = BrokerClock(client)
+    attainment = RedisAttainment(client, settings.objectives, clock, settings.interval)
     admission = Admission(settings.interval)
     keeper = Keeper(settings.lease_ttl)
     return [
         Reprioritizer(
-            backlog=RedisBacklog(client, queue, settings.window, beat=keeper.beat),
+            backlog=RedisBacklog(client, queue, settings.window, clock, keeper.beat),
             lease=RedisLease(client, queue, owner, kind, settings.lease_ttl),
             planner=Planner(levels, settings.window, settings.hysteresis),
             policy=settings.policy,
@@ -328,6 +330,7 @@ def assemble(
             levels=UsableLevels(client, queue, fleet, ttl=max(TTL, 3 * settings.interval)),
             owner=owner,
             keeper=keeper,
+            clock=clock,
         )
         for queue in (settings.queues if queues is None else queues)
     ]
@@ -388,10 +391,14 @@ class TickLog:
                 logger.info("dynprio %s: %s", report.queue, line)
 
     def failed(self, queue: str, problem: Exception) -> None:
-        """Log why a tick failed; a broker that is away needs no traceback."""
+        """Log why a tick failed; a broker that is away, or refuses something, needs no traceback."""
         self._last.pop(queue, None)
-        if isinstance(problem, NO_BROKER):
-            logger.warning("dynprio %s: the broker does not answer, trying again: %s", queue, problem)
+        if isinstance(problem, BROKER_ERRORS):
+            problem = explained(problem)
+        if isinstance(problem, BrokerRefusedError):
+            logger.error("dynprio %s: %s; trying again", queue, problem)
+        elif isinstance(problem, BrokerUnavailableError):
+            logger.warning("dynprio %s: %s; trying again", queue, problem)
         else:
             logger.error("dynprio %s: a tick failed, trying again", queue, exc_info=problem)
 
@@ -463,4 +470,4 @@ def _close(reprioritizer: Reprioritizer) -> None:
     try:
         reprioritizer.close()
     except BROKER_ERRORS as exc:
-        logger.warning("%s: could not give the lease back, it expires: %s", reprioritizer.backlog.queue, exc)
+        logger.warning("%s: the lease could not be given back and expires: %s", reprioritizer.backlog.queue, exc)

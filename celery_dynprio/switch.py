@@ -11,10 +11,11 @@ class Switch:
     def __init__(self, client: RedisClient) -> None:
         self._redis = client.redis
         self._key = client.app_key("paused")
+        self._on = client.script("switch")
 
     def pause(self) -> None:
-        """Stop all moves, from the reprioritizers' next tick on; workers go on."""
-        self._redis.set(self._key, "1")
+        """Stop all moves, from the reprioritizers' next tick on; workers go on. Works out of memory, too."""
+        self._on(keys=[self._key], args=["1"])
 
     def resume(self) -> None:
         """Let the reprioritizers move again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, tee
@@ -14,7 +13,7 @@ from celery_dynprio.abbreviations import whole
 from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.audit import Audit, Entry
 from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.backlogs.redis_client import BrokerClock, RedisClient
 from celery_dynprio.errors import ArgumentError, NotPendingError
 from celery_dynprio.fates import Answer, Fate, Fates
 from celery_dynprio.guard import Yielding
@@ -160,19 +159,19 @@ class _Waiting:
 class Views:
     """What can be seen of the managed queues of one broker.
 
-    ``clock`` gives Unix seconds. Raises what redis-py raises when the broker is away.
+    ``clock`` gives Unix seconds; the broker's, if it is None. Raises what redis-py raises when the broker is away.
     """
 
     def __init__(
-        self, app: Celery, client: RedisClient, settings: Settings, clock: Callable[[], float] = time.time
+        self, app: Celery, client: RedisClient, settings: Settings, clock: Callable[[], float] | None = None
     ) -> None:
         self._app = app
         self._client = client
         self._settings = settings
-        self._clock = clock
+        self._clock = clock or BrokerClock(client)
         self._usage = RedisUsage(client, settings.half_life)
         self._switch = Switch(client)
-        self._fates = Fates(app, client, settings.queues, clock)
+        self._fates = Fates(app, client, settings.queues, self._clock)
         self._audit = Audit(client)
 
     def paused(self) -> bool:

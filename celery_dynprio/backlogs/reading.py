@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from celery_dynprio.message import MAX_BYTES
+from celery_dynprio.message import MOST_BYTES
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
@@ -52,7 +52,7 @@ class Pace:
 class Reader:
     """Reads in one broker; ``beat`` is called after each read, ``largest`` (bytes) is what is read of a list at all."""
 
-    def __init__(self, client: RedisClient, beat: Callable[[], None] = lambda: None, largest: int = MAX_BYTES) -> None:
+    def __init__(self, client: RedisClient, beat: Callable[[], None] = lambda: None, largest: int = MOST_BYTES) -> None:
         self._redis = client.redis
         self._find = client.script("find")
         self._beat = beat

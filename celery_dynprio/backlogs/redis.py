@@ -13,20 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.base import Capabilities, Found
 from celery_dynprio.backlogs.counts import count_places, parked_keys
 from celery_dynprio.backlogs.parked import ParkedIndex
 from celery_dynprio.backlogs.reading import CHUNK, Entry, Reader
+from celery_dynprio.backlogs.redis_client import BrokerClock, RedisClient
 from celery_dynprio.backlogs.scan import MOST_LOOKS, Scan, parked
 from celery_dynprio.backlogs.search import Search
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
-
-if TYPE_CHECKING:
-    from celery_dynprio.backlogs.redis_client import RedisClient
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +86,8 @@ class RedisBacklog:
     """One managed queue in Redis; see :class:`~celery_dynprio.backlogs.base.Backlog` for the methods.
 
     ``window`` (messages) bounds what is read of a front that is far too deep: twice the window, the next to run first.
-    ``clock`` (Unix seconds) tells when a move was made; ``beat`` is called with each step of what may take long.
+    ``clock`` (Unix seconds; the broker's if None) tells when a move was made; ``beat`` is called with each step of what
+    may take long.
     """
 
     def __init__(
@@ -96,11 +95,11 @@ class RedisBacklog:
         client: RedisClient,
         queue: str,
         window: int = 10_000,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
-        self._clock = clock
+        self._clock = clock or BrokerClock(client)
         self._beat = beat
         self.capabilities = Capabilities()
         self._client = client

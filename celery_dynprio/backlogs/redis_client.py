@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +12,8 @@ import redis
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
+from celery_dynprio.backlogs.trouble import explained
+from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, UnsupportedBrokerError
 from celery_dynprio.message import plain_priorities
 
 if TYPE_CHECKING:
@@ -25,6 +28,10 @@ SOCKET_TIMEOUT: Final = 5.0
 
 #: kombu's names of the transports that keep a queue in Redis lists.
 REDIS_TRANSPORTS: Final = frozenset({"redis"})
+
+
+#: Seconds for which the broker's clock is reckoned from this process's own, until it is asked again.
+SYNC: Final = 0.5
 
 
 class RedisClient:
@@ -45,7 +52,9 @@ class RedisClient:
             self._channel = connection.channel()
         except BROKER_ERRORS as exc:
             connection.release()
-            raise BrokerUnavailableError(f"broker {connection.as_uri()} does not answer: {exc}") from exc
+            what = explained(exc)
+            said = f": {what}" if isinstance(what, BrokerRefusedError) else f" does not answer: {exc}"
+            raise BrokerUnavailableError(f"broker {connection.as_uri()}{said}") from exc
         self.prefix: str = self._channel.global_keyprefix
         self.sep: str = self._channel.sep
         #: The hash of the messages that workers have and did not acknowledge, of all queues.
@@ -111,3 +120,24 @@ class RedisClient:
     def close(self) -> None:
         """Close all connections."""
         self._connection.release()
+
+
+class BrokerClock:
+    """The broker's clock, Unix seconds: what one process writes into messages, all others read.
+
+    It is asked at most once in :data:`SYNC` seconds, and reckoned in between by ``clock``, which never goes back.
+    """
+
+    def __init__(self, client: RedisClient, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._ahead = 0.0
+        self._asked = -math.inf
+
+    def __call__(self) -> float:
+        """The time now."""
+        now = self._clock()
+        if now - self._asked > SYNC:
+            self._ahead = self._client.server_time() - self._clock()
+            self._asked = now
+        return self._clock() + self._ahead

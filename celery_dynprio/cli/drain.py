@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
@@ -33,7 +31,7 @@ def drain(ctx: click.Context, *, held: bool, why: str) -> None:
     $ celery -A proj dynprio drain --held
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     with operating(ctx.obj.app) as operations:
-        results = operations.drain(time.time(), held=held, why=why)
+        results = operations.drain(held=held, why=why)
     for drained in results:
         stays = f", {drained.held:,} still held (--held brings them back)" if drained.held else ""
         merged = f", {drained.merged} put where plain Celery looks" if drained.merged else ""

@@ -63,6 +63,7 @@ class WrongUsage(click.ClickException):
 def one_line_errors() -> Iterator[None]:
     """Turn what may go wrong into one line on stderr, and the exit code 1, or 2 for a value that is not allowed."""
     from celery_dynprio.backlogs.redis_client import BROKER_ERRORS  # noqa: PLC0415 - see the package
+    from celery_dynprio.backlogs.trouble import explained  # noqa: PLC0415
     from celery_dynprio.errors import ArgumentError, DynPrioError  # noqa: PLC0415
 
     try:
@@ -72,7 +73,7 @@ def one_line_errors() -> Iterator[None]:
     except DynPrioError as exc:
         raise click.ClickException(str(exc)) from exc
     except BROKER_ERRORS as exc:
-        raise click.ClickException(f"the broker does not answer: {exc}") from exc
+        raise click.ClickException(str(explained(exc))) from exc
 
 
 def installed_in(app: Any) -> DynPrio:

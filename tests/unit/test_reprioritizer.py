@@ -152,7 +152,7 @@ def test_trouble_in_one_queue_does_not_stop_another(caplog: pytest.LogCaptureFix
         finished=lambda reports: len(reports) == 1,
     )
     assert [report.queue for report in seen] == ["celery"]
-    assert "orders: the broker does not answer, trying again: away at 1000.0" in caplog.text
+    assert "orders: the broker does not answer: away at 1000.0; trying again" in caplog.text
 
 
 def test_failures_are_told_and_the_loop_goes_on() -> None:
