@@ -24,6 +24,7 @@ from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import HEADER, AddedSteps
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask
 from celery_dynprio.spans import RedisSpans, SpanRecord
+from celery_dynprio.switch import Switch
 from celery_dynprio.usable import UsableLevels
 from tests.apps import make_app
 from tests.conftest import StartServer
@@ -229,6 +230,16 @@ def test_who_may_not_give_the_lease_back_leaves_it_to_expire(bench: Callable[[st
     assert 0 < made.every.ttl("dynprio:celery:lease") <= 600
 
 
+@pytest.mark.parametrize("forbidden", cases("switch"))
+def test_who_may_not_pause_leaves_a_pause_as_it_is(bench: Callable[[str], Bench], forbidden: str) -> None:
+    made = bench(forbidden)
+    for paused in (False, True):
+        with pytest.raises(RedisError):
+            Switch(made.client).pause()
+        assert Switch(made.all_powerful).paused() is paused
+        Switch(made.all_powerful).pause()
+
+
 # What is counted
 
 
@@ -331,5 +342,6 @@ def test_every_script_is_tested_here() -> None:
         "histograms_record",
         "trace_record",
         "levels",
+        "switch",
     }
     assert set(SCRIPTS) == writing | {"find"}
