@@ -7,7 +7,7 @@ is at level 0, so a backlog there would keep the worker from all that a managed 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,16 +27,21 @@ class Turns:
     to the cycle, so that a ``queue_order_strategy`` of the user's stands.
     """
 
-    def __init__(self, channel: Any, managed: Collection[str]) -> None:
+    def __init__(self, channel: Any, managed: frozenset[str]) -> None:
         self._cycle = channel._queue_cycle  # noqa: SLF001 - nothing public tells it
         self._key: Callable[[str, int], str] = channel._q_for_pri  # noqa: SLF001 - kombu's rule, the same in all versions
         self._steps: Sequence[int] = channel.priority_steps
         self._managed = managed
         self._keys: dict[str, list[str]] = {}
-        self._together: list[str] = []
+        self._together: frozenset[str] = frozenset()
+        self._in_order: list[str] = []
+        self.update(channel.active_queues)
 
     def update(self, queues: Iterable[str]) -> None:
         """Take in which queues there are now."""
+        there = frozenset(queues)
+        managed = there & self._managed
+        self._together = managed if managed != there else frozenset()
         self._cycle.update(queues)
 
     def consume(self, count: int) -> Sequence[str] | Iterator[str]:
@@ -45,26 +50,25 @@ class Turns:
         An iterator, because ``Channel._brpop_start`` (kombu 5.5 to 5.7) goes through the queues once for each step:
         the first step, 0, leaves a key as it is, and the others find nothing more to add to.
         """
-        queues = list(self._cycle.consume(count))
-        managed = [queue for queue in queues if queue in self._managed]
-        self._together = managed if len(managed) < len(queues) else []
-        return iter(self._order(queues, managed)) if self._together else queues
+        queues: Sequence[str] = self._cycle.consume(count)
+        return iter(self._order(queues)) if self._together else queues
 
     def rotate(self, queue: str) -> None:
         """End the turn that this queue had, which was that of all managed queues if it is one of them."""
         if queue in self._together:
-            for each in self._together:
+            for each in self._in_order:
                 if each != queue:
                     self._cycle.rotate(each)
         self._cycle.rotate(queue)
 
-    def _order(self, queues: Iterable[str], managed: Sequence[str]) -> list[str]:
+    def _order(self, queues: Iterable[str]) -> list[str]:
         keys: list[str] = []
+        managed = self._in_order = [queue for queue in queues if queue in self._together]
         for queue in queues:
             if queue == managed[0]:
                 by_level = zip(*map(self._keys_of, managed), strict=True)
                 keys += [key for level in by_level for key in level]
-            elif queue not in self._managed:
+            elif queue not in self._together:
                 keys += self._keys_of(queue)
         return keys
 

@@ -96,6 +96,13 @@ def test_managed_queues_compete_by_level_for_the_turns_of_all_of_them(make_worke
     assert set(worker.take(2)) == {"m1 9", "m2 9"}
 
 
+def test_managed_queues_of_one_level_take_turns_among_themselves(make_worker: MakeWorker) -> None:
+    worker = make_worker(["m", "m1", "m2", "a"])
+    worker.publish({"m": [5] * 3, "m1": [5] * 3, "m2": [5] * 3, "a": [0] * 9})
+    managed = [each for each in worker.take(18) if each != "a 0"]
+    assert rounds(managed, of=3) == [{"m 5", "m1 5", "m2 5"}] * 3
+
+
 def test_a_queue_without_messages_leaves_its_turn_to_the_next(make_worker: MakeWorker) -> None:
     worker = make_worker(["a", "m1", "b", "m2"])
     worker.publish({"m2": [9] * 3, "b": [0] * 3})
