@@ -65,11 +65,11 @@ class Turns:
         keys: list[str] = []
         managed = self._in_order = [queue for queue in queues if queue in self._together]
         for queue in queues:
-            if queue == managed[0]:
+            if queue not in self._together:
+                keys += self._keys_of(queue)
+            elif queue == managed[0]:
                 by_level = zip(*map(self._keys_of, managed), strict=True)
                 keys += [key for level in by_level for key in level]
-            elif queue not in self._together:
-                keys += self._keys_of(queue)
         return keys
 
     def _keys_of(self, queue: str) -> list[str]:
