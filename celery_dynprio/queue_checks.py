@@ -7,15 +7,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from celery_dynprio import message, protocol1
 from celery_dynprio.checks import Finding
-from celery_dynprio.protocol1 import UNREADABLE
 
 #: What to do about messages that are left alone, by the reason.
 _REMEDIES: Final = {
-    "too large": "keep what is large in a store, and send its key",
-    **dict.fromkeys(UNREADABLE, "set task_protocol = 2 where they are published, or send small bodies in JSON"),
+    message.TOO_LARGE: "keep large data in a store, and send its key",
+    protocol1.TOO_LARGE: "keep large data in a store, and send its key",
+    protocol1.NOT_JSON: "publish with task_protocol = 2, or serialize as JSON",
 }
-_STRANGE: Final = "no Celery wrote them; find who publishes them"
+_STRANGE: Final = "Celery did not write them, so find out who does"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,8 @@ def _waiting(queue: Queue) -> Iterable[Finding]:
 def _foreign(queue: Queue) -> Iterable[Finding]:
     for reason, count in queue.foreign.items():
         text = (
-            f"{queue.name}: {count} of {queue.sampled} messages looked at are left alone: {reason}: "
-            f"{_REMEDIES.get(reason, _STRANGE)}; `celery -A proj dynprio stats` counts them all"
+            f"{queue.name}: {count} of the {queue.sampled} messages looked at are left where they are: {reason}: "
+            f"{_REMEDIES.get(reason, _STRANGE)}; `celery -A proj dynprio stats` counts all of them"
         )
         yield Finding("warning", "left alone", text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,13 +90,13 @@ def known_queues(app: Celery) -> set[str] | None:
     found = {*app.amqp.queues, str(app.conf.task_default_queue)}
     found |= {str(task.queue) for task in app.tasks.values() if getattr(task, "queue", None)}
     routes = app.conf.task_routes or ()
-    for each in routes if isinstance(routes, (list, tuple)) else (routes,):  # as celery.app.routes.prepare reads it
-        pairs = each.items() if isinstance(each, Mapping) else each
-        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
-            return None
-        for _, options in pairs:
-            queue = options.get("queue") if isinstance(options, Mapping) else options
-            found |= {str(getattr(queue, "name", queue))} if queue is not None else set()
+    try:  # as celery.app.routes.prepare and MapRoute read them
+        for each in routes if isinstance(routes, (list, tuple)) else (routes,):
+            for _, options in each.items() if isinstance(each, Mapping) else each:
+                queue = options.get("queue") if isinstance(options, Mapping) else options
+                found |= {str(getattr(queue, "name", queue))} if queue is not None else set()
+    except (TypeError, ValueError):  # a function, the name of one, or what Celery does not understand either
+        return None
     return found
 
 

@@ -151,8 +151,10 @@ def test_a_queue_that_nothing_is_sent_to(valkey: Database) -> None:
 
     assert problems("celery", "mails", "other") == []
     assert problems("mail") == ["did you mean 'mails'?"]
-    app.conf.task_routes = [lambda *_, **__: None]
-    assert problems("mail") == []
+    routers: list[Any] = [lambda *_, **__: None, "proj.routers.route", ("mails.*", {"queue": "mails"}), 7]
+    for router in routers:
+        app.conf.task_routes = [router]
+        assert problems("mail") == []
 
 
 def test_who_leads_and_that_nobody_does(valkey: Database) -> None:
@@ -186,8 +188,8 @@ def test_messages_that_are_left_alone_and_llen(valkey: Database) -> None:
     app = good_app(valkey.url)
     (one, other) = troubles(app, "left alone")
     assert {one.text.partition(" messages")[0], other.text.partition(" messages")[0]} == {
-        "celery: 1 of 4",
-        "celery: 2 of 4",
+        "celery: 1 of the 4",
+        "celery: 2 of the 4",
     }
     (waiting,) = [finding for finding in findings(app) if finding.check == "waiting"]
     assert waiting.text.startswith("celery: 4 tasks, of which LLEN celery shows 3: ")
