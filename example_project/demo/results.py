@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from example_project import tasks
+from example_project import celery, tasks
+
+celery.app.set_default()  # whose tasks these are: without an app, DynPrio warns of them
 
 #: Seconds by which a class should have started, as its task declares.
 DEADLINES = {task.__name__: task.dynprio["deadline"] for task in (tasks.checkout, tasks.invoice, tasks.notify)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -91,6 +92,11 @@ def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, lost: int, twice: 
     monkeypatch.setattr(demo, "run_load", run_load)
     monkeypatch.setattr(demo, "_server", lambda *_: "redis://127.0.0.1:1")
     assert demo.demo(as_json=False) == 1
+
+
+def test_reading_the_deadlines_of_its_tasks_warns_of_nothing() -> None:
+    command = [sys.executable, "-c", "import example_project.demo.results"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stderr == ""
 
 
 def test_without_a_server_it_says_what_to_install(
