@@ -106,7 +106,9 @@ class UsableLevels:
         """
         node, steps = owner.rsplit(":", 2)[0], frozenset(self._steps)
         if self._fleet is None or not self._fleet.has_others(self._queue, steps, node):
-            self.keep(self.plain, fence)
+            self._before = self.plain  # that these are not used from now on is no news
+            while self.keep(self.plain, fence):
+                pass
 
     def warn(self) -> None:
         """Log, once a minute at most, what waits in levels that may not be used, while nobody may move it."""
