@@ -373,7 +373,7 @@ class Operations(Views):
             with keeper.working():
                 places = (OVERFLOW, HELD) if held else (OVERFLOW,)
                 returned, merged = sum(self._return(backlog, lease, place, now) for place in places), 0
-                while moved := levels.keep(levels.plain, lease.acquire()):
+                while moved := levels.keep(levels.plain, lease.acquire(), seconds=1.0):
                     merged += moved
                     keeper.beat()
         finally:

@@ -185,7 +185,7 @@ class Reprioritizer:
     def _work(self, report: Report, fence: str | None) -> Report:
         now = report.started
         spilled = 0 if self.dry_run else self._spill(now, fence)
-        usable = self._usable(fence)
+        usable, spent = self._usable(fence)
         snapshot = self.backlog.read(now)
         runtimes, use = self.learned.read(now)
         score = self._scores.bind(Context(now, runtimes, use), _Places(snapshot))
@@ -201,7 +201,7 @@ class Reprioritizer:
             bands=self._bands,
             patience=self._scores.patience(),
             cost=self.backlog.cost,
-            budget=self.budget,
+            budget=max(self.budget - spent, 0.0),
             yields=watched.yielding.yields if watched and overflow is not snapshot.overflow else None,
             usable=usable,
         )
@@ -251,14 +251,13 @@ class Reprioritizer:
             )
         return self.backlog.apply(moves, fence)
 
-    def _usable(self, fence: str | None) -> Sequence[Place] | None:
-        """The levels that tasks may be put into; the others are emptied."""
+    def _usable(self, fence: str | None) -> tuple[Sequence[Place] | None, float]:
+        """The levels that tasks may be put into; the others are emptied, which took so many seconds of the budget."""
         if self.levels is None:
-            return None
-        usable = self.levels.now()
-        if fence is not None:
-            self.levels.keep(usable, fence)
-        return usable
+            return None, 0.0
+        usable, began = self.levels.now(), time.monotonic()
+        moved = 0 if fence is None else self.levels.keep(usable, fence, self.budget)
+        return usable, time.monotonic() - began if moved else 0.0
 
     def _forget(self, snapshot: Snapshot) -> None:
         front = {task.id for tasks in snapshot.levels for task in tasks}

@@ -8,6 +8,7 @@ the queue that expires; without it only the plain levels may be used.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
@@ -28,9 +29,6 @@ TTL: Final = 30.0
 #: One call of the script, which takes a millisecond or two, moves at most so many messages, or bytes and one message.
 BATCH: Final = 500
 BATCH_BYTES: Final = 500_000
-
-#: Seconds that a leader empties levels before it goes on; the next tick does the rest.
-LONGEST: Final = 1.0
 
 #: Seconds between two log lines about tasks that wait where not all workers look.
 WARN_INTERVAL: Final = 60.0
@@ -72,11 +70,12 @@ class UsableLevels:
             return self._said()
         return tuple(level for level in self._all if level in self.plain or self._steps[level] in common)
 
-    def keep(self, levels: Sequence[Place], fence: str | None) -> int:
+    def keep(self, levels: Sequence[Place], fence: str | None, seconds: float = math.inf) -> int:
         """Let only these levels be used from now on; return how many tasks were moved out of others.
 
-        They go behind those in the level before that may be used, in their order. ``fence`` is the leader's, None an
-        operator's; raises :class:`~celery_dynprio.errors.LeaseLostError` if it is not the newest.
+        They go behind those in the level before that may be used, in their order. What is left after so many
+        ``seconds`` is moved by the next call. ``fence`` is the leader's, None an operator's; raises
+        :class:`~celery_dynprio.errors.LeaseLostError` if it is not the newest.
         """
         if self.plain == self._all:
             return 0
@@ -87,16 +86,16 @@ class UsableLevels:
         pairs = [self._lists[each] for level in closed for each in (level, at_or_before(level, levels))]
         text = "" if tuple(levels) == self.plain else ",".join(map(str, levels))
         arguments: list[str | int] = [fence or "", text, int(self._ttl * 1000), BATCH, BATCH_BYTES]
-        until, moved = self._clock() + LONGEST, 0
+        until, moved = self._clock() + seconds, 0
         while True:
             answer: int | None = self._script(keys=[*self._keys, *pairs], args=arguments)
             if answer is None:
                 raise LeaseLostError(f"queue {self._queue!r}: another reprioritizer leads it now")
             moved += answer
-            if not answer or not pairs or self._clock() > until:
+            if not answer or self._clock() >= until:
                 break
         if moved:
-            logger.info("%s: %d tasks moved to levels that all workers take from", self._queue, moved)
+            logger.info("dynprio %s: %d tasks moved to levels that all workers take from", self._queue, moved)
         return moved
 
     def leave(self, owner: str, fence: str) -> None:
@@ -107,8 +106,7 @@ class UsableLevels:
         node, steps = owner.rsplit(":", 2)[0], frozenset(self._steps)
         if self._fleet is None or not self._fleet.has_others(self._queue, steps, node):
             self._before = self.plain  # that these are not used from now on is no news
-            while self.keep(self.plain, fence):
-                pass
+            self.keep(self.plain, fence)
 
     def warn(self) -> None:
         """Log, once a minute at most, what waits in levels that may not be used, while nobody may move it."""
@@ -118,8 +116,8 @@ class UsableLevels:
         strays = self.strays(self.now())
         if strays:
             logger.warning(
-                "%s: %s wait where not all workers take from, and moves are paused: run `celery -A proj dynprio drain` "
-                "or `celery -A proj dynprio resume`",
+                "dynprio %s: %s wait where not all workers take from, and moves are paused: run `celery -A proj "
+                "dynprio drain` or `celery -A proj dynprio resume`",
                 self._queue,
                 ", ".join(f"{count} tasks in {key!r}" for key, count in strays.items()),
             )
@@ -139,8 +137,8 @@ class UsableLevels:
     def _tell(self, levels: Sequence[Place]) -> None:
         unused = ", ".join(f"P{level}" for level in self._all if level not in levels)
         if not unused:
-            logger.info("%s: all levels are used: its workers take from each", self._queue)
+            logger.info("dynprio %s: all levels are used: its workers take from each", self._queue)
             return
         old = self._fleet.without(self._queue, frozenset(self._steps)) if self._fleet else []
         why = f"{', '.join(old)} without the add-on" if old else "no worker that takes from them has answered"
-        logger.info("%s: levels %s are not used: %s", self._queue, unused, why)
+        logger.info("dynprio %s: levels %s are not used: %s", self._queue, unused, why)

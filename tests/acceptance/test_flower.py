@@ -262,13 +262,13 @@ def test_each_button_does_its_work(project: Project, page: Page) -> None:
     page.browser.one("#dp-weight").clear()
     page.browser.one("#dp-weight").send_keys("7.5")
     page.browser.one("#dp-deadline").send_keys("90")
-    Select(page.browser.one("#dp-level")).select_by_value("5")
+    Select(page.browser.one("#dp-level")).select_by_value("6")
     page.browser.one("#dp-set-why").send_keys("they called")
     page.browser.click("#dp-set-submit")
     page.says(f"reprioritize shop.report {reports[1]}: done")
-    page.browser.until(lambda: page.place(reports[1]) == "P5, pinned", "it is pinned")
+    page.browser.until(lambda: page.place(reports[1]) == "P6, pinned", "it is pinned")
     found = dynprio.explain(reports[1])
-    assert (found.turn.task.weight, found.turn.task.pinned) == (7.5, 5)
+    assert (found.turn.task.weight, found.turn.task.pinned) == (7.5, 6)
     # 90 s from when the button was pressed.
     assert 60 < (found.turn.task.deadline or 0) - found.turn.task.published < 390
     assert [(each.by, each.why) for each in found.operations] == [("ada (Flower)", "they called")]

@@ -206,7 +206,7 @@ def test_a_tick_writes_one_line_which_is_news_if_it_changed_something(
     wait_until(lambda: node.logs().count("dynprio celery: ") > 4)
     node.kill("SIGTERM")
     assert valkey.client.llen(LAST) == 5
-    lines = [line for line in node.logs().splitlines() if "dynprio celery: " in line]
+    lines = [line for line in node.logs().splitlines() if "dynprio celery: read" in line]
     form = re.compile(r"\[.*: (\w+)/.*\] dynprio celery: read 5 of 5, moved (\d+), parked 0, in \d+ ms")
     ticks = [form.fullmatch(line) for line in lines]
     news, nothing = ("INFO", "5"), ("DEBUG", "0")

@@ -192,13 +192,13 @@ def test_what_a_task_decides_is_no_failure(
 def check_text(module: Any, log: Callable[[], str]) -> None:
     """Run a task, and look at each line that the worker writes of it."""
     with tracing.use(HEADERS["traceparent"]):
-        result = module.chatty.apply_async(priority=7)
+        result = module.chatty.apply_async(priority=6)
     wait_until(lambda: f"{result.id}] succeeded" in log())
     lines = [line for line in log().splitlines() if result.id in line]
     assert len(lines) == 4  # received, of the library, of the task, succeeded
     for line in lines:
         assert f"trace={TRACE} " in line
-        assert f"task={module.chatty.name}[{result.id}] queue=celery P7" in line
+        assert f"task={module.chatty.name}[{result.id}] queue=celery P6" in line
     assert [" waited " in line for line in lines] == [False, True, True, True]
 
 
@@ -227,9 +227,9 @@ def test_a_logging_setup_of_one_s_own_needs_one_line(
     worker = start_worker(project, pool="prefork")
     module = project.load()
     with tracing.use(HEADERS["traceparent"]):
-        module.chatty.apply_async(priority=7)
+        module.chatty.apply_async(priority=6)
     worker.wait_for_log("succeeded")
-    known = f"{TRACE}|{module.chatty.name}|7"
+    known = f"{TRACE}|{module.chatty.name}|6"
     assert f"own|a.library|{known}|of a library\n" in worker.logs()
     assert f"own|celery.worker.strategy|{known}|Task " in worker.logs()
     assert f"own|celery.app.trace|{known}|Task " in worker.logs()
