@@ -106,14 +106,13 @@ class Fates:
 
     def _unacknowledged(self, ids: Sequence[str]) -> dict[str, float | None]:
         """Those of these tasks that workers have not acknowledged, each with its ETA in Unix seconds, if it has one."""
-        needles = [(json.dumps(task_id)[1:-1].encode(), task_id) for task_id in set(ids)]
+        wanted = frozenset(ids)
         found: dict[str, float | None] = {}
         for raw in Reader(self._client).values(self._client.unacked_key):
-            for needle, task_id in needles:
-                if needle in raw:
-                    headers = _described(raw)
-                    if headers.get("id") == task_id:
-                        found[task_id] = self._seconds(headers.get("eta"))
+            headers = _described(raw)
+            task_id = headers.get("id")
+            if isinstance(task_id, str) and task_id in wanted:
+                found[task_id] = self._seconds(headers.get("eta"))
         return found
 
     def _seconds(self, eta: object) -> float | None:
