@@ -81,7 +81,8 @@ class Tally:
         if self.seen > 1 and moved:
             detail = f"{'all' if moved == self.seen else moved} of {self.seen:,} messages with this id"
             detail += f", the rest: {self.idle}" if self.idle and moved < self.seen else ""
-        return Result(task_id, Answer.DONE, self.name, self.queue, detail, moved)
+        answer = Answer.BUSY if not moved and self.idle == _REFUSED else Answer.DONE
+        return Result(task_id, answer, self.name, self.queue, detail, moved)
 
 
 def carry_out(
