@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +38,17 @@ class Broker:
     primary: bool = True
     replicas: int = 0
     min_replicas: int | None = None
+
+
+def check_rights(missing: str, rules: Sequence[str], user: str) -> list[Finding]:
+    """Judge what a user of the broker may not do (``missing``), and what ``ACL SETUSER`` takes to grant it."""
+    if not missing:
+        return []
+    text = (
+        f"the broker's user {user} may not {missing}: let an administrator type "
+        f"`ACL SETUSER {user} {' '.join(rules)}` in redis-cli, and change the ACL file, if there is one"
+    )
+    return [Finding("error", "rights", text)]
 
 
 def check_broker(broker: Broker) -> list[Finding]:

@@ -16,8 +16,9 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from celery_dynprio import message
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, REDIS_TRANSPORTS, RedisClient
+from celery_dynprio.backlogs.rights import missing
 from celery_dynprio.backlogs.trouble import explained
-from celery_dynprio.broker_checks import Broker, check_broker
+from celery_dynprio.broker_checks import Broker, check_broker, check_rights
 from celery_dynprio.checks import KOMBU_VISIBILITY, Facts, Finding, check_conf, check_messages, check_workers
 from celery_dynprio.errors import BrokerUnavailableError, UnsupportedBrokerError
 from celery_dynprio.learned import RedisUsage
@@ -133,10 +134,14 @@ def examine(app: Celery, settings: Settings, timeout: float = 2.0) -> list[Findi
         client = RedisClient.from_app(app)
     except (BrokerUnavailableError, UnsupportedBrokerError) as exc:
         return [*findings, Finding("error", "broker", str(exc))]
+    rights: list[Finding] = []
     try:
-        return [*findings, *_examine(app, client, settings, timeout)]
-    except BROKER_ERRORS as exc:
-        return [*findings, Finding("error", "broker", str(explained(exc)))]
+        lacks = missing(client, settings.queues)
+        user = app.connection_for_write().userid or "default"
+        rights = check_rights(str(lacks), lacks.rules(client.prefix), user)
+        return [*findings, *rights, *_examine(app, client, settings, timeout)]
+    except BROKER_ERRORS as exc:  # refused, for a right that is named already, or away
+        return [*findings, *(rights or [Finding("error", "broker", str(explained(exc)))])]
     finally:
         client.close()
 
