@@ -154,7 +154,7 @@ def test_an_operator_sees_and_steers(  # noqa: PLR0915 - one session
     top.press("H")
     for name in ("score", "wait", "deadline", "key", "turn"):
         top.press("s")
-        top.wait_for(f"sorted by {name}")
+        top.wait_for(f"sorted by {name}, 43 of 43 read")  # until it is read, keys do nothing
     top.press("p")
     top.wait_for("pause all moves on this broker? (y/n)")
     top.press("y")
