@@ -349,7 +349,7 @@ class TestSteer:
         [
             ({}, "give weight, deadline, key or level"),
             ({"weight": 11}, "weight = 11: use a number from 0 to 10"),
-            ({"deadline": -1}, "deadline = -1: use seconds as a number, a timedelta"),
+            ({"deadline": "soon"}, "deadline = 'soon': use seconds as a number, a timedelta"),
             ({"level": 10}, "level = 10: use a level from 0, the first, to 9, or None"),
             ({"level": True}, "level = True"),
             ({"wieght": 1}, "wieght = 1"),
