@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from weakref import WeakSet
 
 from celery import Celery, _state
 
 logger = logging.getLogger(__name__)
 
 
-#: The app that :func:`make_default` made the default one last.
-_ours: Celery | None = None
+#: The apps that :func:`make_default` made the default one.
+_ours: WeakSet[Celery] = WeakSet()
 
 
 def make_default(app: Celery) -> bool:
@@ -25,13 +26,12 @@ def make_default(app: Celery) -> bool:
     An app that is not to be the current one of its own thread (``set_as_current=False``) is made the default one too,
     as tasks that name no app would otherwise have none; it gives way to the next that is to be current.
     """
-    global _ours  # noqa: PLW0603 - the default app is global
     present = _state.default_app
-    gives_way = present is _ours and app.set_as_current and not getattr(present, "set_as_current", True)
+    gives_way = present in _ours and app.set_as_current and not present.set_as_current
     if not (present is None or _is_fallback(present) or gives_way):
         return False
     app.set_default()
-    _ours = app
+    _ours.add(app)
     return True
 
 

@@ -400,7 +400,7 @@ def test_objectives_and_what_is_held_back_for_them(project: Project, page: Page)
     backlog.apply([Move(found.task, found.place, OVERFLOW, 0.1, "objective")])
     page.load(f"/priorities#{report}")
     page.browser.until(
-        lambda: "for the objective checkouts <b>soon</b>" in page.browser.text(".dp-facts"), "what it waits for"
+        lambda: "by objective checkouts <b>soon</b>" in page.browser.text(".dp-facts"), "what it waits for"
     )
 
 

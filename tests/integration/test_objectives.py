@@ -84,7 +84,7 @@ def test_what_is_held_back_is_expected_after_all_else(broken: Broken) -> None:
     assert [turn.expected is None for turn in turns] == [False, False, True]
     told = broken.operations.explain(report)
     assert (told.held_back_for, told.in_front) == ("checkouts", None)
-    assert "once the objective recovers" in "\n".join(draw(told, 0.0, None))
+    assert "when the objective recovers" in "\n".join(draw(told, 0.0, None))
     assert broken.operations.explain(others[0]).in_front is not None
 
 

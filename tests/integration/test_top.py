@@ -70,10 +70,10 @@ def test_longest_waits_of_a_deep_front_are_read_rarely(
 
     with module.dynprio.operations() as operations:
         reader = Reader(operations, clock=lambda: now)
-        ids = [module.report.apply_async(priority=priority).id for priority in (3, 3, 4)]
+        ids = [module.report.apply_async(priority=priority).id for priority in (3, 3, 6)]
         assert waiting(reader) == [(2, True), (1, True)]
         operations.cancel(ids[2:])
-        module.report.apply_async(priority=5)
+        module.report.apply_async(priority=9)
         assert waiting(reader) == [(2, True), (1, False)]
         now = RARELY
         assert waiting(reader) == [(2, True), (1, True)]
