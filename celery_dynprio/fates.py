@@ -17,6 +17,7 @@ from celery.states import READY_STATES, RETRY, REVOKED, STARTED
 from celery_dynprio.backlogs.reading import Reader
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.backlogs.trouble import unless_refused
 from celery_dynprio.message import described
 from celery_dynprio.moments import moment
 from celery_dynprio.spans import RedisSpans
@@ -155,7 +156,9 @@ class Fates:
     def _at_workers(self, ids: Sequence[str], taken: Mapping[str, float | None]) -> dict[str, Fate]:
         if not ids:
             return {}
-        up, known = answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", {"ids": list(ids)})
+        nothing: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
+        arguments = {"ids": list(ids)}
+        up, known = unless_refused(lambda: answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", arguments), nothing)
         fates = {task_id: self._fate("", "", taken[task_id], up) for task_id in ids if task_id in taken}
         for worker, tasks in known.items():
             for task_id, told in tasks.items() if isinstance(tasks, Mapping) else ():

@@ -16,7 +16,7 @@ from celery_dynprio.audit import operator
 from celery_dynprio.backlogs.base import Found
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient
-from celery_dynprio.backlogs.trouble import REFUSALS
+from celery_dynprio.backlogs.trouble import REFUSALS, unless_refused
 from celery_dynprio.errors import ArgumentError, OptionError
 from celery_dynprio.fates import AT_WORKERS, Answer, Fate
 from celery_dynprio.lease import TTL, Keeper, RedisLease
@@ -183,9 +183,13 @@ class Operations(Views):
     def _revoke(self, fates: Mapping[str, Fate]) -> list[Result]:
         """Have the workers discard those of these tasks that may yet start there, and answer for all of them."""
         ids = [task_id for task_id, fate in fates.items() if fate.answer in {*AT_WORKERS, Answer.NOT_FOUND}]
-        if ids:
-            tell(self._app, "revoke", task_id=ids)
-        return revoked(fates)
+
+        def answer() -> list[Result]:
+            if ids:
+                tell(self._app, "revoke", task_id=ids)
+            return revoked(fates)
+
+        return unless_refused(answer, told(fates))
 
     def finish(self) -> int:
         """Tell the ends of some tasks that were cancelled by a process that then died; return how many.

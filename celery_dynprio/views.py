@@ -14,6 +14,7 @@ from celery_dynprio.attainment import RedisAttainment
 from celery_dynprio.audit import Audit, Entry
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import BrokerClock, RedisClient
+from celery_dynprio.backlogs.trouble import unless_refused
 from celery_dynprio.errors import ArgumentError, NotPendingError
 from celery_dynprio.fates import Answer, Fate, Fates
 from celery_dynprio.guard import Yielding
@@ -186,7 +187,7 @@ class Views:
         """
         now = self._clock()
         context = self._context(now)
-        workers = ask(self._app) if workers is None else workers
+        workers = self._asked() if workers is None else workers
         turns: list[Turn] = []
         matching = missed = 0
         for queue in self._queues(wanted.queue):
@@ -230,7 +231,7 @@ class Views:
                 if task_id not in backlog.find([task_id], now):
                     continue
                 pending = True
-                workers = ask(self._app) if workers is None else workers
+                workers = self._asked() if workers is None else workers
                 turns = self._turns(queue, self._waiting(queue, now), context, workers.slots_for(queue))
                 index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
                 if index is not None:
@@ -278,7 +279,7 @@ class Views:
         now = self._clock()
         runtimes, use = self._usage.read(now)
         queues = [self._queue_stats(queue, now, oldest=oldest) for queue in self._settings.queues]
-        workers = ask(self._app) if workers is None else workers
+        workers = self._asked() if workers is None else workers
         paused = self.paused()
         pause = self._audit.last_pause() if paused else None
         return Stats(now, paused, queues, workers, runtimes, use, self.objectives(), pause)
@@ -312,6 +313,10 @@ class Views:
         if wanted not in self._settings.queues:
             raise ArgumentError("queue", wanted, f"not managed; dynprio_queues has {', '.join(self._settings.queues)}")
         return (wanted,)
+
+    def _asked(self) -> Workers:
+        """The workers that are up; none if the broker refuses the question."""
+        return unless_refused(lambda: ask(self._app), Workers())
 
     def _context(self, now: float) -> Context:
         return Context(now, *self._usage.read(now))

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from celery_dynprio import DynPrio
@@ -24,6 +25,7 @@ from celery_dynprio.message import HEADER, MAX_BYTES, moves_of
 from celery_dynprio.models import HELD, OVERFLOW, Move, Role
 from celery_dynprio.operations import Operations
 from celery_dynprio.reprioritizer import TickLog, assemble
+from celery_dynprio.workers import Workers
 from tests.conftest import StartServer
 from tests.servers import Kind
 
@@ -74,7 +76,35 @@ def test_pause_resume_and_drain_work_out_of_memory(
     app.close()
 
 
+def test_what_waits_is_shown_and_cancelled_out_of_memory_although_workers_cannot_be_asked(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server("valkey")
+    app, dynprio = make_app(server.url())
+    client = RedisClient.from_app(app)
+    for number in range(3):
+        publish(client, f"task {number}", level=3)
+    client.redis.config_set("maxmemory-policy", "noeviction")
+    client.redis.config_set("maxmemory", 1)
+    operations = Operations(app, client, dynprio.settings, "ada")
+    assert [turn.task.id for turn in operations.pending().turns] == ["task 0", "task 1", "task 2"]
+    assert operations.stats().workers == Workers()
+    assert operations.explain("task 1").turn.task.id == "task 1"
+    results = operations.cancel(["task 1", "unheard of"])
+    assert [result.answer for result in results] == [Answer.DONE, Answer.REVOKED]
+    assert "workers cannot be reached: the broker is out of memory" in caplog.text
+    client.close()
+    app.close()
+
+
 # What is not allowed, or not possible
+
+
+def wrapped(error: Exception) -> Exception:
+    """As kombu raises it where it sends an event or asks a worker."""
+    outer: Exception = OperationalError(str(error))
+    outer.__cause__ = error
+    return outer
 
 
 REFUSED: list[tuple[Exception, str]] = [
@@ -87,12 +117,14 @@ REFUSED: list[tuple[Exception, str]] = [
     (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"), "free some space"),
     (redis.AuthenticationError("invalid username-password pair or user is disabled."), "password in broker_url"),
     (redis.ResponseError("WRONGTYPE Operation against a key"), "refuses a command"),
+    (wrapped(NoPermissionError("this user has no permissions to run the 'publish' command")), "doctor"),
 ]
 AWAY: list[Exception] = [
     redis.ConnectionError("Error 111 connecting to 127.0.0.1"),
     redis.TimeoutError("Timeout reading from socket"),
     BusyLoadingError("Redis is loading the dataset in memory"),
     OSError("no route to host"),
+    wrapped(redis.ConnectionError("Error 111 connecting to 127.0.0.1")),
 ]
 
 
@@ -127,6 +159,22 @@ def test_who_may_not_is_told_so_and_not_that_nobody_answers(start_server: StartS
     app.pool.force_close_all()
     with pytest.raises(BrokerUnavailableError, match="refuses the user or the password"):
         dynprio.pending()
+    every.close()
+    app.close()
+
+
+def test_who_may_not_speak_to_workers_cancels_what_waits_all_the_same(start_server: StartServer) -> None:
+    server = start_server("valkey")
+    every = cast("Any", server.client())
+    every.execute_command("ACL", "SETUSER", "svc", "on", ">p", "~*", "&*", "+@all", "-publish")
+    app, dynprio = make_app(server.url().replace("redis://", "redis://svc:p@"))
+    client = RedisClient.from_app(app)
+    publish(client, "task 1", level=3)
+    operations = Operations(app, client, dynprio.settings, "ada")
+    results = operations.cancel(["task 1", "unheard of"])
+    assert [result.answer for result in results] == [Answer.DONE, Answer.NOT_FOUND]
+    assert operations.pending().turns == []
+    client.close()
     every.close()
     app.close()
 
