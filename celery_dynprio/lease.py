@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -112,8 +113,10 @@ class Keeper:
         self._lock = threading.Lock()
         self._workers = 0
         self._thread: threading.Thread | None = None
-        self._beats = 0
-        self._rest = 0.0
+        self._beats = count()
+        self._until = 0.0
+        #: Gives a sign of life. Called for each task that is scored, so it takes no more than this.
+        self.beat: Callable[[], object] = self._beats.__next__
 
     def hold(self, lease: Lease) -> None:
         """Renew this lease from now on."""
@@ -127,22 +130,16 @@ class Keeper:
             if lease in self._leases:
                 self._leases.remove(lease)
 
-    def beat(self) -> None:
-        """Give a sign of life."""
-        self._beats += 1
-        self._rest = 0.0
-
     def rest(self, seconds: float) -> None:
-        """Give a sign of life, the next one to come so much later than usual."""
-        self._beats += 1
-        self._rest = seconds
+        """Expect no sign of life for so long."""
+        self._until = self._clock() + seconds
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Renew while the body runs."""
         with self._lock:
             self._workers += 1
-            self._beats += 1
+            self.beat()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="dynprio lease", daemon=True)
                 self._thread.start()
@@ -163,16 +160,18 @@ class Keeper:
                 logger.debug("could not renew a lease: %s", exc)
 
     def _work(self) -> None:
-        seen, since = -1, 0.0
+        seen, since = -1, 0.0  # what the last look counted itself, and when others last did
         while True:
             time.sleep(self._period)
             with self._lock:
                 if not self._workers:
                     self._thread = None
                     return
-            if self._beats != seen:
-                seen, since = self._beats, self._clock()
-            if self._clock() - since <= self._patience + self._rest:
+            now, beats = self._clock(), next(self._beats)
+            if beats != seen + 1:
+                since = now
+            seen = beats
+            if now <= max(since, self._until) + self._patience:
                 self.renew()
 
 

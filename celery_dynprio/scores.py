@@ -29,7 +29,7 @@ class Scores:
     """
 
     def __init__(
-        self, policy: Policy, complain: Callable[[object], None], beat: Callable[[], None] = lambda: None
+        self, policy: Policy, complain: Callable[[object], None], beat: Callable[[], object] = lambda: None
     ) -> None:
         self._policy = policy
         self._complain = complain

@@ -22,6 +22,10 @@ CHUNK_BYTES: Final = 500_000
 FIRST: Final = 20
 GROWTH: Final = 4
 
+#: The same of a list that was read before, whose newest messages are few, and the most that are read of what is known.
+FIRST_NEW: Final = 8
+CHUNK_KNOWN: Final = 500
+
 #: A message, or of one that is too large its size (bytes).
 Entry: TypeAlias = "bytes | int"
 
@@ -35,24 +39,29 @@ class Part(NamedTuple):
     size: int
     #: The index from the head, and the message.
     found: Sequence[tuple[int, Entry]]
+    #: Whether the list ends there.
+    ends: bool
 
 
 class Pace:
     """How many messages to ask for next: few at first, then as many as make up about :data:`CHUNK_BYTES`."""
 
-    def __init__(self, first: int = FIRST) -> None:
+    def __init__(self, first: int = FIRST, most: int = CHUNK) -> None:
         self.size = first
+        self._most = most
 
     def learn(self, count: int, size: int) -> None:
         """Take in that ``count`` messages had ``size`` bytes."""
-        fit = CHUNK_BYTES * count // (size + 1) if count else CHUNK
-        self.size = max(1, min(CHUNK, GROWTH * self.size, fit))
+        fit = CHUNK_BYTES * count // (size + 1) if count else self._most
+        self.size = max(1, min(self._most, GROWTH * self.size, fit))
 
 
 class Reader:
     """Reads in one broker; ``beat`` is called after each read, ``largest`` (bytes) is what is read of a list at all."""
 
-    def __init__(self, client: RedisClient, beat: Callable[[], None] = lambda: None, largest: int = MOST_BYTES) -> None:
+    def __init__(
+        self, client: RedisClient, beat: Callable[[], object] = lambda: None, largest: int = MOST_BYTES
+    ) -> None:
         self._redis = client.redis
         self._find = client.script("find")
         self._beat = beat
@@ -65,16 +74,18 @@ class Reader:
         arguments: list[Any] = [start, start + count - 1, self._largest, CHUNK_BYTES, *texts]
         looked, size, *found = self._find(keys=[key], args=arguments)
         self._beat()
-        part = Part(looked, size, list(zip(found[::2], found[1::2], strict=True)))
+        ends = looked < count and size < CHUNK_BYTES
+        part = Part(looked, size, list(zip(found[::2], found[1::2], strict=True)), ends)
         self.large += sum(entry for _, entry in part.found if isinstance(entry, int))
         return part
 
     def search(self, key: str, texts: Sequence[str]) -> Iterator[tuple[int, Entry]]:
         """All messages of a list that have one of these texts, the newest first."""
-        start = 0
-        while (part := self.look(key, start, 10 * CHUNK, texts)).looked:
+        start, ends = 0, False
+        while not ends:
+            part = self.look(key, start, 10 * CHUNK, texts)
             yield from part.found
-            start += part.looked
+            start, ends = start + part.looked, part.ends
 
     def tail(self, key: str, depth: int, wanted: int, known: Collection[bytes] = ()) -> Iterator[tuple[int, Entry]]:
         """The ``wanted`` last messages of a list so deep, from the head on, with where they are as move.lua counts.
@@ -83,21 +94,21 @@ class Reader:
         meanwhile makes one be missed. What is moved away from before this place does. Where a message is ``known``, all
         that are behind it are not too large: they are read as they are, which takes the server a fifth of the time.
         """
-        start, pace, plain = depth - wanted, Pace(), False
-        while wanted:
-            part = self._plain(key, start, pace.size) if plain else self.look(key, start, pace.size)
-            if not part.looked:
-                return
-            for index, entry in part.found:
-                yield where_at(index, depth), entry
-            start += part.looked
-            pace.learn(part.looked, part.size)
-            plain = bool(known) and part.found[-1][1] in known
-
-    def _plain(self, key: str, start: int, count: int) -> Part:
-        raws: list[bytes] = self._redis.lrange(key, start, start + count - 1)
-        self._beat()
-        return Part(len(raws), sum(map(len, raws)), list(enumerate(raws, start)))
+        pace = Pace(FIRST_NEW, CHUNK_KNOWN) if known else Pace(CHUNK)
+        start, plain, ends = depth - wanted, False, not wanted
+        entries: Sequence[Entry]
+        while not ends:
+            if plain:
+                entries = self._redis.lrange(key, start, start + pace.size - 1)
+                self._beat()
+                size, ends = sum(map(len, entries)), len(entries) < pace.size  # type: ignore[arg-type]  # all are bytes
+            else:
+                _, size, found, ends = self.look(key, start, pace.size)
+                entries = [entry for _, entry in found]
+            yield from zip(_wheres(start, len(entries), depth), entries, strict=True)
+            start += len(entries)
+            pace.learn(len(entries), size)
+            plain = bool(known) and bool(entries) and entries[-1] in known
 
     def parked(self, key: str, match: str | None = None) -> Iterator[tuple[bytes, bytes]]:
         """All fields of a hash whose names match, each with its message."""
@@ -145,3 +156,11 @@ class Reader:
 def where_at(index: int, depth: int) -> int:
     """Where to look for the message at this index, from the head (0), of a list so deep: as move.lua counts."""
     return index + 1 if 2 * index < depth else min(index - depth, -1)
+
+
+def _wheres(start: int, count: int, depth: int) -> list[int]:
+    """The same of so many in a row; what was pushed while the list was read makes it longer than it was."""
+    half, end = (depth + 1) // 2, start + count
+    near = range(start + 1, min(end, half) + 1)
+    far = range(max(start, half) - depth, min(end, depth) - depth)
+    return [*near, *far, *[-1] * (count - len(near) - len(far))]

@@ -96,7 +96,7 @@ class RedisBacklog:
         queue: str,
         window: int = 10_000,
         clock: Callable[[], float] | None = None,
-        beat: Callable[[], None] = lambda: None,
+        beat: Callable[[], object] = lambda: None,
     ) -> None:
         self.queue = queue
         self._clock = clock or BrokerClock(client)
@@ -183,17 +183,17 @@ class RedisBacklog:
         now: float,
     ) -> Iterator[PendingTask]:
         """The tasks that can be moved, the next to run first; the others are counted."""
+        known, front = self._parsed.get, self._front
         for where, raw in reversed(entries):
             if isinstance(raw, int):
                 foreign[message.TOO_LARGE] += 1
                 continue
             if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
                 continue
-            known = self._parsed.get(raw)
-            entry = self._parse(raw, now) if known is None else known
+            entry = known(raw) or self._parse(raw, now)
             parsed[raw] = entry
-            if isinstance(entry, PendingTask) and entry.id not in self._front:
-                self._front[entry.id] = raw, where
+            if isinstance(entry, PendingTask) and entry.id not in front:
+                front[entry.id] = raw, where
                 yield entry
             else:
                 foreign[entry if isinstance(entry, str) else "duplicate id"] += 1

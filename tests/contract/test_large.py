@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from celery_dynprio.backlogs import redis as redis_backlog
-from celery_dynprio.backlogs.reading import CHUNK_BYTES, Pace, Reader
+from celery_dynprio.backlogs.reading import CHUNK_BYTES, Pace, Reader, _wheres, where_at
 from celery_dynprio.backlogs.redis import RedisBacklog
 from celery_dynprio.backlogs.redis_client import RedisClient
 from celery_dynprio.fates import Fates
@@ -164,6 +164,12 @@ def test_a_pace_follows_the_size_of_what_was_read() -> None:
         sizes.append(pace.size)
     assert sizes == [20, 80, 200, 4, 16, 64]
     assert CHUNK_BYTES // 100_000 == 5
+
+
+@pytest.mark.parametrize("depth", range(8))
+def test_places_in_a_row_are_those_of_each(depth: int) -> None:
+    for start in range(10):
+        assert _wheres(start, 4, depth) == [where_at(index, depth) for index in range(start, start + 4)]
 
 
 # What moving large messages costs
