@@ -56,6 +56,9 @@ SLICE_SECONDS: Final = 0.5
 #: Seconds after which it is tried again to tell an end that could not be told.
 RETRY: Final = 60.0
 
+#: An end that could not be told within so many seconds means that the result backend is away: none is tried for RETRY.
+AWAY: Final = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Drained:
@@ -94,6 +97,7 @@ class Operations(Views):
         self._life_key = client.app_key("cancelling")
         self._next_sign = 0.0
         self._retries: dict[str, float] = {}
+        self._away_until = 0.0
 
     def hold(self, ids: Iterable[str], why: str = "") -> list[Result]:
         """Take tasks out of the workers' reach until they are released, whatever restarts meanwhile."""
@@ -194,22 +198,35 @@ class Operations(Views):
     def finish(self) -> int:
         """Tell the ends of some tasks that were cancelled by a process that then died; return how many.
 
-        For about half a second, so that a tick is not late: the next call goes on. While any operator cancels, nothing.
+        For about half a second, so that a tick is not late: the next call goes on. While any operator cancels, and for
+        a while after the result backend did not answer, nothing.
         """
-        if self._client.redis.exists(self._life_key):
+        now = time.monotonic()
+        if now < self._away_until or self._client.redis.exists(self._life_key):
             return 0
-        told, until = 0, time.monotonic() + SLICE_SECONDS
+        tried = told = 0
+        until = now + SLICE_SECONDS
         for queue in self._backlogs:
-            for task_id, messages in self._abandoned(queue).items():
-                if told and time.monotonic() > until:
+            # Those that failed before come last: they may fail again, and take the others' time.
+            for task_id, messages in sorted(self._abandoned(queue).items(), key=lambda each: each[0] in self._retries):
+                if (tried and time.monotonic() > until) or time.monotonic() < self._away_until:
                     break
-                if self._tell(queue, task_id, messages):
-                    self._retries[task_id] = time.monotonic() + RETRY
-                else:
-                    self._retries.pop(task_id, None)
-                    told += 1
+                tried += 1
+                told += self._retell(queue, task_id, messages)
         self._flush()
         return told
+
+    def _retell(self, queue: str, task_id: str, messages: int) -> bool:
+        """Tell the end of a task that a dead operator cancelled; if that fails, say when to try again."""
+        began = time.monotonic()
+        if not self._tell(queue, task_id, messages):
+            self._retries.pop(task_id, None)
+            return True
+        now = time.monotonic()
+        self._retries[task_id] = now + RETRY
+        if now - began > AWAY:
+            self._away_until = now + RETRY
+        return False
 
     def _abandoned(self, queue: str) -> Counter[str]:
         """Some of the cancelled tasks of one queue whose operator died, and how many messages each has."""
@@ -390,10 +407,13 @@ class Operations(Views):
         bands = Bands.equal(len(self._client.priority_steps))
         returned = 0
         while tasks := sorted(backlog.parked(place, now), key=lambda task: (-score(task), task.published)):
+            before = returned
             for start in range(0, len(tasks), CHUNK):
                 moves = [_back(task, place, score(task), bands, "drain") for task in tasks[start : start + CHUNK]]
                 moves = [_put_in(move, self._client.plain_levels) for move in moves]
                 returned += backlog.apply(moves, lease.acquire()).count(Outcome.MOVED)
+            if returned == before:  # others brought back all of them meanwhile, or these cannot be
+                break
         return returned
 
 

@@ -79,12 +79,15 @@ class Reader:
         self.large += sum(entry for _, entry in part.found if isinstance(entry, int))
         return part
 
-    def search(self, key: str, texts: Sequence[str]) -> Iterator[tuple[int, Entry]]:
-        """All messages of a list that have one of these texts, the newest first."""
+    def search(self, key: str, texts: Sequence[str]) -> Iterator[Sequence[tuple[int, Entry]]]:
+        """All messages of a list that have one of these texts, the newest first, in parts.
+
+        What is pushed between two parts shifts the list: the next one begins with messages of those before it.
+        """
         start, ends = 0, False
         while not ends:
             part = self.look(key, start, 10 * CHUNK, texts)
-            yield from part.found
+            yield part.found
             start, ends = start + part.looked, part.ends
 
     def tail(self, key: str, depth: int, wanted: int, known: Collection[bytes] = ()) -> Iterator[tuple[int, Entry]]:
@@ -92,16 +95,18 @@ class Reader:
 
         Reading goes towards the tail, where workers pop, and to its end: neither what they take nor what producers push
         meanwhile makes one be missed. What is moved away from before this place does. Where a message is ``known``, all
-        that are behind it are not too large: they are read as they are, which takes the server a fifth of the time.
+        that are behind it are not too large, but for what a worker gave back since: they are read as they are, which
+        takes the server a fifth of the time.
         """
         pace = Pace(FIRST_NEW, CHUNK_KNOWN) if known else Pace(CHUNK)
         start, plain, ends = depth - wanted, False, not wanted
         entries: Sequence[Entry]
         while not ends:
             if plain:
-                entries = self._redis.lrange(key, start, start + pace.size - 1)
+                raws: list[bytes] = self._redis.lrange(key, start, start + pace.size - 1)
                 self._beat()
-                size, ends = sum(map(len, entries)), len(entries) < pace.size  # type: ignore[arg-type]  # all are bytes
+                size, ends = sum(map(len, raws)), len(raws) < pace.size
+                entries = raws if size <= self._largest else self._sized(raws)
             else:
                 _, size, found, ends = self.look(key, start, pace.size)
                 entries = [entry for _, entry in found]
@@ -109,6 +114,11 @@ class Reader:
             start += len(entries)
             pace.learn(len(entries), size)
             plain = bool(known) and bool(entries) and entries[-1] in known
+
+    def _sized(self, raws: Sequence[bytes]) -> list[Entry]:
+        """The messages, of those that are too large only their sizes."""
+        self.large += sum(len(raw) for raw in raws if len(raw) > self._largest)
+        return [raw if len(raw) <= self._largest else len(raw) for raw in raws]
 
     def parked(self, key: str, match: str | None = None) -> Iterator[tuple[bytes, bytes]]:
         """All fields of a hash whose names match, each with its message."""

@@ -78,7 +78,7 @@ class Search:
     def ids_with(self, start: str, now: float) -> set[str]:
         """The ids that begin with this text, of all that waits."""
         texts = [_as_json(start), *needles(_as_json(start))]
-        found = [raw for key in self._lists for _, raw in self._reader.search(key, texts)]
+        found = [raw for key in self._lists for part in self._reader.search(key, texts) for _, raw in part]
         raws = [raw for raw in found if isinstance(raw, bytes)]
         for place in (HELD, OVERFLOW):
             raws += [raw for _, raw in self._reader.parked(self._hashes[place], match=f"{escaped(start)}*")]
@@ -116,12 +116,15 @@ class Search:
         before = 0
         for level, key in enumerate(self._lists if ids else ()):
             depth = self._redis.llen(key)
-            here = []
-            for index, raw in self._reader.search(key, texts):
-                entry = None if isinstance(raw, int) else self._parse(raw, now)
-                if not isinstance(raw, int) and isinstance(entry, PendingTask) and entry.id in wanted:
-                    ahead = max(before + depth - 1 - index, 0)
-                    here.append(Sighting(Found(entry, level, ahead), raw, where_at(index, depth)))
+            here: list[Sighting] = []
+            seen: set[bytes] = set()  # in earlier parts: what comes again in a later one is the same message
+            for part in self._reader.search(key, texts):
+                seen.update(sighting.raw for sighting in here[len(seen) :])
+                for index, raw in part:
+                    entry = None if isinstance(raw, int) or raw in seen else self._parse(raw, now)
+                    if not isinstance(raw, int) and isinstance(entry, PendingTask) and entry.id in wanted:
+                        ahead = max(before + depth - 1 - index, 0)
+                        here.append(Sighting(Found(entry, level, ahead), raw, where_at(index, depth)))
             found += reversed(here)
             before += depth
         return found

@@ -124,6 +124,17 @@ def test_what_was_read_before_is_read_as_it_is(bench: Bench) -> None:
     assert read[0].foreign == {"too large": 1}
 
 
+def test_what_a_worker_gave_back_behind_what_was_read_before_is_fetched_once_at_most(bench: Bench) -> None:
+    for number in range(40):
+        bench.publish(f"task {number}")
+    bench.backlog.read(NOW)
+    bench.redis.rpush(bench.client.level_key("celery", 5), message("huge", HUGE))
+    reads = [bench.backlog.read(NOW)]
+    sent = bench.sent(lambda: reads.append(bench.backlog.read(NOW)))
+    assert sent < 200_000
+    assert [(len(each.levels[5]), each.foreign) for each in reads] == [(40, {"too large": 1})] * 2
+
+
 def test_a_level_with_large_messages_is_not_looked_at_all_the_time(
     mixed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

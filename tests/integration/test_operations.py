@@ -26,6 +26,7 @@ from celery_dynprio import (
     dynprio_task,
     factor,
     fates,
+    message,
     operations,
     revocation,
     tracing,
@@ -568,6 +569,38 @@ class TestCancel:
         assert sum(shop.operations.finish() for _ in range(6)) == 4
         assert tries.count(odd) <= 1
 
+    @pytest.mark.parametrize(("away", "tried"), [(-1.0, 1), (60.0, 3)])
+    def test_a_result_backend_that_is_away_does_not_stop_the_ticks(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch, away: float, tried: int
+    ) -> None:
+        tries: list[str] = []
+        ids = [shop.report.delay("ada").id for _ in range(3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            shop.operations.cancel(ids)
+        shop.operator_dies()
+        monkeypatch.setattr(operations, "AWAY", away)  # each try takes longer, and none does
+        monkeypatch.setattr(operations, "SLICE_SECONDS", 60.0)
+        monkeypatch.setattr(Operations, "_tell", lambda _, __, task_id, *___: tries.append(task_id) or "away")
+        assert [shop.operations.finish() for _ in range(3)] == [0, 0, 0]
+        assert len(tries) == tried
+
+    def test_ends_that_cannot_be_told_take_no_more_than_a_slice(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ids = [shop.report.delay("ada").id for _ in range(4)]
+        tries: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            shop.operations.cancel(ids)
+        shop.operator_dies()
+        monkeypatch.setattr(operations, "SLICE_SECONDS", -1.0)
+        monkeypatch.setattr(operations, "RETRY", 0.0)
+        monkeypatch.setattr(Operations, "_tell", lambda _, __, task_id, *___: tries.append(task_id) or "odd")
+        for _ in ids:
+            shop.operations.finish()
+        assert sorted(tries) == sorted(ids), "who failed before comes last"
+
     def test_a_result_backend_that_is_away_delays_the_result_only(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -776,6 +809,21 @@ class TestSeveralMessagesWithOneId:
         assert [result.messages for result in shop.operations.reprioritize([self.ID], {"weight": 7})] == [4]
         assert {each["headers"]["dynprio"]["w"] for each in pending(shop.client.redis)} == {7}
 
+    def test_a_drain_ends_whatever_cannot_be_brought_back(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        odd, plain = (shop.report.delay("ada").id for _ in range(2))
+        shop.park(odd, plain)
+        rewrite = message.rewrite
+
+        def deep(raw: bytes, priority: Any, task: PendingTask, *arguments: Any) -> bytes:
+            if task.id == odd:
+                raise RecursionError  # as of what is nested so deeply that it could just be read
+            return rewrite(raw, priority, task, *arguments)
+
+        monkeypatch.setattr(message, "rewrite", deep)
+        (drained,) = shop.operations.drain(time.time())
+        assert drained.returned == 1
+        assert [shop.place(each) < 0 for each in (odd, plain)] == [True, False]
+
     def test_a_drain_brings_all_back(self, shop: Shop) -> None:
         self.messages(shop, held=3, front=1)
         assert [each.returned for each in shop.operations.drain(time.time(), held=True)] == [3]
@@ -786,6 +834,22 @@ class TestSeveralMessagesWithOneId:
         assert shop.operations.explain(self.ID).messages == 2
         report = shop.reprioritizer().tick()
         assert (dict(report.foreign), self.counts(shop)) == ({"duplicate id": 1}, (2, 0, 0))
+
+    def test_one_that_comes_again_because_others_are_published_meanwhile_is_one_message(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.messages(shop, front=2)
+        look, pushes = Reader.look, iter(range(20))
+
+        def small(self: Reader, key: str, start: int, count: int, texts: Any = ("",)) -> Any:
+            part = look(self, key, start, min(count, 1), texts)
+            if part.found and next(pushes, None) is not None:
+                shop.report.delay("bob")
+            return part
+
+        monkeypatch.setattr(Reader, "look", small)
+        (result,) = shop.operations.hold([self.ID])
+        assert (result.messages, result.detail) == (2, "all of 2 messages with this id")
 
     def test_one_that_is_moved_while_this_looks_is_one_message(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
