@@ -125,6 +125,16 @@ def answers(results: list[Result]) -> list[Answer]:
     return [result.answer for result in results]
 
 
+def failing(tries: list[str]) -> Callable[..., str]:
+    """In place of what tells the end of a task."""
+
+    def tell(_: Operations, __: str, task_id: str, *___: object) -> str:
+        tries.append(task_id)
+        return "no backend"
+
+    return tell
+
+
 class TestSee:
     def test_tasks_are_listed_in_the_order_in_which_they_run(self, shop: Shop) -> None:
         reports = [shop.report.delay("ada", page).id for page in range(4)]
@@ -581,7 +591,7 @@ class TestCancel:
         shop.operator_dies()
         monkeypatch.setattr(operations, "AWAY", away)  # each try takes longer, and none does
         monkeypatch.setattr(operations, "SLICE_SECONDS", 60.0)
-        monkeypatch.setattr(Operations, "_tell", lambda _, __, task_id, *___: tries.append(task_id) or "away")
+        monkeypatch.setattr(Operations, "_tell", failing(tries))
         assert [shop.operations.finish() for _ in range(3)] == [0, 0, 0]
         assert len(tries) == tried
 
@@ -596,7 +606,7 @@ class TestCancel:
         shop.operator_dies()
         monkeypatch.setattr(operations, "SLICE_SECONDS", -1.0)
         monkeypatch.setattr(operations, "RETRY", 0.0)
-        monkeypatch.setattr(Operations, "_tell", lambda _, __, task_id, *___: tries.append(task_id) or "odd")
+        monkeypatch.setattr(Operations, "_tell", failing(tries))
         for _ in ids:
             shop.operations.finish()
         assert sorted(tries) == sorted(ids), "who failed before comes last"
