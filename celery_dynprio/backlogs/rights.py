@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 if TYPE_CHECKING:
     from celery_dynprio.backlogs.redis_client import RedisClient
@@ -163,10 +163,9 @@ def _try(connection: Any, command: Command, found: Missing) -> bool:
     try:
         connection.read_response()
     except ResponseError as exc:
-        _note(str(command[0]) if command[0] != "SCRIPT" else " ".join(map(str, command[:2])), command, str(exc), found)
+        name = " ".join(map(str, command[:2])) if command[0] == "SCRIPT" else str(command[0])
+        _note(name, command, str(exc), found)
         return False
-    except RedisError:
-        raise
     return True
 
 
