@@ -135,6 +135,27 @@ def test_what_a_worker_gave_back_behind_what_was_read_before_is_fetched_once_at_
     assert [(len(each.levels[5]), each.foreign) for each in reads] == [(40, {"too large": 1})] * 2
 
 
+def test_messages_that_are_read_a_few_at_a_time_are_read_as_they_are(bench: Bench) -> None:
+    for number in range(40):
+        bench.publish(f"task {number}", size=100_000)
+    read: list[Any] = []
+    assert bench.calls("evalsha", lambda: read.append(bench.backlog.read(NOW))) <= 2
+    assert len(read[0].levels[5]) == 40
+
+
+def test_what_is_too_large_behind_them_is_fetched_once_at_most(bench: Bench) -> None:
+    for number in range(8):
+        bench.publish(f"huge {number}", size=HUGE)
+    for number in range(8):
+        bench.publish(f"task {number}", size=100_000)
+    reads = []
+    first = bench.sent(lambda: reads.append(bench.backlog.read(NOW)))
+    later = bench.sent(lambda: reads.append(bench.backlog.read(NOW)))
+    assert [(len(each.levels[5]), each.foreign) for each in reads] == [(8, {"too large": 8})] * 2
+    assert first < 5 * HUGE
+    assert later < 8 * 100_000 + HUGE
+
+
 def test_a_level_with_large_messages_is_not_looked_at_all_the_time(
     mixed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
