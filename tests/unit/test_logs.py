@@ -263,7 +263,7 @@ def test_a_disconnected_app_leaves_handlers_alone(logger: logging.Logger) -> Non
     connected.set_up(logger)
     (handler,) = logger.handlers
     assert (handler.filters, handler.formatter) == ([], None)
-    heard = [receiver for receiver, _ in signals.import_modules.send(sender=connected.app)]  # also others of the process
+    heard = [receiver for receiver, _ in signals.import_modules.send(sender=connected.app)]  # and others
     assert not any(receiver.__module__ == logs.__name__ for receiver in heard)
 
 
