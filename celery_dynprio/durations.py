@@ -37,10 +37,11 @@ def _read(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
-        total, end = 0.0, 0
+        number, end = 0.0, 0
         while found := _PART.match(text, end):
-            total, end = total + float(found[1]) * _UNITS[found[2]], found.end()
-        return total if text and end == len(text) else None
+            number, end = number + float(found[1]) * _UNITS[found[2]], found.end()
+        if not text or end < len(text):
+            return None
     return number if math.isfinite(number) else None
 
 

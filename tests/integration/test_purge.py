@@ -64,7 +64,7 @@ def publish_and_park(app: Celery, client: RedisClient) -> RedisBacklog:
 @pytest.mark.parametrize("by", [by_command, by_control, by_pooled_channel])
 def test_what_is_parked_is_purged_too(app: Celery, client: RedisClient, by: Callable[[Celery], int]) -> None:
     backlog = publish_and_park(app, client)
-    app.send_task("mail", queue="mails")
+    client.redis.lpush(client.level_key("mails", 0), b"mail")  # an app of Celery 5.5 purges what it has published to
     assert by(app) == 9
     assert {place: count for place, count in backlog.count().items() if count} == {CANCELLED: 1}
     assert sum(client.redis.llen(client.level_key("mails", level)) for level in range(10)) == 1

@@ -48,6 +48,7 @@ def test_what_is_understood(value: object, expected: float) -> None:
         "5m,3s",
         "inf",
         "nan",
+        "9" * 400 + "s",
         math.inf,
         math.nan,
         True,
