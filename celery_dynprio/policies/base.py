@@ -95,7 +95,10 @@ class Policy:
 
     @property
     def _total(self) -> float:
-        return sum((weight for weight, _ in self.terms), 0.0)
+        total = 0.0
+        for weight, _ in self.terms:  # as a score is: from Python 3.12 on, sum() rounds otherwise
+            total += weight
+        return total
 
     def __add__(self, other: Factor | Policy) -> Policy:
         if isinstance(other, Factor):

@@ -290,6 +290,11 @@ class TestPolicy:
         )
 
 
+    def test_rounding_gives_no_score_above_1(self) -> None:
+        policy = 0.1 * Weight() + 0.2 * Weight() + 0.3 * Weight()
+        assert policy.score(PendingTask("a", "a.task", 0.0, weight=10.0), Context(0.0)) == 1.0
+
+
 class TestProperties:
     @given(policies, tasks, contexts)
     def test_scores_and_parts_are_from_0_to_1(self, policy: Policy, task: PendingTask, known: Context) -> None:
