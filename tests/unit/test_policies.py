@@ -289,7 +289,6 @@ class TestPolicy:
             "4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare(damping=1.0) + 1 * Age(saturation=300)"
         )
 
-
     def test_rounding_gives_no_score_above_1(self) -> None:
         policy = 0.1 * Weight() + 0.2 * Weight() + 0.3 * Weight()
         assert policy.score(PendingTask("a", "a.task", 0.0, weight=10.0), Context(0.0)) == 1.0
