@@ -6,37 +6,47 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from celery_dynprio.durations import Duration
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, require_positive
+from celery_dynprio.policies.base import Factor, Scorer, positive_seconds, require_positive
 
 #: The value of a key that uses exactly its share.
 EXACT_SHARE: Final = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class FairShare(Factor):
-    """Slurm's classic fair share, ``2 ** (-(U / S) / damping)``.
+    """Slurm's classic fair share, ``2 ** (-(U / S) / damping)``, for keys that each used ``prior`` seconds more.
 
-    U is the key's part of all decayed use, S is the share of each key, 1 / number of keys. So a key that used nothing
-    gets 1, one that used its share gets 0.5, and one that used far more gets nearly 0. An unknown key counts as unused.
-    Where no use is known at all (in a producer, or at first), every key gets 0.5. All tasks without a key count as one
-    key. ``damping`` (Slurm's FairShareDampeningFactor) above 1 distinguishes heavy users if there are very many keys.
+    U is the key's part of all decayed use, S is the share of each key, 1 / number of keys. So a key that used its
+    share gets 0.5, one that used far more gets nearly 0, and one that used nothing gets more the more the others used,
+    up to nearly 1. An unknown key counts as unused. Where no use is known at all (in a producer, or at first), every
+    key gets 0.5. All tasks without a key count as one key.
+
+    ``prior`` (seconds of worker time, or as in :data:`~celery_dynprio.durations.EXAMPLES`) is the use that decides
+    nothing: keys that differ by far less keep the order in which their tasks came. Without it, a tenant that nobody
+    knows yet would go before one that used a second, with all its tasks, however long they are. ``damping`` (Slurm's
+    FairShareDampeningFactor) above 1 distinguishes heavy users if there are very many keys.
     """
 
-    damping: float = 1.0
+    damping: float
+    prior: float
 
-    def __post_init__(self) -> None:
-        require_positive("FairShare", "damping", self.damping)
+    def __init__(self, damping: float = 1.0, *, prior: Duration = 60.0) -> None:
+        require_positive("FairShare", "damping", damping)
+        object.__setattr__(self, "damping", damping)
+        object.__setattr__(self, "prior", positive_seconds("FairShare", "prior", prior))
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""
         total = sum(context.use.values())
         if total <= 0.0:
             return lambda _: EXACT_SHARE
-        rate = -len(context.use) / total / self.damping
-        value = {key: math.pow(2.0, rate * use) for key, use in context.use.items()}.get
+        rate = -1.0 / (total / len(context.use) + self.prior) / self.damping
+        value = {key: math.pow(2.0, rate * (use + self.prior)) for key, use in context.use.items()}.get
+        unused = math.pow(2.0, rate * self.prior)
 
         def score(task: PendingTask) -> float:
-            return value(task.key or "", 1.0)
+            return value(task.key or "", unused)
 
         return score

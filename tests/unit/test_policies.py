@@ -82,10 +82,17 @@ class TestFactors:
         task = replace(TASK, deadline=NOW + 45)
         assert Deadline(horizon=60)(task, context(runtimes={TASK.name: 30})) == 0.75
 
-    @pytest.mark.parametrize(("key", "value"), [("ada", 0.5**1.5), ("bob", 0.5**0.5), ("new", 1), (None, 1)])
+    @pytest.mark.parametrize(("key", "value"), [("ada", 0.5**1.5), ("bob", 0.5**0.5), ("new", 0.5**0.25), (None, 0.5**0.25)])
     def test_fair_share(self, key: str | None, value: float) -> None:
-        scored = FairShare()(replace(TASK, key=key), context(use={"ada": 75, "bob": 25}))
+        scored = FairShare(prior=60)(replace(TASK, key=key), context(use={"ada": 300, "bob": 60}))
         assert scored == pytest.approx(value)
+
+    def test_a_key_that_used_nothing_is_hardly_ahead_of_one_that_used_a_second(self) -> None:
+        known = context(use={"ada": 1.0, "bob": 1.0})
+        new, ada = (FairShare()(replace(TASK, key=key), known) for key in ("new", "ada"))
+        assert ada == 0.5
+        assert 0 < new - ada < 0.01
+        assert FairShare(prior="1h")(replace(TASK, key="new"), known) - ada < 0.0002
 
     def test_fair_share_of_tasks_without_key_is_one_share(self) -> None:
         assert FairShare()(TASK, context(use={"": 10, "ada": 10})) == 0.5
@@ -98,7 +105,7 @@ class TestFactors:
         use = {f"key {n}": 0.0 for n in range(998)} | {"heavy": 60.0, "heaviest": 40.0}
         sharp, damped = (
             [f(replace(TASK, key=key), context(use=use)) for key in ("heavy", "heaviest")]
-            for f in (FairShare(), FairShare(damping=500))
+            for f in (FairShare(prior=1e-9), FairShare(damping=500, prior=1e-9))
         )
         assert max(sharp) < 1e-100
         assert damped == pytest.approx([0.5**1.2, 0.5**0.8])
@@ -233,6 +240,7 @@ class TestPolicy:
             (Dependents, "saturation"),
             (ShortestFirst, "scale"),
             (FairShare, "damping"),
+            (FairShare, "prior"),
         ],
     )
     def test_wrong_options_are_named(self, kind: Any, option: str, value: object) -> None:
@@ -286,7 +294,7 @@ class TestPolicy:
 
     def test_the_default(self) -> None:
         assert repr(default_policy()) == (
-            "4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare(damping=1.0) + 1 * Age(saturation=300)"
+            "4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare(damping=1.0, prior=60.0) + 1 * Age(saturation=300)"
         )
 
     def test_rounding_gives_no_score_above_1(self) -> None:

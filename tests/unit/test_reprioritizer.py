@@ -14,7 +14,7 @@ from celery_dynprio.backlogs.memory import MemoryBacklog
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role
 from celery_dynprio.planner import Planner
-from celery_dynprio.policies import Age, Policy, Weight, factor
+from celery_dynprio.policies import Age, Policy, Weight, default_policy, factor
 from celery_dynprio.protocol1 import NOT_JSON
 from celery_dynprio.reprioritizer import Reprioritizer, TickLog, describe, planned, serve
 from celery_dynprio.testing import MemoryLease
@@ -45,7 +45,7 @@ def reprioritizer(backlog: MemoryBacklog, **options: Any) -> Reprioritizer:
         lease,
         Planner(10, window, 0.25),
         policy,
-        NothingLearned(),
+        options.pop("usage", NothingLearned()),
         options.pop("paused", lambda: False),
         window=window,
         clock=lambda: NOW,
@@ -106,6 +106,22 @@ def test_a_deep_front_is_parked_in_bulk_and_comes_back_best_first() -> None:
     weights = [task.weight for level in queue.read(NOW).levels for task in level]
     assert len(weights) == 50
     assert min(weights) >= 7.0  # the 60 heaviest of 200 weigh 7, 8 or 9
+
+
+def test_a_flood_of_an_unknown_tenant_does_not_overtake_one_that_used_a_second() -> None:
+    class Used(NothingLearned):
+        def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - as above
+            return {}, {"acme": 1.2, "bolt": 1.2}
+
+    queue = MemoryBacklog("celery")
+    queue.fence = "1"
+    for number in range(100):
+        key = "acme" if number < 40 else "newco"
+        queue.publish(PendingTask(str(number), "job", NOW - 1 + number / 1000, key=key), 5)
+    ticking = reprioritizer(queue, policy=default_policy(), usage=Used())
+    for _ in range(20):
+        ticking.tick()
+    assert order(queue) == [str(number) for number in range(100)]
 
 
 def broken(_: PendingTask, __: Context) -> float:
