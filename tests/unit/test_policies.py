@@ -82,7 +82,9 @@ class TestFactors:
         task = replace(TASK, deadline=NOW + 45)
         assert Deadline(horizon=60)(task, context(runtimes={TASK.name: 30})) == 0.75
 
-    @pytest.mark.parametrize(("key", "value"), [("ada", 0.5**1.5), ("bob", 0.5**0.5), ("new", 0.5**0.25), (None, 0.5**0.25)])
+    @pytest.mark.parametrize(
+        ("key", "value"), [("ada", 0.5**1.5), ("bob", 0.5**0.5), ("new", 0.5**0.25), (None, 0.5**0.25)]
+    )
     def test_fair_share(self, key: str | None, value: float) -> None:
         scored = FairShare(prior=60)(replace(TASK, key=key), context(use={"ada": 300, "bob": 60}))
         assert scored == pytest.approx(value)
