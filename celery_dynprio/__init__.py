@@ -13,6 +13,7 @@ from celery_dynprio.app import DynPrio
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.objectives import Objective
+from celery_dynprio.operators.selection import Filter
 from celery_dynprio.policies import (
     Age,
     Deadline,
@@ -28,7 +29,6 @@ from celery_dynprio.policies import (
     default_policy,
     factor,
 )
-from celery_dynprio.selection import Filter
 from celery_dynprio.task import DynPrioTask, dynprio_task
 
 __version__ = "0.1.0"

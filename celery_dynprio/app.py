@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
-from celery_dynprio.default_app import give_back, make_default
 from celery_dynprio.durations import Due
 from celery_dynprio.errors import DynPrioError, SettingError
+from celery_dynprio.hosting.default_app import give_back, make_default
 from celery_dynprio.message import KOMBU_STEPS, AddedSteps, plain_steps
-from celery_dynprio.router import DynPrioRouter, Placement, Plan
-from celery_dynprio.selection import Filter
+from celery_dynprio.operators.selection import Filter
+from celery_dynprio.producer.router import DynPrioRouter, Placement, Plan
 from celery_dynprio.settings import Settings
 from celery_dynprio.typed import UNSET, Unset
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_dynprio.operations import Operations
-    from celery_dynprio.steering import Result
-    from celery_dynprio.views import Explanation, Page
+    from celery_dynprio.operators.operations import Operations
+    from celery_dynprio.operators.steering import Result
+    from celery_dynprio.operators.views import Explanation, Page
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ DEFAULT_STEPS: Final = tuple(range(10))
 
 #: Steps of a worker's consumer, by name so that only workers import them.
 CONSUMER_STEPS: Final = (
-    "celery_dynprio.embedded:Candidate",
-    "celery_dynprio.doctor:StartupChecks",
-    "celery_dynprio.received:TraceReceived",
-    "celery_dynprio.restoring:RestoreToPlainLists",
-    "celery_dynprio.turns:TakeTurns",
+    "celery_dynprio.worker.candidate:Candidate",
+    "celery_dynprio.doctor.gather:StartupChecks",
+    "celery_dynprio.worker.received:TraceReceived",
+    "celery_dynprio.worker.restoring:RestoreToPlainLists",
+    "celery_dynprio.worker.turns:TakeTurns",
 )
 
 #: What ``celery events`` and others that start from the app know of its tasks; by name, as Celery wants it.
@@ -146,7 +146,7 @@ class DynPrio:
         _ = self.settings  # so that the steps are set and checked
         return plain_steps((self.app.conf[_OPTIONS] or {}).get(_STEPS, KOMBU_STEPS))
 
-    # What waits: see celery_dynprio.operations, whose methods these are, for an app
+    # What waits: see celery_dynprio.operators.operations, whose methods these are, for an app
 
     def pending(self, wanted: Filter | None = None, limit: int | None = None) -> Page:
         """List pending tasks in the order in which they are expected to run; see :meth:`~.views.Views.pending`.
@@ -212,9 +212,9 @@ class DynPrio:
     @contextmanager
     def operations(self, by: str | None = None) -> Iterator[Operations]:
         """All operations, over one connection; ``by`` is who does it, for the audit: this process's user if None."""
-        from celery_dynprio.backlogs.redis_client import BROKER_ERRORS, RedisClient  # noqa: PLC0415 - see _connect
-        from celery_dynprio.backlogs.trouble import explained  # noqa: PLC0415
-        from celery_dynprio.operations import Operations  # noqa: PLC0415
+        from celery_dynprio.brokers.redis.client import BROKER_ERRORS, RedisClient  # noqa: PLC0415 - see _connect
+        from celery_dynprio.brokers.redis.trouble import explained  # noqa: PLC0415
+        from celery_dynprio.operators.operations import Operations  # noqa: PLC0415
 
         settings = self.settings
         client = RedisClient.from_app(self.app)
@@ -241,7 +241,10 @@ class DynPrio:
 
     def _connect(self, app: Celery) -> None:
         # Imported here: the command line loads this module for each of Celery's commands, and redis is slow to import.
-        from celery_dynprio import failures, logs, propagation, recorder  # noqa: PLC0415
+        from celery_dynprio import logs  # noqa: PLC0415 - see _connect
+        from celery_dynprio.producer import propagation  # noqa: PLC0415 - see _connect
+        from celery_dynprio.tracing import failure_report as failures  # noqa: PLC0415 - see _connect
+        from celery_dynprio.worker import recorder  # noqa: PLC0415 - see _connect
 
         for signal, receiver, sender in self._receivers(app):
             signal.connect(receiver, sender=sender, weak=False, dispatch_uid=_uid(app))
@@ -251,7 +254,10 @@ class DynPrio:
         recorder.connect(app, lambda: self.settings)  # after the propagation, which follows the runs
 
     def _disconnect(self, app: Celery) -> None:
-        from celery_dynprio import failures, logs, propagation, recorder  # noqa: PLC0415 - see _connect
+        from celery_dynprio import logs  # noqa: PLC0415 - see _connect
+        from celery_dynprio.producer import propagation  # noqa: PLC0415 - see _connect
+        from celery_dynprio.tracing import failure_report as failures  # noqa: PLC0415 - see _connect
+        from celery_dynprio.worker import recorder  # noqa: PLC0415 - see _connect
 
         for signal, _, sender in self._receivers(app):
             signal.disconnect(sender=sender, dispatch_uid=_uid(app))
@@ -293,7 +299,7 @@ class DynPrio:
         _reread_routes(app)
 
     def _take_over_connections(self, app: Celery) -> None:
-        from celery_dynprio.purge import purging  # noqa: PLC0415 - see _connect
+        from celery_dynprio.brokers.redis.purge import purging  # noqa: PLC0415 - see _connect
 
         self._connection_before = vars(app.amqp).get("Connection")
         app.amqp.Connection = self._connection = purging(app.amqp.Connection, lambda: self.settings.queues)
@@ -355,7 +361,7 @@ def _uid(app: Celery) -> str:
 
 
 def _on_redis(app: Celery) -> bool:
-    from celery_dynprio.backlogs.redis_client import REDIS_TRANSPORTS  # noqa: PLC0415 - see DynPrio._connect
+    from celery_dynprio.brokers.redis.client import REDIS_TRANSPORTS  # noqa: PLC0415 - see DynPrio._connect
 
     return bool(app.connection_for_write().get_transport_cls().driver_type in REDIS_TRANSPORTS)
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import signals
 from celery.app.log import TaskFormatter
 
-from celery_dynprio import tracing
 from celery_dynprio.errors import SettingError
-from celery_dynprio.tracing import Span
+from celery_dynprio.tracing import context as tracing
+from celery_dynprio.tracing.context import Span
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -9,10 +9,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
+from celery_dynprio.configuration.readers import READERS
 from celery_dynprio.errors import SettingError
 from celery_dynprio.objectives import Objective
 from celery_dynprio.policies import Policy, default_policy
-from celery_dynprio.readers import READERS
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,7 +34,7 @@ class Settings:
 
     #: The managed queues; by default the app's ``task_default_queue``.
     queues: tuple[str, ...] = ("celery",)
-    #: A policy, a factor, plain data (see :mod:`celery_dynprio.declarations`), or its place, "module:attribute".
+    #: A policy, a factor, plain data (see :mod:`.configuration.declarations`), or its place, "module:attribute".
     policy: Policy = field(default_factory=default_policy)
     #: Seconds between two ticks of the reprioritizer.
     interval: float = 1.0

@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 from celery import Task, shared_task
 from celery._state import connect_on_app_finalize
 
-from celery_dynprio.default_app import warn_of_fallback
 from celery_dynprio.durations import EXAMPLES, Duration, seconds, timestamp
 from celery_dynprio.errors import OptionError
+from celery_dynprio.hosting.default_app import warn_of_fallback
+from celery_dynprio.hosting.orm import on_commit
 from celery_dynprio.message import MAX_KEY, MAX_WEIGHT
-from celery_dynprio.orm import on_commit
 from celery_dynprio.typed import P, R_co, TypedTask
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import uuid4
 
-from celery_dynprio.backlogs.memory import MemoryBacklog
-from celery_dynprio.learned import MemoryUsage
-from celery_dynprio.lease import Holder
+from celery_dynprio.brokers.memory import MemoryBacklog
+from celery_dynprio.brokers.redis.lease import Holder
+from celery_dynprio.brokers.redis.usage import MemoryUsage
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy
 

@@ -11,7 +11,7 @@ from celery.bin.base import CeleryCommand
 from celery_dynprio.cli.rendering import Column, print_json, table, terminal_width
 from celery_dynprio.cli.session import connected, json_option, settings_of
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Place
-from celery_dynprio.plain import place_name
+from celery_dynprio.operators.plain import place_name
 
 _COLUMNS: Final = (Column("queue", least=12), Column("place"), Column("messages", right=True))
 
@@ -34,7 +34,7 @@ def count(ctx: click.Context, *, as_json: bool) -> None:
     $ celery -A proj dynprio count
     $ celery -A proj dynprio count --json
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    from celery_dynprio.backlogs.counts import count_places  # noqa: PLC0415 - see the package
+    from celery_dynprio.brokers.redis.counts import count_places  # noqa: PLC0415 - see the package
 
     settings = settings_of(ctx.obj.app)
     with connected(ctx.obj.app) as client:

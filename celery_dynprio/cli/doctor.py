@@ -9,9 +9,9 @@ from typing import Any, Final
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.checks import Finding, Level
 from celery_dynprio.cli.rendering import counted, print_json
 from celery_dynprio.cli.session import duration, json_option, one_line_errors, settings_of
+from celery_dynprio.doctor.checks import Finding, Level
 
 #: Processes that are named in one line.
 MOST_NAMES: Final = 3
@@ -48,7 +48,7 @@ def doctor(ctx: click.Context, *, timeout: float, as_json: bool) -> None:
     $ celery -A proj dynprio doctor
     $ celery -A proj dynprio doctor --timeout 5 --json
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    from celery_dynprio.doctor import examine  # noqa: PLC0415 - see the package
+    from celery_dynprio.doctor.gather import examine  # noqa: PLC0415 - see the package
 
     settings = settings_of(ctx.obj.app)
     with one_line_errors():

@@ -21,11 +21,11 @@ from celery_dynprio.cli.rendering import (
     terminal_width,
 )
 from celery_dynprio.cli.session import json_option, operating
-from celery_dynprio.moments import moment
-from celery_dynprio.plain import explanation_object, place_name, until
+from celery_dynprio.operators.moments import moment
+from celery_dynprio.operators.plain import explanation_object, place_name, until
 
 if TYPE_CHECKING:
-    from celery_dynprio.views import Explanation
+    from celery_dynprio.operators.views import Explanation
 
 _FACTORS: Final = (
     Column("factor", least=12),

@@ -11,7 +11,7 @@ from celery.bin.base import CeleryOption
 from celery_dynprio.cli.session import duration, one_line_errors
 
 if TYPE_CHECKING:
-    from celery_dynprio.selection import Filter
+    from celery_dynprio.operators.selection import Filter
 
 GROUP: Final = "Filter Options"
 
@@ -53,7 +53,7 @@ def taken(options: dict[str, Any]) -> dict[str, Any]:
 
 def made(given: Mapping[str, Any]) -> Filter:
     """The filter; it is an error of the command's usage if it cannot be meant."""
-    from celery_dynprio.selection import Filter  # noqa: PLC0415 - see the package
+    from celery_dynprio.operators.selection import Filter  # noqa: PLC0415 - see the package
 
     with one_line_errors():
         return Filter(**given)

@@ -12,10 +12,10 @@ from celery.bin.base import CeleryCommand, CeleryOption
 
 from celery_dynprio.cli.rendering import Column, print_json, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
-from celery_dynprio.moments import moment
+from celery_dynprio.operators.moments import moment
 
 if TYPE_CHECKING:
-    from celery_dynprio.audit import Entry
+    from celery_dynprio.brokers.redis.audit import Entry
 
 _COLUMNS: Final = (
     Column("time"),

@@ -14,10 +14,10 @@ from celery_dynprio.cli.rendering import Column, counted, print_json, table, ter
 from celery_dynprio.cli.session import WrongUsage, json_option, operating, settings_of
 
 if TYPE_CHECKING:
-    from celery_dynprio.ordering import Shift
+    from celery_dynprio.engine.ordering import Shift
+    from celery_dynprio.operators.views import Comparison
     from celery_dynprio.policies import Policy
     from celery_dynprio.settings import Settings
-    from celery_dynprio.views import Comparison
 
 _TERMS: Final = (Column("weight", right=True), Column("share", right=True), Column("factor", least=12))
 _SHIFTS: Final = (

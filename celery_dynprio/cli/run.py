@@ -19,10 +19,10 @@ from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, Cele
 from celery_dynprio.cli.session import duration, one_line_errors, settings_of
 
 if TYPE_CHECKING:
-    from celery_dynprio.backlogs.redis_client import RedisClient
+    from celery_dynprio.brokers.redis.client import RedisClient
     from celery_dynprio.models import Report
     from celery_dynprio.monitoring.observers import Observers
-    from celery_dynprio.operations import Operations
+    from celery_dynprio.operators.operations import Operations
     from celery_dynprio.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -148,12 +148,12 @@ def run(
 def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
-    from celery_dynprio.fleet import Fleet  # noqa: PLC0415 - see the package
-    from celery_dynprio.learned import RedisUsage  # noqa: PLC0415
+    from celery_dynprio.brokers.redis.usage import RedisUsage  # noqa: PLC0415
+    from celery_dynprio.engine.reprioritizer import assemble, serve  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415
-    from celery_dynprio.operations import Operations  # noqa: PLC0415
-    from celery_dynprio.reprioritizer import assemble, serve  # noqa: PLC0415
-    from celery_dynprio.workers import Slots  # noqa: PLC0415
+    from celery_dynprio.operators.fleet import Fleet  # noqa: PLC0415 - see the package
+    from celery_dynprio.operators.operations import Operations  # noqa: PLC0415
+    from celery_dynprio.operators.workers import Slots  # noqa: PLC0415
 
     reported = 0
 
@@ -219,8 +219,8 @@ def _told(
 
     The log, the observers, and what tells the end of tasks if the operator who cancelled them died.
     """
+    from celery_dynprio.engine.reprioritizer import TickLog  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415 - see the package
-    from celery_dynprio.reprioritizer import TickLog  # noqa: PLC0415
 
     log = TickLog()
 
@@ -241,7 +241,7 @@ def _reached(
     app: Any, settings: Settings, stop: threading.Event, observers: Observers, *, patient: bool
 ) -> RedisClient | None:
     """Connect to the broker; the patient wait for one that is away, as workers do, until they are stopped."""
-    from celery_dynprio.backlogs.redis_client import RedisClient  # noqa: PLC0415 - see the package
+    from celery_dynprio.brokers.redis.client import RedisClient  # noqa: PLC0415 - see the package
     from celery_dynprio.errors import BrokerUnavailableError  # noqa: PLC0415
 
     backoff = FIRST_BACKOFF

@@ -14,8 +14,8 @@ from celery_dynprio.durations import seconds
 
 if TYPE_CHECKING:
     from celery_dynprio.app import DynPrio
-    from celery_dynprio.backlogs.redis_client import RedisClient
-    from celery_dynprio.operations import Operations
+    from celery_dynprio.brokers.redis.client import RedisClient
+    from celery_dynprio.operators.operations import Operations
     from celery_dynprio.settings import Settings
 
 NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it is created, or name the app with \
@@ -62,8 +62,8 @@ class WrongUsage(click.ClickException):
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what may go wrong into one line on stderr, and the exit code 1, or 2 for a value that is not allowed."""
-    from celery_dynprio.backlogs.redis_client import BROKER_ERRORS  # noqa: PLC0415 - see the package
-    from celery_dynprio.backlogs.trouble import explained  # noqa: PLC0415
+    from celery_dynprio.brokers.redis.client import BROKER_ERRORS  # noqa: PLC0415 - see the package
+    from celery_dynprio.brokers.redis.trouble import explained  # noqa: PLC0415
     from celery_dynprio.errors import ArgumentError, DynPrioError  # noqa: PLC0415
 
     try:
@@ -94,7 +94,7 @@ def installed_in(app: Any) -> DynPrio:
 
 def _load(app: Any) -> None:
     from celery_dynprio.errors import DynPrioError  # noqa: PLC0415 - see the package
-    from celery_dynprio.loading import load_modules  # noqa: PLC0415
+    from celery_dynprio.hosting.loading import load_modules  # noqa: PLC0415
 
     try:
         load_modules(app)
@@ -121,7 +121,7 @@ def operating(app: Any) -> Iterator[Operations]:
 @contextmanager
 def connected(app: Any) -> Iterator[RedisClient]:
     """A connection to the app's broker for the length of a command."""
-    from celery_dynprio.backlogs.redis_client import RedisClient  # noqa: PLC0415 - see the package
+    from celery_dynprio.brokers.redis.client import RedisClient  # noqa: PLC0415 - see the package
 
     with one_line_errors():
         client = RedisClient.from_app(app)

@@ -22,13 +22,13 @@ from celery_dynprio.cli.rendering import (
 )
 from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.message import clean
-from celery_dynprio.moments import moment
 from celery_dynprio.objectives import Standing, globs
-from celery_dynprio.plain import place_name, standing_object
+from celery_dynprio.operators.moments import moment
+from celery_dynprio.operators.plain import place_name, standing_object
 
 if TYPE_CHECKING:
-    from celery_dynprio.audit import Entry
-    from celery_dynprio.views import QueueStats, Stats
+    from celery_dynprio.brokers.redis.audit import Entry
+    from celery_dynprio.operators.views import QueueStats, Stats
 
 #: Names and keys that are shown of what was learned.
 MOST_LEARNED: Final = 10

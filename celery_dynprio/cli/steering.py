@@ -17,8 +17,8 @@ from celery_dynprio.cli.session import WrongUsage, json_option, operating, why_o
 from celery_dynprio.message import MAX_ID, clean
 
 if TYPE_CHECKING:
-    from celery_dynprio.operations import Operations
-    from celery_dynprio.steering import Result
+    from celery_dynprio.operators.operations import Operations
+    from celery_dynprio.operators.steering import Result
 
 _DONE: Final = "done"
 
@@ -28,7 +28,7 @@ class Asked:
     """What was asked for: ids or a filter, and how to go about it."""
 
     ids: tuple[str, ...]
-    #: Fields of a :class:`~celery_dynprio.selection.Filter`.
+    #: Fields of a :class:`~celery_dynprio.operators.selection.Filter`.
     given: Mapping[str, Any]
     limit: int | None
     yes: bool
@@ -79,7 +79,7 @@ def steer(
 
     ``held`` says which of the tasks that match a filter can be meant: those that are held, those that are not, or all.
     """
-    from celery_dynprio.workers import Workers  # noqa: PLC0415 - see the package
+    from celery_dynprio.operators.workers import Workers  # noqa: PLC0415 - see the package
 
     if bool(wanted.ids) is bool(wanted.given):
         problem = "ids or a filter, not both" if wanted.ids else "ids, or a filter such as --task"

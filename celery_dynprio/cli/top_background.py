@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from celery_dynprio.cli.top_reader import Reader
 from celery_dynprio.cli.top_state import State
+from celery_dynprio.engine.scores import Scores
 from celery_dynprio.errors import DynPrioError
-from celery_dynprio.orm import close_connections
-from celery_dynprio.scores import Scores
+from celery_dynprio.hosting.orm import close_connections
 
 if TYPE_CHECKING:
     from celery_dynprio.app import DynPrio
-    from celery_dynprio.operations import Operations
+    from celery_dynprio.operators.operations import Operations
 
 #: Seconds after which the broker is tried again.
 RETRY: Final = 1.0

@@ -13,8 +13,8 @@ from celery_dynprio.cli.top_screen import HELP, room_for
 from celery_dynprio.cli.top_state import Asked, State
 
 if TYPE_CHECKING:
-    from celery_dynprio.operations import Operations
-    from celery_dynprio.steering import Result
+    from celery_dynprio.operators.operations import Operations
+    from celery_dynprio.operators.steering import Result
 
 
 class Keys:

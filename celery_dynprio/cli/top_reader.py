@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Final
 
 from celery_dynprio.cli.top_state import Asked, Known, queue_of
-from celery_dynprio.operations import Operations
-from celery_dynprio.selection import Filter
-from celery_dynprio.views import QueueStats
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.selection import Filter
+from celery_dynprio.operators.views import QueueStats
+from celery_dynprio.operators.workers import Workers
 
 #: Tasks that are read at a time: more than the tallest terminal has lines.
 MOST: Final = 200

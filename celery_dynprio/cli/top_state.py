@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from celery_dynprio.ordering import Turn
-from celery_dynprio.views import Page, QueueStats, Stats
+from celery_dynprio.engine.ordering import Turn
+from celery_dynprio.operators.views import Page, QueueStats, Stats
 
 
 class Sort(Enum):

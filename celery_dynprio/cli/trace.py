@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.abbreviations import whole
 from celery_dynprio.cli.rendering import counted, print_json
 from celery_dynprio.cli.session import connected, json_option, settings_of
-from celery_dynprio.plain import place_name
-from celery_dynprio.trace_tree import as_object, walk
+from celery_dynprio.operators.abbreviations import whole
+from celery_dynprio.operators.plain import place_name
+from celery_dynprio.tracing.tree import as_object, walk
 
 if TYPE_CHECKING:
+    from celery_dynprio.brokers.redis.spans import SpanRecord, Trace
     from celery_dynprio.settings import Settings
-    from celery_dynprio.spans import SpanRecord, Trace
 
 #: Deeper than this nothing is indented any further.
 MAX_INDENT: Final = 20
@@ -40,7 +40,7 @@ def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
     $ celery -A proj dynprio trace 0af7651916cd43dd8448eb211c80319c
     $ celery -A proj dynprio trace --json 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    from celery_dynprio.spans import RedisSpans  # noqa: PLC0415 - see the package
+    from celery_dynprio.brokers.redis.spans import RedisSpans  # noqa: PLC0415 - see the package
 
     settings = settings_of(ctx.obj.app)
     with connected(ctx.obj.app) as client:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.events.state import State
 
-from celery_dynprio.backlogs.redis_client import SOCKET_TIMEOUT
+from celery_dynprio.brokers.redis.client import SOCKET_TIMEOUT
+from celery_dynprio.engine.reprioritizer import MAX_EVENTS
 from celery_dynprio.models import Move, Outcome, Place, Report
 from celery_dynprio.objectives import Standing
-from celery_dynprio.reprioritizer import MAX_EVENTS
-from celery_dynprio.sender import Sender, Store
+from celery_dynprio.worker.sender import Sender, Store
 
 if TYPE_CHECKING:
     from celery import Celery

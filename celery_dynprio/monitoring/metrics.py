@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-from celery_dynprio.histograms import BOUNDS, OTHER, Distribution, Series, SeriesKey
+from celery_dynprio.brokers.redis.histograms import BOUNDS, OTHER, Distribution, Series, SeriesKey
 from celery_dynprio.message import clean
 from celery_dynprio.models import PendingTask, Report, Snapshot
 from celery_dynprio.objectives import Standing

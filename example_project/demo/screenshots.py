@@ -21,8 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from celery_dynprio import DynPrio, Filter
-from celery_dynprio.fates import Answer
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators.fates import Answer
+from celery_dynprio.operators.workers import Workers
 from example_project.demo.processes import Processes, answers, free_port, running, server_program
 from example_project.demo.run import SHOP, WORKERS, start_reprioritizer, start_worker
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery_dynprio import Filter
 from celery_dynprio.models import OVERFLOW
 from celery_dynprio.monitoring.events import BREACHED, RECOVERED
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators.workers import Workers
 from tests.conftest import MakeProject, StartCelery, StartWorker
 from tests.integration.test_monitoring import receiving
 from tests.processes import wait_until

@@ -13,10 +13,10 @@ import redis
 from celery.result import AsyncResult
 
 from celery_dynprio import DynPrio
-from celery_dynprio.fates import Answer
-from celery_dynprio.operations import Operations
-from celery_dynprio.selection import Filter
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators.fates import Answer
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.selection import Filter
+from celery_dynprio.operators.workers import Workers
 from tests.conftest import MakeProject, StartCelery, StartWorker
 from tests.messages import pending
 from tests.processes import wait_until

@@ -21,12 +21,12 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import DynPrio, Weight
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.fleet import Fleet
-from celery_dynprio.learned import RedisUsage
-from celery_dynprio.operations import Operations
-from celery_dynprio.reprioritizer import assemble, serve
-from celery_dynprio.restoring import RestoreToPlainLists
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.engine.reprioritizer import assemble, serve
+from celery_dynprio.operators.fleet import Fleet
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.worker.restoring import RestoreToPlainLists
 from tests.conftest import MakeProject, StartWorker
 from tests.nodes import WorkerNode
 from tests.processes import wait_until
@@ -189,7 +189,7 @@ class Shop:
 def make_shop(
     valkey: Database, make_project: MakeProject, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Shop]]:
-    monkeypatch.setattr("celery_dynprio.fleet.LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr("celery_dynprio.operators.fleet.LOOK_INTERVAL", 0.1)
     old = start_worker(make_project(valkey.url, TASK), "old")
     new = start_worker(make_project(valkey.url, ADDON + TASK), "new")
     with ExitStack() as shops:

@@ -12,9 +12,9 @@ from unittest.mock import Mock
 import psutil
 import pytest
 
-from celery_dynprio import operations
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.operations import Operations
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.operators import operations
+from celery_dynprio.operators.operations import Operations
 from tests.conftest import MakeProject, StartCelery
 from tests.messages import numbers, pending
 from tests.nodes import ProcessNode, Project

@@ -11,7 +11,7 @@ import pytest
 from celery.result import AsyncResult
 
 from celery_dynprio.models import HELD
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators.workers import Workers
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import Project
 from tests.processes import wait_until

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from celery_dynprio import message
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.lease import RedisLease
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.engine.planner import Planner
+from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Moved, PendingTask, Role
-from celery_dynprio.planner import Planner
 from celery_dynprio.policies import default_policy
-from celery_dynprio.reprioritizer import Reprioritizer
 from tests.apps import make_app
 from tests.servers import Database
 

@@ -9,13 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from celery_dynprio.backlogs import redis as redis_backlog
-from celery_dynprio.backlogs.reading import CHUNK_BYTES, Pace, Reader, _wheres, where_at
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.fates import Fates
+from celery_dynprio.brokers.redis import backlog as redis_backlog
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.reading import CHUNK_BYTES, Pace, Reader, _wheres, where_at
 from celery_dynprio.message import HEADER, MAX_BYTES
 from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome
+from celery_dynprio.operators.fates import Fates
 from tests.apps import make_app
 from tests.servers import Database
 

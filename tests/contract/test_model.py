@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from celery_dynprio.backlogs.base import Backlog
-from celery_dynprio.backlogs.memory import MemoryBacklog
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.lease import RedisLease
+from celery_dynprio.brokers.memory import MemoryBacklog
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.engine.planner import Planner
+from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Report, Snapshot
-from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Deadline, FairShare, Weight
-from celery_dynprio.reprioritizer import Reprioritizer
+from celery_dynprio.ports.broker import Backlog
 from celery_dynprio.testing import MemoryLease
 from tests.apps import make_app
 from tests.servers import Database

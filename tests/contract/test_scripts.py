@@ -15,17 +15,17 @@ from uuid import uuid4
 import pytest
 from redis.exceptions import ReadOnlyError, RedisError
 
-from celery_dynprio import backlogs
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.histograms import RedisHistograms
-from celery_dynprio.learned import RedisUsage, Run
-from celery_dynprio.lease import RedisLease
+from celery_dynprio.brokers import redis as backlogs
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.histograms import RedisHistograms
+from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.brokers.redis.spans import RedisSpans, SpanRecord
+from celery_dynprio.brokers.redis.switch import Switch
+from celery_dynprio.brokers.redis.usable import UsableLevels
+from celery_dynprio.brokers.redis.usage import RedisUsage, Run
 from celery_dynprio.message import HEADER, AddedSteps
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask
-from celery_dynprio.spans import RedisSpans, SpanRecord
-from celery_dynprio.switch import Switch
-from celery_dynprio.usable import UsableLevels
 from tests.apps import make_app
 from tests.conftest import StartServer
 from tests.servers import Database
@@ -247,7 +247,7 @@ def test_who_may_not_pause_leaves_a_pause_as_it_is(bench: Callable[[str], Bench]
 def test_use_that_cannot_be_kept_within_its_bound_is_not_kept(
     bench: Callable[[str], Bench], forbidden: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celery_dynprio.learned.MAX_REMEMBERED", 20)
+    monkeypatch.setattr("celery_dynprio.brokers.redis.usage.MAX_REMEMBERED", 20)
     made = bench(forbidden)
     kept = RedisUsage(made.client)
     for start in range(0, 200, 10):

@@ -12,9 +12,9 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.spans import MemorySpans, RedisSpans, SpanRecord, SpanStore
 from celery_dynprio.models import Moved
-from celery_dynprio.spans import MemorySpans, RedisSpans, SpanRecord, SpanStore
 from celery_dynprio.tracing import Ancestor
 from tests.apps import make_app
 from tests.processes import wait_until

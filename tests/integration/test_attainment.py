@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from celery_dynprio.attainment import FRESH, RedisAttainment, Start
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.guard import Guard
+from celery_dynprio.brokers.redis.attainment import FRESH, RedisAttainment, Start
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.engine.guard import Guard
 from celery_dynprio.models import Snapshot
 from celery_dynprio.objectives import Objective, Standing
 from tests.apps import make_app
@@ -20,7 +20,8 @@ CHECKOUTS = Objective("checkouts", "shop.checkout", within=5, window=100)
 ALL = Objective("all", "shop.*", within=60, window=20)
 
 BODY = """
-    from celery_dynprio import DynPrio, Objective, dynprio_task, sender
+    from celery_dynprio import DynPrio, Objective, dynprio_task
+    from celery_dynprio.worker import sender
 
     sender.LAST_SEND_TIMEOUT = 60.0
     app.conf.update(dynprio_embedded=False, dynprio_learn=False)

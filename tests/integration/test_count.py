@@ -9,9 +9,9 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from celery_dynprio import DynPrio
-from celery_dynprio.backlogs.counts import count_places
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.counts import count_places
 from celery_dynprio.cli import dynprio
 from celery_dynprio.models import HELD, OVERFLOW, Move
 from tests.apps import make_app

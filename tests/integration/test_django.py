@@ -113,11 +113,11 @@ def test_no_connection_outlives_a_round_of_ticks_or_a_hook(project: Project) -> 
         import threading
         from types import SimpleNamespace
         from celery_dynprio import Gauge
-        from celery_dynprio.backlogs.memory import MemoryBacklog
-        from celery_dynprio.guard import _call
+        from celery_dynprio.brokers.memory import MemoryBacklog
+        from celery_dynprio.engine.guard import _call
         from celery_dynprio.objectives import Objective, Standing
-        from celery_dynprio.planner import Planner
-        from celery_dynprio.reprioritizer import Reprioritizer, serve
+        from celery_dynprio.engine.planner import Planner
+        from celery_dynprio.engine.reprioritizer import Reprioritizer, serve
         from celery_dynprio.testing import MemoryLease
         from django.db import connection
         from policies import rows

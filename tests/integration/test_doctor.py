@@ -11,12 +11,12 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import DynPrio
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.checks import Finding
-from celery_dynprio.doctor import examine, look
-from celery_dynprio.lease import RedisLease
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.doctor.checks import Finding
+from celery_dynprio.doctor.gather import examine, look
+from celery_dynprio.operators.workers import Workers
 from celery_dynprio.settings import Settings
-from celery_dynprio.workers import Workers
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.processes import wait_until

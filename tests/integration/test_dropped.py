@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.dropped import RedisDropped
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.dropped import RedisDropped
 from tests.apps import make_app
 from tests.servers import Database
 

@@ -11,11 +11,11 @@ import psutil
 import pytest
 import redis
 
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.embedded import Child, Watch
-from celery_dynprio.learned import RedisUsage, Run
-from celery_dynprio.sender import Sender
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.usage import RedisUsage, Run
 from celery_dynprio.settings import Settings
+from celery_dynprio.worker.candidate import Child, Watch
+from celery_dynprio.worker.sender import Sender
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartServer, StartWorker
 from tests.processes import wait_until

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.histograms import KEPT, ROW, RedisHistograms, SeriesKey
-from celery_dynprio.learned import Run
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.histograms import KEPT, ROW, RedisHistograms, SeriesKey
+from celery_dynprio.brokers.redis.usage import Run
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker
 from tests.processes import wait_until
@@ -17,7 +17,8 @@ from tests.servers import Database
 KEY = "dynprio:histograms"
 
 BODY = """
-    from celery_dynprio import DynPrio, dynprio_task, sender
+    from celery_dynprio import DynPrio, dynprio_task
+    from celery_dynprio.worker import sender
 
     sender.LAST_SEND_TIMEOUT = 60.0
     DynPrio(app)

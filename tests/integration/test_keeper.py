@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.embedded import Child, Watch
-from celery_dynprio.lease import PATIENCE, Keeper, RedisLease
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.lease import PATIENCE, Keeper, RedisLease
+from celery_dynprio.engine.planner import Planner
+from celery_dynprio.engine.reprioritizer import Reprioritizer, serve
 from celery_dynprio.models import Context, PendingTask, Report, Role
-from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Weight, factor
-from celery_dynprio.reprioritizer import Reprioritizer, serve
 from celery_dynprio.settings import Settings
 from celery_dynprio.testing import MemoryLease
+from celery_dynprio.worker.candidate import Child, Watch
 from tests.apps import make_app
 from tests.processes import wait_until
 from tests.servers import Database

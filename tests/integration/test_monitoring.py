@@ -12,10 +12,10 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import tracing
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.switch import Switch
 from celery_dynprio.models import Outcome
 from celery_dynprio.monitoring.events import TYPE, EventSender
-from celery_dynprio.switch import Switch
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import ProcessNode, Project

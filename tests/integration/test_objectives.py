@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_dynprio import DynPrio, Objective, views
-from celery_dynprio.attainment import RedisAttainment, Start
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio import DynPrio, Objective
+from celery_dynprio.brokers.redis.attainment import RedisAttainment, Start
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.usage import RedisUsage, Run
 from celery_dynprio.cli.explain import draw
-from celery_dynprio.guard import Guard
-from celery_dynprio.learned import RedisUsage, Run
+from celery_dynprio.engine.guard import Guard
+from celery_dynprio.engine.reprioritizer import assemble
 from celery_dynprio.models import OVERFLOW, Move, Report
-from celery_dynprio.operations import Operations
-from celery_dynprio.reprioritizer import assemble
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators import views
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.workers import Workers
 from tests.servers import Database
 
 CHECKOUTS = Objective("checkouts", "checkout", within=5, on_breach="degrade", expendable="report")

@@ -16,37 +16,23 @@ import pytest
 from celery import Celery, chord
 from celery.exceptions import TaskRevokedError
 
-from celery_dynprio import (
-    Age,
-    DynPrio,
-    FairShare,
-    PendingTask,
-    Policy,
-    Weight,
-    dynprio_task,
-    factor,
-    fates,
-    message,
-    operations,
-    revocation,
-    tracing,
-    views,
-)
-from celery_dynprio.backlogs import scan
-from celery_dynprio.backlogs.reading import Reader
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.backlogs.search import Search
+from celery_dynprio import Age, DynPrio, FairShare, PendingTask, Policy, Weight, dynprio_task, factor, message, tracing
+from celery_dynprio.brokers.redis import scan
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.reading import Reader
+from celery_dynprio.brokers.redis.search import Search
+from celery_dynprio.brokers.redis.spans import RedisSpans, SpanRecord
+from celery_dynprio.brokers.redis.usage import RedisUsage, Run
+from celery_dynprio.engine.reprioritizer import Reprioritizer, assemble
 from celery_dynprio.errors import ArgumentError, BrokerUnavailableError, DynPrioError, NotPendingError
-from celery_dynprio.fates import Answer
-from celery_dynprio.learned import RedisUsage, Run
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome
-from celery_dynprio.operations import Operations
-from celery_dynprio.reprioritizer import Reprioritizer, assemble
-from celery_dynprio.selection import Filter
-from celery_dynprio.spans import RedisSpans, SpanRecord
-from celery_dynprio.steering import Result
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators import fates, operations, revocation, views
+from celery_dynprio.operators.fates import Answer
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.selection import Filter
+from celery_dynprio.operators.steering import Result
+from celery_dynprio.operators.workers import Workers
 from tests.messages import pending
 from tests.servers import Database
 
@@ -101,9 +87,9 @@ class Shop:
 
 @pytest.fixture
 def make_shop(valkey: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Shop]]:
-    monkeypatch.setattr("celery_dynprio.sender.LAST_SEND_TIMEOUT", 60.0)
+    monkeypatch.setattr("celery_dynprio.worker.sender.LAST_SEND_TIMEOUT", 60.0)
     monkeypatch.setattr(views, "ask", lambda _app: Workers())
-    monkeypatch.setattr("celery_dynprio.fates.ANSWER_TIMEOUT", 0.05)
+    monkeypatch.setattr("celery_dynprio.operators.fates.ANSWER_TIMEOUT", 0.05)
     made: list[Shop] = []
 
     def make(**conf: Any) -> Shop:
@@ -161,7 +147,7 @@ class TestSee:
     def test_a_page_that_ends_far_down_is_a_part_of_the_whole_list(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("celery_dynprio.backlogs.redis.REACH", 5)
+        monkeypatch.setattr("celery_dynprio.brokers.redis.backlog.REACH", 5)
         monkeypatch.setattr(views, "QUICK", 2)
         for _ in range(12):
             shop.checkout.delay("bob")

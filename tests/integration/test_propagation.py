@@ -20,8 +20,9 @@ BODY: Final = """
     import json, os, threading
     from concurrent.futures import ThreadPoolExecutor
     import redis
-    from celery_dynprio import DynPrio, propagation, tracing
-    from celery_dynprio.runs import Running
+    from celery_dynprio import DynPrio, tracing
+    from celery_dynprio.producer import propagation
+    from celery_dynprio.tracing.runs import Running
 
     dynprio = DynPrio(app)
     propagation.connect(app, lambda: dynprio.settings)

@@ -12,10 +12,10 @@ import pytest
 from celery import Celery, chord
 
 from celery_dynprio import DynPrio, Filter, Weight, dynprio_task
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.fates import Answer
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.models import Move
+from celery_dynprio.operators.fates import Answer
 from tests.conftest import MakeProject, StartWorker
 from tests.messages import pending
 from tests.servers import Database

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from kombu import Connection
 
 from celery_dynprio import DynPrio
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move
 from tests.servers import Database
 

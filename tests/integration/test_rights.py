@@ -12,15 +12,16 @@ from uuid import uuid4
 import pytest
 from celery import Celery, chord
 
-from celery_dynprio import DynPrio, backlogs
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.backlogs.rights import NEEDED, RULES, TRANSACTIONS, missing
-from celery_dynprio.doctor import examine
-from celery_dynprio.fates import Answer
-from celery_dynprio.learned import RedisUsage
+from celery_dynprio import DynPrio
+from celery_dynprio.brokers import redis as backlogs
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.rights import NEEDED, RULES, TRANSACTIONS, missing
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.doctor.gather import examine
+from celery_dynprio.engine.reprioritizer import assemble
 from celery_dynprio.models import OVERFLOW
-from celery_dynprio.reprioritizer import assemble
-from celery_dynprio.selection import Filter
+from celery_dynprio.operators.fates import Answer
+from celery_dynprio.operators.selection import Filter
 from tests.conftest import MakeProject, StartWorker
 from tests.servers import Database
 

@@ -15,11 +15,11 @@ from celery import Celery
 from celery.app.trace import build_tracer
 
 from celery_dynprio import DynPrio, tracing
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.recorder import Recorder
-from celery_dynprio.runs import Running
-from celery_dynprio.spans import RedisSpans, SpanRecord
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.spans import RedisSpans, SpanRecord
 from celery_dynprio.tracing import Span
+from celery_dynprio.tracing.runs import Running
+from celery_dynprio.worker.recorder import Recorder
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import Project
@@ -28,7 +28,8 @@ from tests.servers import Database
 
 BODY: Final = """
     import json, logging, os, signal, time
-    from celery_dynprio import DynPrio, Weight, dynprio_task, sender
+    from celery_dynprio import DynPrio, Weight, dynprio_task
+    from celery_dynprio.worker import sender
 
     sender.LAST_SEND_TIMEOUT = 60.0
     app.conf.update(dynprio_embedded=False, dynprio_policy=1 * Weight())
@@ -282,7 +283,7 @@ def test_ten_thousand_tasks_every_second_failing_leave_nothing_but_what_is_bound
     dynprio = DynPrio(app)
     contexts: set[str] = set()
     # pytest keeps what is logged.
-    for name in ("celery.app.trace", "celery_dynprio.failures"):
+    for name in ("celery.app.trace", "celery_dynprio.tracing.failure_report"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
 
     @app.task(bind=True, ignore_result=True)

@@ -6,10 +6,10 @@ from typing import Final
 
 import pytest
 
-from celery_dynprio import views, workers
 from celery_dynprio.cli import top_reader
 from celery_dynprio.cli.top_reader import RARELY, Reader
 from celery_dynprio.cli.top_state import Asked
+from celery_dynprio.operators import views, workers
 from tests.conftest import MakeProject, StartWorker
 from tests.servers import Database
 

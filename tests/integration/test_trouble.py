@@ -14,18 +14,18 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from celery_dynprio import DynPrio
-from celery_dynprio.backlogs import redis_client
-from celery_dynprio.backlogs.redis import RedisBacklog
-from celery_dynprio.backlogs.redis_client import BrokerClock, RedisClient
-from celery_dynprio.backlogs.trouble import explained
+from celery_dynprio.brokers.redis import client as redis_client
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
+from celery_dynprio.brokers.redis.trouble import explained
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.engine.reprioritizer import TickLog, assemble
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError
-from celery_dynprio.fates import Answer
-from celery_dynprio.learned import RedisUsage
 from celery_dynprio.message import HEADER, MAX_BYTES, moves_of
 from celery_dynprio.models import HELD, OVERFLOW, Move, Role
-from celery_dynprio.operations import Operations
-from celery_dynprio.reprioritizer import TickLog, assemble
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators.fates import Answer
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.workers import Workers
 from tests.conftest import StartServer
 from tests.servers import Kind
 

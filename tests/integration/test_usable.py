@@ -12,16 +12,16 @@ from celery import Celery
 from redis.exceptions import OutOfMemoryError
 
 from celery_dynprio import DynPrio, Weight
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.brokers.redis.usable import BATCH, UsableLevels
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.engine.reprioritizer import Reprioritizer, assemble
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.fleet import Fleet
-from celery_dynprio.learned import RedisUsage
-from celery_dynprio.lease import RedisLease
 from celery_dynprio.message import AddedSteps
-from celery_dynprio.operations import Operations
-from celery_dynprio.reprioritizer import Reprioritizer, assemble
-from celery_dynprio.usable import BATCH, UsableLevels
-from celery_dynprio.workers import Taker
+from celery_dynprio.operators.fleet import Fleet
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.workers import Taker
 from tests.apps import make_app
 from tests.conftest import StartServer
 from tests.integration.test_workers import node

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from celery_dynprio import learned
-from celery_dynprio.backlogs.redis_client import RedisClient
-from celery_dynprio.learned import RedisUsage, Run
+from celery_dynprio.brokers.redis import usage as learned
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.usage import RedisUsage, Run
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartServer, StartWorker
 from tests.processes import wait_until
@@ -17,7 +17,9 @@ from tests.servers import Database
 
 TASKS = """
     from celery_dynprio.settings import Settings
-    from celery_dynprio import propagation, recorder, sender
+    from celery_dynprio.producer import propagation
+    from celery_dynprio.worker import recorder
+    from celery_dynprio.worker import sender
 
     sender.LAST_SEND_TIMEOUT = 60.0
     propagation.connect(app, lambda: Settings.from_app(app))

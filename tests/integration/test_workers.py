@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_dynprio.errors import NotPendingError
-from celery_dynprio.workers import Slots, Taker, Workers, answers, ask, takers
+from celery_dynprio.operators.workers import Slots, Taker, Workers, answers, ask, takers
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker
 from tests.processes import wait_until

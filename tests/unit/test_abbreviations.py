@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_dynprio.abbreviations import shortest
+from celery_dynprio.operators.abbreviations import shortest
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 import click
 import pytest
 
-from celery_dynprio.audit import Entry
+from celery_dynprio.brokers.redis.audit import Entry
+from celery_dynprio.brokers.redis.lease import Holder
 from celery_dynprio.cli import filters, listing, steering
 from celery_dynprio.cli.explain import draw as draw_explanation
 from celery_dynprio.cli.log import draw as draw_log
@@ -25,18 +26,17 @@ from celery_dynprio.cli.session import WrongUsage
 from celery_dynprio.cli.stats import MOST_LEARNED
 from celery_dynprio.cli.stats import as_object as stats_object
 from celery_dynprio.cli.stats import draw as draw_stats
+from celery_dynprio.engine.ordering import Shift, Turn
 from celery_dynprio.errors import DynPrioError
-from celery_dynprio.fates import Answer
-from celery_dynprio.lease import Holder
 from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask
-from celery_dynprio.moments import moment
-from celery_dynprio.ordering import Shift, Turn
-from celery_dynprio.plain import explanation_object, place_name
+from celery_dynprio.operators.fates import Answer
+from celery_dynprio.operators.moments import moment
+from celery_dynprio.operators.plain import explanation_object, place_name
+from celery_dynprio.operators.selection import Filter
+from celery_dynprio.operators.steering import Result
+from celery_dynprio.operators.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats
+from celery_dynprio.operators.workers import Workers
 from celery_dynprio.policies import Age, Weight
-from celery_dynprio.selection import Filter
-from celery_dynprio.steering import Result
-from celery_dynprio.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats
-from celery_dynprio.workers import Workers
 
 NOW = 1000.0
 HOSTILE = "shop.\x1b[2J\u202eevil\n"

@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import Age, Deadline, Factor, Objective, Weight, factor
-from celery_dynprio.declarations import objectives_of, policy_of
+from celery_dynprio.configuration.declarations import objectives_of, policy_of
 from celery_dynprio.errors import DynPrioError, SettingError
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Scorer

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from celery_dynprio.broker_checks import Broker, check_broker
-from celery_dynprio.checks import Facts, Finding, check_conf, check_messages, check_workers
 from celery_dynprio.cli.doctor import draw
+from celery_dynprio.doctor.broker_checks import Broker, check_broker
+from celery_dynprio.doctor.checks import Facts, Finding, check_conf, check_messages, check_workers
+from celery_dynprio.doctor.queue_checks import Pause, Queue, Traffic, check_routes, check_traffic
 from celery_dynprio.message import KOMBU_STEPS
-from celery_dynprio.queue_checks import Pause, Queue, Traffic, check_routes, check_traffic
 
 STEPS = tuple(range(10))
 

@@ -22,9 +22,11 @@ from celery.exceptions import Ignore, Reject
 from celery.worker import state
 from celery.worker.request import Request
 
-from celery_dynprio import failures, propagation, tracing
-from celery_dynprio.received import Traced, TraceReceived, traced_request
+from celery_dynprio import tracing
+from celery_dynprio.producer import propagation
 from celery_dynprio.tracing import Ancestor, Span, describe, report
+from celery_dynprio.tracing import failure_report as failures
+from celery_dynprio.worker.received import Traced, TraceReceived, traced_request
 
 TRACE: Final = "a" * 32
 
@@ -168,7 +170,8 @@ def test_report_works_after_the_task_has_ended(
     app: Celery, reports: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count(time.time())
-    monkeypatch.setattr(tracing, "time", SimpleNamespace(time=lambda: next(seconds)))  # described twice, it differs
+    clock = SimpleNamespace(time=lambda: next(seconds))  # described twice, it differs
+    monkeypatch.setattr("celery_dynprio.tracing.context.time", clock)
     exc = ValueError("no total")
     run(app, exc)
     assert report(exc).startswith(reports[0].getMessage())
@@ -225,7 +228,8 @@ import runpy, sentry_sdk, sys
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from sentry_sdk.transport import Transport
-from celery_dynprio import failures, propagation
+from celery_dynprio.tracing import failure_report as failures
+from celery_dynprio.producer import propagation
 from celery_dynprio.tracing import Span
 
 class Printed(Transport):
@@ -267,7 +271,8 @@ def test_sentry_makes_one_event_of_a_failure() -> None:
 
 
 def test_publishers_import_nothing_of_a_worker() -> None:
-    code = "import sys, celery_dynprio.failures, celery_dynprio.logs; sys.exit('celery.worker.request' in sys.modules)"
+    imports = "import sys, celery_dynprio.tracing.failure_report, celery_dynprio.logs"
+    code = f"{imports}; sys.exit('celery.worker.request' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from celery_dynprio.fleet import SILENCE, Fleet
-from celery_dynprio.workers import Taker
+from celery_dynprio.operators.fleet import SILENCE, Fleet
+from celery_dynprio.operators.workers import Taker
 
 ALL = frozenset(range(10))
 PLAIN = frozenset((0, 3, 6, 9))

@@ -14,6 +14,7 @@ from celery.events.state import State
 from flower import app as flower_app
 from flower import urls
 
+from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.errors import ArgumentError, DynPrioError
 from celery_dynprio.models import HELD, OVERFLOW, PendingTask
 from celery_dynprio.monitoring.events import TYPE, follow
@@ -24,7 +25,6 @@ from celery_dynprio.monitoring.flower.kept import SPACING, Kept
 from celery_dynprio.monitoring.flower.lookups import Lookups
 from celery_dynprio.monitoring.flower.table import Wanted
 from celery_dynprio.monitoring.flower.templating import ADDITIONS, PageLoader
-from celery_dynprio.ordering import Turn
 
 NOW = 1_000_000.0
 THREADS = ThreadPoolExecutor(1)

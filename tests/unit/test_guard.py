@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from celery_dynprio.backlogs.memory import MemoryBacklog
+from celery_dynprio.brokers.memory import MemoryBacklog
+from celery_dynprio.engine.guard import TOLD_WITHIN, Guard, Yielding
+from celery_dynprio.engine.reprioritizer import Reprioritizer, describe, serve
 from celery_dynprio.errors import BrokerUnavailableError
-from celery_dynprio.guard import TOLD_WITHIN, Guard, Yielding
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role
 from celery_dynprio.objectives import Objective, Standing
-from celery_dynprio.reprioritizer import Reprioritizer, describe, serve
 from celery_dynprio.testing import MemoryLease
 from tests.unit.test_reprioritizer import NOW, reprioritizer
 
@@ -168,7 +168,7 @@ def test_a_task_with_an_eta_is_not_overdue() -> None:
 
 
 def test_the_end_waits_a_while_for_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_dynprio.reprioritizer.HOOK_TIMEOUT", 60.0)
+    monkeypatch.setattr("celery_dynprio.engine.reprioritizer.HOOK_TIMEOUT", 60.0)
     may_end, seen = threading.Event(), []
 
     def hook(standing: Standing) -> None:

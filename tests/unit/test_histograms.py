@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.histograms import BOUNDS, ROW, Distribution, MemoryHistograms, Series, SeriesKey
-from celery_dynprio.learned import Run
+from celery_dynprio.brokers.redis.histograms import BOUNDS, ROW, Distribution, MemoryHistograms, Series, SeriesKey
+from celery_dynprio.brokers.redis.usage import Run
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1e6)))

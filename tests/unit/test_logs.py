@@ -16,9 +16,9 @@ from celery.app.log import TaskFormatter
 from celery_dynprio import logs, tracing
 from celery_dynprio.errors import SettingError
 from celery_dynprio.logs import FIELDS, TextFormatter, TraceFilter, add_trace, fields_of, json_formatter
-from celery_dynprio.runs import span_of_headers
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Span
+from celery_dynprio.tracing.runs import span_of_headers
 
 SPAN: Final = Span("a" * 32, "b" * 16, "c" * 16, task_id="1-2", task_name="shop.a", queue="q", level=3, wait=1.23456)
 

@@ -10,8 +10,8 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
-from celery_dynprio.histograms import MemoryHistograms
-from celery_dynprio.learned import Run
+from celery_dynprio.brokers.redis.histograms import MemoryHistograms
+from celery_dynprio.brokers.redis.usage import Run
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role, Snapshot
 from celery_dynprio.monitoring.prometheus import Exporter, Shared
 from celery_dynprio.objectives import Objective, Standing

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from celery_dynprio.engine.guard import Yielding, describe
 from celery_dynprio.errors import ArgumentError
-from celery_dynprio.guard import Yielding, describe
 from celery_dynprio.objectives import MAX_NAMES, Names, Objective, Standing
 from celery_dynprio.testing import NOW, pending_task
 

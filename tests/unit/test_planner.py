@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from celery_dynprio.engine.planner import LIFTED_SHARE, Plan, Planner
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, PendingTask, Place, Snapshot
-from celery_dynprio.planner import LIFTED_SHARE, Plan, Planner
 from celery_dynprio.policies import Age, Policy, Weight
 
 LEVELS = 10

@@ -10,13 +10,15 @@ import pytest
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
-from celery_dynprio import Objective, propagation, recorder
-from celery_dynprio.recorder import Entry, Recorder, _All, _Connection, _lost, _Traces, coalesced, record_of
-from celery_dynprio.runs import Running
-from celery_dynprio.sender import Outlet
+from celery_dynprio import Objective
+from celery_dynprio.brokers.redis.spans import SpanRecord
+from celery_dynprio.producer import propagation
 from celery_dynprio.settings import Settings
-from celery_dynprio.spans import SpanRecord
 from celery_dynprio.tracing import Span
+from celery_dynprio.tracing.runs import Running
+from celery_dynprio.worker import recorder
+from celery_dynprio.worker.recorder import Entry, Recorder, _All, _Connection, _lost, _Traces, coalesced, record_of
+from celery_dynprio.worker.sender import Outlet
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 

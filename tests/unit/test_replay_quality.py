@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import pytest
 
-from celery_dynprio.backlogs.memory import MemoryBacklog
+from celery_dynprio.brokers.memory import MemoryBacklog
+from celery_dynprio.engine.planner import Planner
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Weight
 
 TRACE = Path(__file__).parents[3] / "shared" / "traces" / "nasa-ipsc-1993-first-half.swf.gz"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from celery_dynprio.backlogs.memory import MemoryBacklog
+from celery_dynprio.brokers.memory import MemoryBacklog
+from celery_dynprio.engine.planner import Planner
+from celery_dynprio.engine.reprioritizer import Reprioritizer, TickLog, describe, planned, serve
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role
-from celery_dynprio.planner import Planner
 from celery_dynprio.policies import Age, Policy, Weight, default_policy, factor
 from celery_dynprio.protocol1 import NOT_JSON
-from celery_dynprio.reprioritizer import Reprioritizer, TickLog, describe, planned, serve
 from celery_dynprio.testing import MemoryLease
 
 NOW = 1000.0

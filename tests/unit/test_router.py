@@ -17,9 +17,9 @@ import pytest
 from celery import Celery, chain, chord, group
 
 from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, factor, tracing
-from celery_dynprio.canvas import dependents
 from celery_dynprio.errors import OptionError
-from celery_dynprio.router import DynPrioRouter, Placement
+from celery_dynprio.producer.canvas import dependents
+from celery_dynprio.producer.router import DynPrioRouter, Placement
 
 Exchange: Any = kombu.entity.Exchange
 Queue: Any = kombu.entity.Queue
@@ -78,7 +78,7 @@ def running(app: Celery, fields: Any, priority: int = 3, **request: Any) -> Iter
         id="1", called_directly=False, origin="x", delivery_info=delivery, args=(), kwargs={}, **headers, **request
     )
     # The worker's tracer pushes it; current_worker_task finds it there, and its span is the current one.
-    with tracing.use(), patch("celery_dynprio.router.get_current_worker_task", lambda: task):
+    with tracing.use(), patch("celery_dynprio.producer.router.get_current_worker_task", lambda: task):
         try:
             yield {"origin": "x", "headers": headers, "priority": priority, "queue": "celery"}
         finally:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from celery_dynprio.engine.scores import MIDDLE, Scores
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Weight, factor
-from celery_dynprio.scores import MIDDLE, Scores
 
 NOW = Context(1000.0)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from celery_dynprio.errors import UnsupportedBrokerError
-from celery_dynprio.sender import MAX_WAITING, Sender, Senders
+from celery_dynprio.worker.sender import MAX_WAITING, Sender, Senders
 from tests.processes import wait_until
 
 

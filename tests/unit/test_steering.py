@@ -6,12 +6,12 @@ from collections import defaultdict
 
 import pytest
 
-from celery_dynprio.backlogs import memory
-from celery_dynprio.backlogs.base import Found
-from celery_dynprio.backlogs.memory import MemoryBacklog
-from celery_dynprio.fates import Answer
+from celery_dynprio.brokers import memory
+from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.models import HELD, Move, PendingTask
-from celery_dynprio.steering import Deed, Tally, carry_out
+from celery_dynprio.operators.fates import Answer
+from celery_dynprio.operators.steering import Deed, Tally, carry_out
+from celery_dynprio.ports.broker import Found
 
 TASK = PendingTask("id-1", "shop.report", 0.0)
 

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celery_dynprio.brokers.redis.lease import Holder
 from celery_dynprio.cli import top_keys
 from celery_dynprio.cli.rendering import wide
 from celery_dynprio.cli.top_keys import Keys
 from celery_dynprio.cli.top_screen import HELP, STYLES, alarms, draw, room_for
 from celery_dynprio.cli.top_state import Asked, Known, Sort, State
 from celery_dynprio.cli.top_stderr import aside
-from celery_dynprio.lease import Holder
+from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.models import HELD, PendingTask
-from celery_dynprio.ordering import Turn
-from celery_dynprio.views import Page, QueueStats, Stats
-from celery_dynprio.workers import Workers
+from celery_dynprio.operators.views import Page, QueueStats, Stats
+from celery_dynprio.operators.workers import Workers
 
 NOW: Final = 1000.0
 HOSTILE: Final = "shop.\x1b[2J\u202eevil\n"

@@ -18,12 +18,14 @@ from celery._state import get_current_worker_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio import DynPrio, propagation, tracing
+from celery_dynprio import DynPrio
 from celery_dynprio.message import MAX_TEXT, clean
-from celery_dynprio.propagation import Propagation
-from celery_dynprio.runs import Running, level_at_publish, span_of_headers
+from celery_dynprio.producer import propagation
+from celery_dynprio.producer.propagation import Propagation
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Ancestor, Span
+from celery_dynprio.tracing import context as tracing
+from celery_dynprio.tracing.runs import Running, level_at_publish, span_of_headers
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADER = f"00-{TRACE}-{SPAN}-01"

@@ -11,13 +11,13 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import Objective
-from celery_dynprio.attainment import Start
-from celery_dynprio.learned import Learnt, MemoryUsage, Run
+from celery_dynprio.brokers.redis.attainment import Start
+from celery_dynprio.brokers.redis.usage import Learnt, MemoryUsage, Run
 from celery_dynprio.objectives import Names
-from celery_dynprio.propagation import Propagation
-from celery_dynprio.runs import Running, Told
+from celery_dynprio.producer.propagation import Propagation
 from celery_dynprio.settings import Settings
-from celery_dynprio.usage import Ended, Started, outlets
+from celery_dynprio.tracing.runs import Running, Told
+from celery_dynprio.worker.usage import Ended, Started, outlets
 
 
 def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> Learnt:
@@ -72,7 +72,7 @@ def nothing() -> None: ...
 def now(monkeypatch: pytest.MonkeyPatch) -> float:
     """The time at which runs begin."""
     stopped = SimpleNamespace(time=lambda: 1e9, perf_counter=time.perf_counter)
-    monkeypatch.setattr("celery_dynprio.runs.time", stopped)
+    monkeypatch.setattr("celery_dynprio.tracing.runs.time", stopped)
     return 1e9
 
 

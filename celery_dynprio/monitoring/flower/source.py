@@ -10,24 +10,24 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_dynprio.app import DynPrio
-from celery_dynprio.backlogs.redis_client import RedisClient
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
+from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.monitoring.flower.kept import Kept
 from celery_dynprio.monitoring.flower.lookups import Lookups
 from celery_dynprio.monitoring.flower.table import Wanted
-from celery_dynprio.operations import Operations
-from celery_dynprio.orm import close_connections
-from celery_dynprio.plain import explanation_object, standing_object, turn_object
-from celery_dynprio.spans import RedisSpans
-from celery_dynprio.steering import Result
-from celery_dynprio.trace_tree import as_object
-from celery_dynprio.views import QUICK, Page, QueueStats
-from celery_dynprio.workers import Workers, ask
+from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.plain import explanation_object, standing_object, turn_object
+from celery_dynprio.operators.steering import Result
+from celery_dynprio.operators.views import QUICK, Page, QueueStats
+from celery_dynprio.operators.workers import Workers, ask
+from celery_dynprio.tracing.tree import as_object
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_dynprio.ordering import Turn
+    from celery_dynprio.engine.ordering import Turn
 
 #: Seconds for which figures, the whole backlog, and the workers are kept.
 FIGURES: Final = 1.0
@@ -53,7 +53,7 @@ MOST_KEYS: Final = 10
 MOST_MOVES: Final = 50
 MOST_DEEDS: Final = 30
 
-#: What an operator can do to tasks, by the names of :class:`~celery_dynprio.operations.Operations`.
+#: What an operator can do to tasks, by the names of :class:`~celery_dynprio.operators.operations.Operations`.
 STEERING: Final = ("bump", "hold", "release", "cancel")
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.errors import ArgumentError
-from celery_dynprio.ordering import Turn
-from celery_dynprio.plain import place_name
+from celery_dynprio.operators.plain import place_name
 
 #: The most rows of one page.
 MOST_ROWS: Final = 200

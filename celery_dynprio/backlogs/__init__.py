@@ -1,1 +1,0 @@
-"""Where pending tasks wait: one adapter a broker behind one port."""

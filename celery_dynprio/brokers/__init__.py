@@ -1,0 +1,1 @@
+"""Adapters: what each broker makes of the ports. They know nothing of each other."""

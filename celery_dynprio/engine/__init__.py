@@ -1,0 +1,1 @@
+"""The tick: read, score, plan, move, report. It knows no broker."""

@@ -1,0 +1,196 @@
+"""Which workers are up, and how many tasks of a queue they can run at once; asked of the workers themselves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from celery.app.control import flatten_reply
+
+from celery_dynprio.message import steps_in
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger("celery_dynprio.workers")
+
+#: Seconds after which a broker that is silent is given up.
+SOCKET_TIMEOUT: Final = 5.0
+
+#: Seconds of silence after which no more answers are expected. Workers answer within milliseconds, but those of the
+#: solo pool, which are silent while they run a task.
+ANSWER_TIMEOUT: Final = 0.3
+
+#: Settings of workers that are looked at.
+CONF: Final = (
+    "broker_transport_options",
+    "worker_prefetch_multiplier",
+    "worker_disable_prefetch",
+    "task_acks_late",
+    "dynprio_embedded",
+)
+
+#: Seconds after which workers are asked again how many tasks they run at once.
+MAX_AGE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The workers that answered."""
+
+    #: How many tasks each runs at once, by node name.
+    slots: Mapping[str, int] = field(default_factory=dict)
+    #: The queues that each takes from.
+    queues: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def slots_for(self, queue: str) -> int:
+        """How many tasks of this queue can run at once, if there are none of others."""
+        return sum(slots for name, slots in self.slots.items() if queue in self.queues.get(name, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """A worker, and where it takes tasks from."""
+
+    queues: frozenset[str]
+    #: kombu's ``priority_steps``: of each queue it takes from the lists of these.
+    steps: frozenset[int]
+
+
+def takers(app: Celery, timeout: float = ANSWER_TIMEOUT) -> dict[str, tuple[Taker, Mapping[str, Any]]]:
+    """Ask all workers where they take tasks from, and their settings as far as they were set; by node name.
+
+    ``timeout`` as in :func:`ask`. Of the settings there are those in :data:`CONF`, by these names.
+    """
+    # Not with defaults: then each worker logs two warnings about URLs that are None (celery.app.utils, maybe_censor).
+    consumed, settings = answers(app, timeout, "active_queues", "conf", {"with_defaults": False})
+    found: dict[str, tuple[Taker, Mapping[str, Any]]] = {}
+    for name, given in settings.items():
+        conf = _named(given)
+        queues = frozenset(str(each.get("name")) for each in consumed[name])
+        found[name] = Taker(queues, frozenset(steps_in(conf))), conf
+    return found
+
+
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that Celery has for them, whatever namespace they were given with.
+
+    Of transport options given twice those count that have steps: DynPrio adds its own to the ones that Celery heeds.
+    """
+    conf: dict[str, Any] = {}
+    for name in CONF:
+        values = [value for key, value in given.items() if f"_{key}".lower().endswith(f"_{name}")]
+        stepped = (value for value in values if isinstance(value, dict) and "priority_steps" in value)
+        if values:
+            conf[name] = next(stepped, values[0])
+    return conf
+
+
+def ask(app: Celery, timeout: float = ANSWER_TIMEOUT) -> Workers:
+    """Ask all workers; takes ``timeout`` seconds longer than the last answer, twice if one falls silent in between."""
+    stats, queues = answers(app, timeout, "stats", "active_queues")
+    return Workers(
+        {name: _slots(answer) for name, answer in sorted(stats.items())},
+        {name: frozenset(str(each.get("name")) for each in answer) for name, answer in queues.items()},
+    )
+
+
+class Slots:
+    """How many tasks of a queue can run at once; asked in the background, and only while somebody wants to know.
+
+    The first answer is 0, as there is none yet. Later ones are up to ``max_age`` seconds old, and older where workers
+    cannot be asked.
+    """
+
+    def __init__(self, app: Celery, max_age: float = MAX_AGE) -> None:
+        self._app = app
+        self._max_age = max_age
+        self._workers = Workers()
+        self._asked_at = -math.inf
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, queue: str) -> int:
+        """As far as is known now; never waits."""
+        asking = self._thread is not None and self._thread.is_alive()
+        if not asking and time.monotonic() - self._asked_at >= self._max_age:
+            self._asked_at = time.monotonic()
+            self._thread = threading.Thread(target=self._ask, name="dynprio slots", daemon=True)
+            self._thread.start()
+        return self._workers.slots_for(queue)
+
+    def _ask(self) -> None:
+        try:
+            self._workers = ask(self._app)
+        except Exception:  # whatever a broker's client raises: the last answer stands
+            logger.debug("could not ask workers how many tasks they run at once", exc_info=True)
+
+
+def answers(
+    app: Celery, timeout: float, first: str, then: str, arguments: Mapping[str, Any] | None = None
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Ask all workers one thing and those that answered another, commands of Celery's: what each node said.
+
+    What a worker could not answer is left out. The second question is over as soon as all have answered it.
+    """
+    with _connection(app) as connection:
+        # A mailbox for each: a late answer to the first question must not be counted as one to the second.
+        one, two = (_mailbox(app, connection) for _ in range(2))
+        told = _said(one.multi_call(first, timeout=timeout))
+        _wait_no_more(connection)
+        if not told:
+            return {}, {}
+        return told, _said(two.call(list(told), then, arguments, timeout=timeout))
+
+
+def tell(app: Celery, command: str, **arguments: Any) -> None:
+    """Tell all workers to do something, one of Celery's control commands; nobody waits for their answers."""
+    with _connection(app) as connection:
+        _mailbox(app, connection).abcast(command, arguments)
+
+
+def _connection(app: Celery) -> Any:
+    """A connection of its own: the app's pool may have none left, and whoever waits for one there waits for ever."""
+    connection = app.connection_for_write()
+    if connection.transport.driver_type == "redis":
+        for option in ("socket_timeout", "socket_connect_timeout"):
+            connection.transport_options.setdefault(option, SOCKET_TIMEOUT)
+    return connection
+
+
+def _mailbox(app: Celery, connection: Any) -> Any:
+    """A mailbox that publishes by this connection; the app's takes another one from the pool for that."""
+    mailbox = app.control.mailbox(connection)
+    mailbox._producer_pool = None  # noqa: SLF001 - a copy, and kombu has no other way
+    mailbox.unclaimed = defaultdict(deque)  # not the app's, which keeps them
+    return mailbox
+
+
+def _said(replies: Any) -> dict[str, Any]:
+    """Answers by node name, without those that tell that a command failed there or is not known."""
+    return {name: each for name, each in flatten_reply(replies or []).items() if not _failed(each)}
+
+
+def _failed(answer: Any) -> bool:
+    return isinstance(answer, Mapping) and answer.keys() == {"error"} and isinstance(answer["error"], str)
+
+
+def _wait_no_more(connection: Any) -> None:
+    """End what kombu leaves at a Redis once answers stop: a BRPOP for more of them, for a second.
+
+    The next question over this connection would hear nobody. kombu connects again by itself.
+    """
+    channel = connection.default_channel
+    if getattr(channel, "_in_poll", None):
+        channel.client.connection.disconnect()
+
+
+def _slots(stats: Any) -> int:
+    pool = stats.get("pool") if isinstance(stats, Mapping) else None
+    slots = pool.get("max-concurrency") if isinstance(pool, Mapping) else None
+    return slots if isinstance(slots, int) and slots > 0 else 1

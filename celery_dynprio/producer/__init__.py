@@ -1,0 +1,1 @@
+"""Publishing: where a task goes first, and what its message says."""

@@ -1,0 +1,237 @@
+"""A run of a task: what its message says about it, in any process, and what the process that runs it knows.
+
+The headers ``traceparent`` and ``dynprio_lineage``, which ``propagation`` writes, are read here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from celery_dynprio import message
+from celery_dynprio.message import clean
+from celery_dynprio.tracing import context as tracing
+from celery_dynprio.tracing.context import LINEAGE, TRACEPARENT, TRACESTATE, Span, Spanned
+
+#: The number of parts of the lineage header.
+LINEAGE_PARTS: Final = 3
+
+#: Higher numbers of retries count as this one.
+MAX_RETRIES: Final = 1_000_000
+
+#: The attribute of a request that holds its run.
+_RUN: Final = "_dynprio_run"
+
+#: The headers that are kept of a run's message: those that its span and its record need.
+_NEEDED: Final = ("id", "task", "root_id", "retries", "eta", TRACEPARENT, TRACESTATE, LINEAGE, message.HEADER)
+
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+#: Celery's state of a run that has not ended.
+STARTED: Final = "STARTED"
+
+
+class Told(NamedTuple):
+    """A report of a run, as of the moment at which it was made."""
+
+    run: Running
+    #: Celery's state. STARTED while it runs, and if something outside ended it, so that it has no other.
+    state: str
+    #: Seconds; None while it runs.
+    ran: float | None
+    #: Type and text of the exception that ended it, in one line.
+    error: str
+    #: Whether this is the first report of the run.
+    first: bool
+
+
+class Running:
+    """A run of a task in this process. Its span is made when it is first needed, mostly not in a task's thread.
+
+    The run can be found by its request (:meth:`of`). It keeps no reference to the task's arguments, which may be large
+    and are free when the run has ended. ``outer`` has the span around an eager task, ``steps`` returns kombu's
+    ``priority_steps``, and ``started`` is in Unix seconds.
+    """
+
+    __slots__ = (
+        "_began",
+        "_done",
+        "_end",
+        "_fields",
+        "_headers",
+        "_key",
+        "_span",
+        "delivery_info",
+        "host",
+        "id",
+        "known",
+        "outer",
+        "started",
+        "steps",
+        "task",
+    )
+
+    def __init__(
+        self,
+        task: Any,
+        request: Any,
+        fields: Mapping[str, Any],
+        steps: Callable[[], Sequence[int] | None],
+        outer: Span | Spanned | None,
+    ) -> None:
+        self.steps = steps
+        self.task = task
+        self.id = request.id
+        self.delivery_info = request.delivery_info
+        self.host = request.hostname
+        self.outer = outer
+        self._fields = tuple(map(fields.get, _NEEDED))
+        self._span: Span | None = None
+        self._headers: dict[str, Any] | None = None
+        self._key = ""
+        self._end: tuple[object, float, str] | None = None
+        #: Whether it was reported, and whether its end was.
+        self.known = self._done = False
+        vars(request)[_RUN] = self
+        self.started = time.time()
+        self._began = time.perf_counter()
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers that are kept of its message; None for those that it did not have."""
+        if self._headers is None:
+            self._headers = dict(zip(_NEEDED, self._fields, strict=True))
+        return self._headers
+
+    def span(self) -> Span:
+        """Return the span of this run; two threads that call this at once get equal ones."""
+        if self._span is None:
+            self._span = span_of_headers(
+                self.headers,
+                self.delivery_info,
+                name=self.task.name,
+                steps=self.steps(),
+                host=self.host,
+                started=self.started,
+            )
+        return self._span
+
+    @property
+    def key(self) -> str:
+        """The span id in its message, which is the same in all processes, even if OpenTelemetry gave it another one."""
+        return self._key or self.span().span_id
+
+    def change(self, span: Span) -> None:
+        """Use another span for this run, which OpenTelemetry has made."""
+        self._key = self.key
+        self._span = span
+
+    def end(self, state: object, error: str) -> None:
+        """Store how it has ended."""
+        self._end = state, time.perf_counter() - self._began, error
+
+    def tell(self) -> Told | None:
+        """Report what is known now; None if its end was reported before. Only one thread at a time may call this.
+
+        A run that ends during the call is either reported as ended, or finds itself ``known`` and is reported again.
+        """
+        first, self.known = not self.known, True
+        end = self._end  # after that
+        if end is None:
+            return Told(self, STARTED, None, "", first)
+        if self._done:
+            return None
+        self._done = True
+        state, ran, error = end
+        return Told(self, state if isinstance(state, str) else STARTED, ran, error, first)
+
+    @classmethod
+    def of(cls, request: Any) -> Running | None:
+        """Return the run of this request; None if its start was not seen."""
+        found = vars(request).get(_RUN)
+        return found if isinstance(found, cls) else None
+
+
+def span_of_headers(
+    headers: Mapping[str, Any],
+    delivery_info: object = None,
+    *,
+    name: str | None = None,
+    steps: Sequence[int] | None = None,
+    host: str = "",
+    started: float | None = None,
+) -> Span:
+    """Make the span of a run from its message. Never raises; all processes make the same span of the same message.
+
+    ``name`` is the task's name; None takes the one in the headers. ``steps`` are kombu's ``priority_steps`` (None if
+    the broker has no levels), ``host`` is the worker's name, and ``started`` is when the wait ended (Unix seconds).
+    Malformed headers count as absent. Without a trace in the message, the ids are derived from those of task and root.
+    """
+    delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
+    task_id, retries = clean(headers.get("id")), retries_of(headers)
+    known = tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
+    _, ancestors, parent = _parts(headers.get(LINEAGE))
+    return Span(
+        known.trace_id if known else _digest(headers.get("root_id") or task_id)[:32],
+        known.span_id if known else _digest(f"{task_id} {retries}")[:16],
+        parent if isinstance(parent, str) and len(parent) == 16 and _HEXADECIMAL.issuperset(parent) else "",  # noqa: PLR2004
+        known.flags if known else 1,
+        known.tracestate if known else "",
+        task_id,
+        clean(headers.get("task") if name is None else name),
+        clean(delivery.get("routing_key")),
+        clean(host),
+        _level(headers.get(message.HEADER), delivery.get("priority"), steps),
+        _wait(headers.get(message.HEADER), started),
+        retries + 1,
+        started,
+        tracing.ancestors(ancestors),
+    )
+
+
+def needed(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return only those headers that a span and its record need."""
+    return {name: headers.get(name) for name in _NEEDED}
+
+
+def retries_of(headers: Mapping[str, Any]) -> int:
+    """Return how many times this task was tried before."""
+    number = headers.get("retries")
+    return min(number, MAX_RETRIES) if type(number) is int and number > 0 else 0
+
+
+def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> int | None:
+    """Return the level at which a message was published; None if unknown. It is at ``level`` now."""
+    known = message.whole(_parts(headers.get(LINEAGE))[0])
+    if known is not None:
+        return known
+    moves = message.moves_of(headers.get(message.HEADER))
+    if not moves:
+        return level
+    return moves[0].source if moves[0].source >= 0 else None
+
+
+def _parts(header: object) -> Sequence[Any]:
+    return header if isinstance(header, list) and len(header) == LINEAGE_PARTS else (None, None, None)
+
+
+def _digest(text: object) -> str:
+    known = text if isinstance(text, str) else ""
+    return hashlib.sha256(known.encode(errors="surrogatepass")).hexdigest()
+
+
+def _level(fields: object, priority: object, steps: Sequence[int] | None) -> int | None:
+    """Return the level of a message: the one to which it was last moved, else the one of its priority."""
+    if not steps or type(priority) is not int:
+        return None
+    moves = message.moves_of(fields)
+    # The priority alone would name a level that all workers take from: see message.plain_priorities.
+    moved = moves[-1].target if moves else -1
+    return moved if 0 <= moved < len(steps) else message.level_of(priority, steps)
+
+
+def _wait(fields: object, started: float | None) -> float | None:
+    published = message.number(fields.get("at")) if isinstance(fields, dict) else None
+    return None if published is None or started is None else max(started - published, 0.0)
