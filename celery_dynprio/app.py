@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
+from celery_dynprio.assembly import connect, supports
 from celery_dynprio.durations import Due
 from celery_dynprio.errors import DynPrioError, SettingError
 from celery_dynprio.hosting.default_app import give_back, make_default
 from celery_dynprio.message import KOMBU_STEPS, AddedSteps, plain_steps
 from celery_dynprio.operators.selection import Filter
+from celery_dynprio.ports.broker import Broker
+from celery_dynprio.ports.installation import ATTRIBUTE
 from celery_dynprio.producer.router import DynPrioRouter, Placement, Plan
 from celery_dynprio.settings import Settings
 from celery_dynprio.typed import UNSET, Unset
@@ -44,9 +47,6 @@ CONSUMER_STEPS: Final = (
 #: What ``celery events`` and others that start from the app know of its tasks; by name, as Celery wants it.
 STATE: Final = "celery_dynprio.monitoring.events:FollowingState"
 
-#: The attribute of a Celery app that tells its DynPrio.
-_INSTALLED: Final = "_dynprio"
-
 _STEPS: Final = "priority_steps"
 _OPTIONS: Final = "broker_transport_options"
 
@@ -70,7 +70,7 @@ class DynPrio:
     @staticmethod
     def of(app: Celery) -> DynPrio | None:
         """The DynPrio that is installed in this app, None if there is none."""
-        found: DynPrio | None = getattr(app, _INSTALLED, None)
+        found: DynPrio | None = getattr(app, ATTRIBUTE, None)
         return found
 
     def init_app(self, app: Celery) -> None:
@@ -87,7 +87,7 @@ class DynPrio:
         if other is not None:
             other.uninstall()
         self._app = app
-        setattr(app, _INSTALLED, self)
+        setattr(app, ATTRIBUTE, self)
         self._made_default = make_default(app)
         self._router = DynPrioRouter(app, self._plan)
         self._connect(app)
@@ -116,7 +116,7 @@ class DynPrio:
         self._restore_steps(app)
         if self._made_default:
             give_back(app)
-        delattr(app, _INSTALLED)
+        delattr(app, ATTRIBUTE)
         self._app = self._settings = self._planned = self._replaced = None
 
     @property
@@ -209,6 +209,15 @@ class DynPrio:
         with self.operations() as operations:
             operations.resume(why)
 
+    @property
+    def supported(self) -> bool:
+        """Whether the app's broker can have managed queues."""
+        return supports(self.app)
+
+    def connect(self, timeout: float | None = None) -> Broker:
+        """Open a connection: see :meth:`~celery_dynprio.ports.installation.Installation.connect`."""
+        return connect(self.app, timeout)
+
     @contextmanager
     def operations(self, by: str | None = None) -> Iterator[Operations]:
         """All operations, over one connection; ``by`` is who does it, for the audit: this process's user if None."""
@@ -230,7 +239,7 @@ class DynPrio:
         if self._planned is None:
             settings = self.settings
             plan = None
-            if _on_redis(self.app):
+            if supports(self.app):
                 placement = Placement(settings.policy, self.app.conf[_OPTIONS][_STEPS])
                 queues, default = frozenset(settings.queues), self.app.conf.task_default_queue
                 plan = Plan(queues, placement, default, settings.inherit, settings.strict)
@@ -320,7 +329,7 @@ class DynPrio:
     def _set_steps(self, app: Celery) -> None:
         conf = app.conf
         given = conf[_OPTIONS] or {}
-        if _STEPS in given or not _on_redis(app):
+        if _STEPS in given or not supports(app):
             return
         ours = {**given, _STEPS: AddedSteps(DEFAULT_STEPS)}
         # In Celery 5.5 a key with the namespace wins over one without, even over one that was set later.
@@ -358,12 +367,6 @@ class _Replaced:
 
 def _uid(app: Celery) -> str:
     return f"dynprio-{id(app)}"
-
-
-def _on_redis(app: Celery) -> bool:
-    from celery_dynprio.brokers.redis.client import REDIS_TRANSPORTS  # noqa: PLC0415 - see DynPrio._connect
-
-    return bool(app.connection_for_write().get_transport_cls().driver_type in REDIS_TRANSPORTS)
 
 
 def _check_steps(app: Celery) -> None:

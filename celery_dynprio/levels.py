@@ -16,6 +16,39 @@ HIGH_PERCENTILE: Final = 0.98
 NARROWEST: Final = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How a broker numbers the levels of a queue: kombu's Redis transport by ``priority_steps``, ascending.
+
+    A message is given the number of a *plain* level only, one that workers without the add-on take from too, so that a
+    worker of any kind that gives it back puts it where all of them look.
+    """
+
+    #: The broker's number for each level, ascending.
+    numbers: tuple[int, ...]
+    #: The numbers of the plain levels.
+    plain_numbers: tuple[int, ...]
+
+    @property
+    def levels(self) -> range:
+        """All levels, the first is 0."""
+        return range(len(self.numbers))
+
+    @property
+    def plain(self) -> tuple[int, ...]:
+        """The plain levels, ascending."""
+        return tuple(level for level in self.levels if self.numbers[level] in self.plain_numbers)
+
+    def level_of(self, number: int) -> int:
+        """Return the level in which the broker puts a message with this number."""
+        return max(bisect_right(self.numbers, number) - 1, 0)
+
+    def number_of(self, level: int) -> int:
+        """Return the number to give to a message in this level: that of the plain level at or before it."""
+        plain = self.plain_numbers
+        return plain[max(bisect_right(plain, self.numbers[level]) - 1, 0)]
+
+
 def at_or_before(level: int, usable: Sequence[int]) -> int:
     """Return the last of the ``usable`` levels (ascending, the first is 0) that is not behind ``level``."""
     return usable[bisect_right(usable, level) - 1]

@@ -192,3 +192,25 @@ class Report:
     turned: Sequence[Standing] = ()
     #: Parked messages that are not brought back because they yield to an objective.
     held_back: int = 0
+
+
+class Run(NamedTuple):
+    """One run of a task, as a worker measured it."""
+
+    name: str
+    #: The fairness key; "" for a task that has none.
+    key: str
+    seconds: float
+    #: For histograms only; None if unknown: the level from which a worker took it, how long it had waited (seconds),
+    #: and whether it started in time for its deadline.
+    level: int | None = None
+    wait: float | None = None
+    in_time: bool | None = None
+
+
+class Start(NamedTuple):
+    """A task that a worker started."""
+
+    name: str
+    #: Seconds since it was published.
+    wait: float

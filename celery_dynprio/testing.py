@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from uuid import uuid4
 
 from celery_dynprio.brokers.memory import MemoryBacklog
-from celery_dynprio.brokers.redis.lease import Holder
-from celery_dynprio.brokers.redis.usage import MemoryUsage
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy
+from celery_dynprio.ports.lease import Holder
+from celery_dynprio.stores.memory import MemoryUsage
 
 __all__ = ["NOW", "MemoryBacklog", "MemoryLease", "MemoryUsage", "pending_task", "ranked"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from celery_dynprio import message
@@ -24,6 +25,19 @@ from celery_dynprio.models import (
 from celery_dynprio.ports.broker import Capabilities, Found
 
 
+class MemoryScan(Iterator[tuple[Place, PendingTask, bytes]]):
+    """What waited at one moment; see :class:`~celery_dynprio.ports.broker.Scan`. The messages are empty."""
+
+    def __init__(self, pending: Sequence[tuple[Place, PendingTask]]) -> None:
+        self.look = 1
+        self.missed = 0
+        self.foreign: Counter[str] = Counter()
+        self._pending = iter(pending)
+
+    def __next__(self) -> tuple[Place, PendingTask, bytes]:
+        return *next(self._pending), b""
+
+
 class MemoryBacklog:
     """A queue of ``levels`` lists and two parked places; see :class:`~celery_dynprio.ports.broker.Backlog`.
 
@@ -34,6 +48,7 @@ class MemoryBacklog:
         self.queue = queue
         self.capabilities = Capabilities()
         self.fence: str | None = None
+        self._moves = 0
         self._levels: list[deque[PendingTask]] = [deque() for _ in range(levels)]
         self._parked: dict[Place, dict[str, PendingTask]] = {OVERFLOW: {}, HELD: {}, CANCELLED: {}}
 
@@ -85,7 +100,9 @@ class MemoryBacklog:
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:  # noqa: ARG002 - nothing outlives this process
         """Make the moves in this order."""
         self._check(fence)
-        return [self._apply(move) for move in moves]
+        outcomes = [self._apply(move) for move in moves]
+        self._moves += outcomes.count(Outcome.MOVED)
+        return outcomes
 
     def spill(self, count: int, now: float, fence: str | None = None) -> int:  # noqa: ARG002 - see read
         """Park the newest tasks of the last levels, at most ``count``."""
@@ -99,6 +116,37 @@ class MemoryBacklog:
                 break
             parked += self._apply(move) is Outcome.MOVED
         return parked
+
+    def ids_with(self, start: str, now: float) -> set[str]:  # noqa: ARG002 - see read
+        """Return the ids that begin with this text, of all that is pending."""
+        pending = (*chain.from_iterable(self._levels), *self._parked[HELD].values(), *self._parked[OVERFLOW].values())
+        return {task.id for task in pending if task.id.startswith(start)}
+
+    def scan(self, now: float, most: int | None = None, looks: int = 5) -> MemoryScan:  # noqa: ARG002 - see read
+        """Look at all that waits."""
+        front = [(level, task) for level, tasks in enumerate(self._levels) for task in reversed(tasks)]
+        held, overflow = ([(place, task) for task in self._parked[place].values()] for place in (HELD, OVERFLOW))
+        return MemoryScan([*front, *held, *overflow][:most])
+
+    def message(self, ref: str, place: Place) -> bytes | None:  # noqa: ARG002 - as headers
+        """Nothing: a task here is no message."""
+        return None
+
+    def parked_messages(self, place: Place, now: float) -> Iterator[tuple[PendingTask, bytes]]:
+        """All tasks in a parked place, each with an empty message."""
+        return ((task, b"") for task in self.parked(place, now))
+
+    def cancelled(self, ids: Sequence[str]) -> list[str]:
+        """Return those of these tasks that were cancelled and whose end was not published yet."""
+        return [task_id for task_id in ids if task_id in self._parked[CANCELLED]]
+
+    def cancelled_messages(self, task_id: str, messages: int = 1) -> dict[str, bytes]:  # noqa: ARG002 - all are at hand
+        """The messages of such a task by their names; all are empty."""
+        return {ref: b"" for ref, task in self._parked[CANCELLED].items() if task.id == task_id}
+
+    def moves(self) -> int:
+        """Return how many moves were ever made."""
+        return self._moves
 
     def parked(self, place: Place, now: float) -> list[PendingTask]:  # noqa: ARG002 - see read
         """All tasks in one of the two parked places."""

@@ -15,7 +15,7 @@ from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.operators.moments import moment
 
 if TYPE_CHECKING:
-    from celery_dynprio.brokers.redis.audit import Entry
+    from celery_dynprio.ports.stores import Entry
 
 _COLUMNS: Final = (
     Column("time"),

@@ -19,10 +19,10 @@ from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, Cele
 from celery_dynprio.cli.session import duration, one_line_errors, settings_of
 
 if TYPE_CHECKING:
-    from celery_dynprio.brokers.redis.client import RedisClient
     from celery_dynprio.models import Report
     from celery_dynprio.monitoring.observers import Observers
     from celery_dynprio.operators.operations import Operations
+    from celery_dynprio.ports.broker import Broker
     from celery_dynprio.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -148,10 +148,10 @@ def run(
 def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
-    from celery_dynprio.brokers.redis.usage import RedisUsage  # noqa: PLC0415
-    from celery_dynprio.engine.reprioritizer import assemble, serve  # noqa: PLC0415
+    from celery_dynprio.assembly import reprioritizers  # noqa: PLC0415 - see the package
+    from celery_dynprio.engine.reprioritizer import serve  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415
-    from celery_dynprio.operators.fleet import Fleet  # noqa: PLC0415 - see the package
+    from celery_dynprio.operators.fleet import Fleet  # noqa: PLC0415
     from celery_dynprio.operators.operations import Operations  # noqa: PLC0415
     from celery_dynprio.operators.workers import Slots  # noqa: PLC0415
 
@@ -164,22 +164,21 @@ def _reprioritize(
         return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
 
     with closing(_observers(app, settings, lenient=embedded)) as observers:
-        client = _reached(app, settings, stop, observers, patient=not once)
-        if client is None:
+        broker = _reached(app, settings, stop, observers, patient=not once)
+        if broker is None:
             return True
         fleet = Fleet.of(app)
         try:
-            if len(client.plain_levels) < len(client.priority_steps):
+            if len(broker.scale.plain) < len(broker.scale.levels):
                 fleet.start()
-            reprioritizers = assemble(
-                client,
+            chosen = reprioritizers(
+                broker,
                 settings,
-                RedisUsage(client, settings.half_life),
                 owner,
                 kind="embedded" if embedded else "dedicated",
                 dry_run=dry_run,
                 slots=Slots(app),
-                fleet=fleet,
+                workers=fleet,
             )
             logger.info(
                 "dynprio ready: %s on %s, every %g s, as %s%s",
@@ -189,13 +188,13 @@ def _reprioritize(
                 owner,
                 ", dry run" if dry_run else "",
             )
-            observe, failed = _told(observers, Operations(app, client, settings))
-            serve(reprioritizers, settings.interval, stop, observe, finished, failed=failed)
+            observe, failed = _told(observers, Operations(app, broker.client, settings))  # type: ignore[attr-defined]
+            serve(chosen, settings.interval, stop, observe, finished, failed=failed)
         finally:
             fleet.stop()
-            client.close()
+            broker.close()
     logger.info("dynprio stopped")
-    return not once or reported == len(reprioritizers)
+    return not once or reported == len(chosen)
 
 
 def _observers(app: Any, settings: Settings, *, lenient: bool) -> Observers:
@@ -239,15 +238,15 @@ def _told(
 
 def _reached(
     app: Any, settings: Settings, stop: threading.Event, observers: Observers, *, patient: bool
-) -> RedisClient | None:
+) -> Broker | None:
     """Connect to the broker; the patient wait for one that is away, as workers do, until they are stopped."""
-    from celery_dynprio.brokers.redis.client import RedisClient  # noqa: PLC0415 - see the package
+    from celery_dynprio.assembly import connect  # noqa: PLC0415 - see the package
     from celery_dynprio.errors import BrokerUnavailableError  # noqa: PLC0415
 
     backoff = FIRST_BACKOFF
     while not stop.is_set():
         try:
-            return RedisClient.from_app(app)
+            return connect(app)
         except BrokerUnavailableError as exc:
             if not patient:
                 raise

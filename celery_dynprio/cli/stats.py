@@ -27,8 +27,8 @@ from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.plain import place_name, standing_object
 
 if TYPE_CHECKING:
-    from celery_dynprio.brokers.redis.audit import Entry
     from celery_dynprio.operators.views import QueueStats, Stats
+    from celery_dynprio.ports.stores import Entry
 
 #: Names and keys that are shown of what was learned.
 MOST_LEARNED: Final = 10

@@ -16,8 +16,8 @@ from celery_dynprio.operators.plain import place_name
 from celery_dynprio.tracing.tree import as_object, walk
 
 if TYPE_CHECKING:
-    from celery_dynprio.brokers.redis.spans import SpanRecord, Trace
     from celery_dynprio.settings import Settings
+    from celery_dynprio.tracing.records import SpanRecord, Trace
 
 #: Deeper than this nothing is indented any further.
 MAX_INDENT: Final = 20

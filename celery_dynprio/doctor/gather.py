@@ -18,7 +18,7 @@ from celery_dynprio import message
 from celery_dynprio.brokers.redis.client import BROKER_ERRORS, REDIS_TRANSPORTS, RedisClient
 from celery_dynprio.brokers.redis.rights import missing
 from celery_dynprio.brokers.redis.trouble import explained
-from celery_dynprio.brokers.redis.usable import UsableLevels
+from celery_dynprio.brokers.redis.usable import RedisUsableLevels
 from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.doctor.broker_checks import Broker, check_broker, check_rights
 from celery_dynprio.doctor.checks import KOMBU_VISIBILITY, Facts, Finding, check_conf, check_messages, check_workers
@@ -108,7 +108,7 @@ def _stranded(client: RedisClient, queues: Sequence[str], workers: Sequence[Take
         served = [taker.steps for taker in workers if queue in taker.queues]
         polled = frozenset.union(*served) if served else {client.priority_steps[level] for level in client.plain_levels}
         levels = [level for level, step in enumerate(client.priority_steps) if step in polled]
-        found |= UsableLevels(client, queue).strays(levels)
+        found |= RedisUsableLevels(client, queue).strays(levels)
     return found
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.audit import Audit
+from celery_dynprio.brokers.redis.audit import RedisAudit
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.counts import count_places
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.reading import Reader
-from celery_dynprio.brokers.redis.switch import Switch
+from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.doctor.queue_checks import Pause, Queue, Traffic
 from celery_dynprio.models import OVERFLOW
 from celery_dynprio.operators.moments import moment
@@ -122,9 +122,9 @@ def _leader(client: RedisClient, queue: str) -> str:
 
 
 def _pause(app: Celery, client: RedisClient) -> Pause | None:
-    if not Switch(client).paused():
+    if not RedisSwitch(client).paused():
         return None
-    entry = Audit(client).last_pause()
+    entry = RedisAudit(client).last_pause()
     if entry is None:
         return Pause()
     since = moment(entry.at, app.timezone)

@@ -12,16 +12,11 @@ from itertools import chain
 from typing import Final, Protocol
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.attainment import RedisAttainment
-from celery_dynprio.brokers.redis.backlog import RedisBacklog
-from celery_dynprio.brokers.redis.client import BROKER_ERRORS, BrokerClock, RedisClient
-from celery_dynprio.brokers.redis.lease import Keeper, Kind, Lease, RedisLease, follows
-from celery_dynprio.brokers.redis.switch import Switch
+from celery_dynprio.brokers.redis.client import BROKER_ERRORS
 from celery_dynprio.brokers.redis.trouble import explained
-from celery_dynprio.brokers.redis.usable import TTL, UsableLevels
 from celery_dynprio.complaints import Complaints
-from celery_dynprio.engine.admission import Admission
-from celery_dynprio.engine.guard import Guard, Watched, no_slots
+from celery_dynprio.engine.guard import Guard, Watched
+from celery_dynprio.engine.keeper import Keeper, follows
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, LeaseLostError
@@ -29,11 +24,10 @@ from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot
 from celery_dynprio.objectives import Standing
-from celery_dynprio.operators.fleet import Fleet
 from celery_dynprio.operators.plain import place_name
 from celery_dynprio.policies.base import Policy
-from celery_dynprio.ports.broker import Backlog
-from celery_dynprio.settings import Settings
+from celery_dynprio.ports.broker import Backlog, UsableLevels
+from celery_dynprio.ports.lease import Lease
 from celery_dynprio.tracing.runs import span_of_headers
 
 logger = logging.getLogger("celery_dynprio.reprioritizer")
@@ -286,54 +280,6 @@ def _with(report: Report, snapshot: Snapshot, watched: Watched | None, overflow:
         standings=watched.standings if watched else (),
         held_back=len(snapshot.overflow) - len(overflow),
     )
-
-
-def assemble(
-    client: RedisClient,
-    settings: Settings,
-    learned: Learned,
-    owner: str,
-    *,
-    kind: Kind = "dedicated",
-    queues: Sequence[str] | None = None,
-    dry_run: bool = False,
-    slots: Callable[[str], int] = no_slots,
-    fleet: Fleet | None = None,
-) -> list[Reprioritizer]:
-    """Make the reprioritizers of ``queues`` (all managed queues if None) on this broker.
-
-    ``owner`` names this process in the lease; see :class:`~celery_dynprio.brokers.redis.lease.RedisLease` for
-    ``kind``. They report what the settings want to be monitored.
-    ``slots`` says how many tasks of a queue run at once, 0 if it cannot tell.
-    ``fleet`` knows where the workers take tasks from; without it only those levels are used that workers without the
-    add-on take from too.
-    """
-    levels = len(client.priority_steps)
-    clock = BrokerClock(client)
-    attainment = RedisAttainment(client, settings.objectives, clock, settings.interval)
-    admission = Admission(settings.interval)
-    keeper = Keeper(settings.lease_ttl)
-    return [
-        Reprioritizer(
-            backlog=RedisBacklog(client, queue, settings.window, clock, keeper.beat),
-            lease=RedisLease(client, queue, owner, kind, settings.lease_ttl),
-            planner=Planner(levels, settings.window, settings.hysteresis),
-            policy=settings.policy,
-            learned=learned,
-            paused=Switch(client).paused,
-            budget=settings.budget,
-            window=settings.window,
-            dry_run=dry_run,
-            watched=settings.metrics_port is not None,
-            traced=MAX_EVENTS if settings.events else 0,
-            guard=Guard(queue, settings.objectives, attainment, slots, admission) if settings.objectives else None,
-            levels=UsableLevels(client, queue, fleet, ttl=max(TTL, 3 * settings.interval)),
-            owner=owner,
-            keeper=keeper,
-            clock=clock,
-        )
-        for queue in (settings.queues if queues is None else queues)
-    ]
 
 
 def _nothing() -> None:

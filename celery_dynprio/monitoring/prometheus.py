@@ -22,13 +22,14 @@ from prometheus_client.registry import Collector
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.dropped import RedisDropped
-from celery_dynprio.brokers.redis.histograms import Distribution, RedisHistograms, Series, SeriesKey
+from celery_dynprio.brokers.redis.histograms import RedisHistograms
 from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.engine.reprioritizer import NO_BROKER
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role
 from celery_dynprio.monitoring import metrics
 from celery_dynprio.monitoring.server import Server
+from celery_dynprio.ports.histograms import Distribution, Series, SeriesKey
 from celery_dynprio.settings import Settings
 
 if TYPE_CHECKING:

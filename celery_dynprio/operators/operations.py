@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.audit import operator
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import BROKER_ERRORS, RedisClient
-from celery_dynprio.brokers.redis.lease import TTL, Keeper, RedisLease
+from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.trouble import REFUSALS, unless_refused
-from celery_dynprio.brokers.redis.usable import UsableLevels
+from celery_dynprio.brokers.redis.usable import RedisUsableLevels
+from celery_dynprio.engine.keeper import Keeper
 from celery_dynprio.errors import ArgumentError, OptionError
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place
 from celery_dynprio.operators.fates import AT_WORKERS, Answer, Fate
+from celery_dynprio.operators.identity import operator
 from celery_dynprio.operators.revocation import revoke
 from celery_dynprio.operators.steering import Deed, Result, Tally, also, carry_out, revoked, told
 from celery_dynprio.operators.views import Views
 from celery_dynprio.operators.workers import tell
 from celery_dynprio.ports.broker import Found
+from celery_dynprio.ports.lease import TTL
 from celery_dynprio.settings import Settings
 from celery_dynprio.task import call_fields
 from celery_dynprio.worker.recorder import Recorder
@@ -93,7 +95,7 @@ class Operations(Views):
         super().__init__(app, client, settings, clock)
         self._by = operator() if by is None else by
         self._backlogs = {queue: RedisBacklog(client, queue, clock=self._clock) for queue in settings.queues}
-        self._levels = {queue: UsableLevels(client, queue) for queue in settings.queues}
+        self._levels = {queue: RedisUsableLevels(client, queue) for queue in settings.queues}
         self._life_key = client.app_key("cancelling")
         self._next_sign = 0.0
         self._retries: dict[str, float] = {}

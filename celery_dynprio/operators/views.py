@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from celery_dynprio import message
 from celery_dynprio.brokers.redis.attainment import RedisAttainment
-from celery_dynprio.brokers.redis.audit import Audit, Entry
+from celery_dynprio.brokers.redis.audit import RedisAudit
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
-from celery_dynprio.brokers.redis.lease import Holder, RedisLease
-from celery_dynprio.brokers.redis.switch import Switch
+from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.brokers.redis.trouble import unless_refused
 from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.engine.guard import Yielding
@@ -28,6 +28,8 @@ from celery_dynprio.operators.fates import Answer, Fate, Fates
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.operators.workers import Workers, ask
 from celery_dynprio.policies.base import Policy, Scorer
+from celery_dynprio.ports.lease import Holder
+from celery_dynprio.ports.stores import Entry
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing.runs import span_of_headers
 
@@ -171,9 +173,9 @@ class Views:
         self._settings = settings
         self._clock = clock or BrokerClock(client)
         self._usage = RedisUsage(client, settings.half_life)
-        self._switch = Switch(client)
+        self._switch = RedisSwitch(client)
         self._fates = Fates(app, client, settings.queues, self._clock)
-        self._audit = Audit(client)
+        self._audit = RedisAudit(client)
 
     def paused(self) -> bool:
         """Whether all moves are stopped."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celery_dynprio.brokers.redis.spans import SpanRecord, Trace
+    from celery_dynprio.tracing.records import SpanRecord, Trace
 
 
 def as_object(trace: Trace) -> dict[str, Any]:

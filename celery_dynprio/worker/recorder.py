@@ -15,10 +15,11 @@ from celery._state import get_current_worker_task
 from celery_dynprio import message
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.dropped import RedisDropped
-from celery_dynprio.brokers.redis.spans import FAILED, MAX_ERROR, RANKS, RedisSpans, SpanRecord
+from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.producer.propagation import Propagation
 from celery_dynprio.tracing import context as tracing
 from celery_dynprio.tracing.context import LINEAGE, Span
+from celery_dynprio.tracing.records import FAILED, MAX_ERROR, RANKS, SpanRecord
 from celery_dynprio.tracing.runs import STARTED, Running, Told, level_at_publish, needed, span_of_headers
 from celery_dynprio.worker import usage
 from celery_dynprio.worker.sender import Outlet, Sender, Senders, Store

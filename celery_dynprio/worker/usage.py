@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.attainment import RedisAttainment, Start
+from celery_dynprio.brokers.redis.attainment import RedisAttainment
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
-from celery_dynprio.brokers.redis.usage import RedisUsage, Run
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Names
 from celery_dynprio.tracing.runs import Told
 from celery_dynprio.worker.sender import Outlet, Store

@@ -16,11 +16,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from tornado.web import create_signed_value
 
-from celery_dynprio.brokers.redis.attainment import RedisAttainment, Start
+from celery_dynprio.brokers.redis.attainment import RedisAttainment
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.spans import RedisSpans
-from celery_dynprio.models import OVERFLOW, Move
+from celery_dynprio.models import OVERFLOW, Move, Start
 from tests.browser import DESKTOP, PHONE, Browser
 from tests.conftest import StartCelery, StartWorker
 from tests.flower import FlowerServer

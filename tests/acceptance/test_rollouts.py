@@ -21,9 +21,10 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import DynPrio, Weight
+from celery_dynprio.assembly import reprioritizers
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.engine.reprioritizer import assemble, serve
+from celery_dynprio.engine.reprioritizer import serve
 from celery_dynprio.operators.fleet import Fleet
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.worker.restoring import RestoreToPlainLists
@@ -90,10 +91,10 @@ class Shop:
             return
         stop, fleet = threading.Event(), Fleet.of(self.addon)
         fleet.start()
-        reprioritizers = assemble(self.client, self.settings, RedisUsage(self.client), "test:1:x", fleet=fleet)
+        leaders = reprioritizers(RedisBroker(self.client), self.settings, "test:1:x", workers=fleet)
 
         def run() -> None:
-            serve(reprioritizers, 0.02, stop)
+            serve(leaders, 0.02, stop)
             fleet.stop()
 
         self._reprioritizing = stop, threading.Thread(target=run)

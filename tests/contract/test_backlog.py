@@ -15,12 +15,12 @@ from celery_dynprio import message
 from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.brokers.redis.backlog import REACH, RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.lease import Kind as LeaseKind
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.message import HEADER, AddedSteps
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place
 from celery_dynprio.ports.broker import Backlog
+from celery_dynprio.ports.lease import Kind as LeaseKind
 from celery_dynprio.tracing.runs import span_of_headers
 from tests.apps import make_app
 from tests.conftest import StartServer

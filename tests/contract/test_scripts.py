@@ -20,12 +20,13 @@ from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
 from celery_dynprio.brokers.redis.lease import RedisLease
-from celery_dynprio.brokers.redis.spans import RedisSpans, SpanRecord
-from celery_dynprio.brokers.redis.switch import Switch
-from celery_dynprio.brokers.redis.usable import UsableLevels
-from celery_dynprio.brokers.redis.usage import RedisUsage, Run
+from celery_dynprio.brokers.redis.spans import RedisSpans
+from celery_dynprio.brokers.redis.switch import RedisSwitch
+from celery_dynprio.brokers.redis.usable import RedisUsableLevels
+from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.message import HEADER, AddedSteps
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Run
+from celery_dynprio.tracing.records import SpanRecord
 from tests.apps import make_app
 from tests.conftest import StartServer
 from tests.servers import Database
@@ -235,9 +236,9 @@ def test_who_may_not_pause_leaves_a_pause_as_it_is(bench: Callable[[str], Bench]
     made = bench(forbidden)
     for paused in (False, True):
         with pytest.raises(RedisError):
-            Switch(made.client).pause()
-        assert Switch(made.all_powerful).paused() is paused
-        Switch(made.all_powerful).pause()
+            RedisSwitch(made.client).pause()
+        assert RedisSwitch(made.all_powerful).paused() is paused
+        RedisSwitch(made.all_powerful).pause()
 
 
 # What is counted
@@ -297,7 +298,7 @@ def test_levels_that_may_not_be_emptied_keep_each_message_once(bench: Callable[[
     fill(made.all_powerful)
     everyone = places(made.all_powerful)
     fence = RedisLease(made.all_powerful, "celery", "leader", ttl=600).acquire()
-    levels = UsableLevels(made.client, "celery")
+    levels = RedisUsableLevels(made.client, "celery")
     refused = 0
     for usable in (range(10), levels.plain):
         try:

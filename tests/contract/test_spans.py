@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.spans import MemorySpans, RedisSpans, SpanRecord, SpanStore
+from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.models import Moved
+from celery_dynprio.ports.spans import Spans
+from celery_dynprio.stores.memory import MemorySpans
 from celery_dynprio.tracing import Ancestor
+from celery_dynprio.tracing.records import SpanRecord
 from tests.apps import make_app
 from tests.processes import wait_until
 from tests.servers import Database
@@ -46,7 +49,7 @@ FULL = record(
 
 
 @pytest.fixture(params=["memory", "valkey", "redis", "redis62"])
-def store(request: pytest.FixtureRequest) -> Iterator[SpanStore]:
+def store(request: pytest.FixtureRequest) -> Iterator[Spans]:
     if request.param == "memory":
         yield MemorySpans()
         return
@@ -60,7 +63,7 @@ def redis_spans(url: str, prefix: str = "", **bounds: Any) -> RedisSpans:
     return RedisSpans(RedisClient.from_app(make_app(url, prefix=prefix)), **bounds)
 
 
-def read(store: SpanStore, trace_id: str) -> dict[str, SpanRecord]:
+def read(store: Spans, trace_id: str) -> dict[str, SpanRecord]:
     found = store.read(trace_id)
     return {} if found is None else {span.key: span for span in found.spans}
 
@@ -70,7 +73,7 @@ def stored(client: redis.Redis) -> int:
     return sum(client.hlen(key) - client.hexists(key, "") for key in client.scan_iter("dynprio:trace:*"))
 
 
-def test_what_is_added_is_read_by_trace_and_by_task(store: SpanStore) -> None:
+def test_what_is_added_is_read_by_trace_and_by_task(store: Spans) -> None:
     store.add([FULL, record(2), record(3, trace=7)])
     expected = {FULL.key: FULL, record(2).key: record(2)}
     assert read(store, FULL.trace_id) == expected
@@ -81,18 +84,18 @@ def test_what_is_added_is_read_by_trace_and_by_task(store: SpanStore) -> None:
 @pytest.mark.parametrize(
     "wanted", ["", "task", "task-0-", "*", "task-0-?", "task-0-1 *", "f" * 32, "\ud800", "x\n" * 10**5]
 )
-def test_what_is_not_there_is_not_found(store: SpanStore, wanted: str) -> None:
+def test_what_is_not_there_is_not_found(store: Spans, wanted: str) -> None:
     store.add([record(1)])
     assert store.read(wanted) is None
 
 
 @pytest.mark.parametrize("task_id", ["a*b", "[abc]", "a?", "back\\slash", "^x", "two words"])
-def test_any_task_id_is_found_and_nothing_like_it(store: SpanStore, task_id: str) -> None:
+def test_any_task_id_is_found_and_nothing_like_it(store: Spans, task_id: str) -> None:
     store.add([record(1, trace=1)._replace(task_id="a1b"), record(1)._replace(task_id=task_id)])
     assert [span.task_id for span in read(store, task_id).values()] == [task_id]
 
 
-def test_later_knowledge_replaces_earlier_whichever_comes_first(store: SpanStore) -> None:
+def test_later_knowledge_replaces_earlier_whichever_comes_first(store: Spans) -> None:
     states = ["PENDING", "STARTED", "SUCCESS", "FAILURE"]
     pairs = list(itertools.product(states, repeat=2))
     for told in zip(*pairs, strict=True):
@@ -102,7 +105,7 @@ def test_later_knowledge_replaces_earlier_whichever_comes_first(store: SpanStore
     assert kept == [max(pair, key=states.index) for pair in pairs]
 
 
-def test_runs_that_share_a_span_id_are_kept_apart(store: SpanStore) -> None:
+def test_runs_that_share_a_span_id_are_kept_apart(store: Spans) -> None:
     forged = [record(n)._replace(key="k" * 16) for n in range(3)]
     store.add(forged)
     found = store.read(record().trace_id)
@@ -110,19 +113,19 @@ def test_runs_that_share_a_span_id_are_kept_apart(store: SpanStore) -> None:
     assert sorted(span.task_id for span in found.spans) == [span.task_id for span in forged]
 
 
-def test_a_rejected_message_may_come_again(store: SpanStore) -> None:
+def test_a_rejected_message_may_come_again(store: Spans) -> None:
     for state in ("STARTED", "REJECTED", "STARTED"):
         store.add([record(1, state=state)])
     assert [span.state for span in read(store, record().trace_id).values()] == ["STARTED"]
 
 
-def test_of_two_equal_ones_the_later_is_kept(store: SpanStore) -> None:
+def test_of_two_equal_ones_the_later_is_kept(store: Spans) -> None:
     store.add([record(1, state="STARTED", host="died")])
     store.add([record(1, state="STARTED", host="took over")])
     assert [span.host for span in read(store, record().trace_id).values()] == ["took over"]
 
 
-def test_a_run_that_is_published_again_stays_what_it_became(store: SpanStore) -> None:
+def test_a_run_that_is_published_again_stays_what_it_became(store: Spans) -> None:
     store.add([record(1, state="FAILURE")])
     store.add([record(1, state="PENDING"), record(1, state="STARTED")])
     assert [span.state for span in read(store, record().trace_id).values()] == ["FAILURE"]

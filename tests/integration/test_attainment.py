@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from celery_dynprio.brokers.redis.attainment import FRESH, RedisAttainment, Start
+from celery_dynprio.brokers.redis.attainment import FRESH, RedisAttainment
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.engine.guard import Guard
-from celery_dynprio.models import Snapshot
+from celery_dynprio.models import Snapshot, Start
 from celery_dynprio.objectives import Objective, Standing
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.usage import RedisUsage, Run
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.models import Run
 from celery_dynprio.settings import Settings
 from celery_dynprio.worker.candidate import Child, Watch
 from celery_dynprio.worker.sender import Sender

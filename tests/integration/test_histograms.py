@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.histograms import KEPT, ROW, RedisHistograms, SeriesKey
-from celery_dynprio.brokers.redis.usage import Run
+from celery_dynprio.brokers.redis.histograms import KEPT, RedisHistograms
+from celery_dynprio.models import Run
+from celery_dynprio.ports.histograms import ROW, SeriesKey
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker
 from tests.processes import wait_until

@@ -12,7 +12,8 @@ import pytest
 
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.lease import PATIENCE, Keeper, RedisLease
+from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.engine.keeper import PATIENCE, Keeper
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.reprioritizer import Reprioritizer, serve
 from celery_dynprio.models import Context, PendingTask, Report, Role

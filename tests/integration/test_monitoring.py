@@ -13,7 +13,7 @@ from celery import Celery
 
 from celery_dynprio import tracing
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.switch import Switch
+from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.models import Outcome
 from celery_dynprio.monitoring.events import TYPE, EventSender
 from tests.apps import make_app
@@ -125,7 +125,7 @@ def test_a_standby_and_a_pause_are_visible(
     assert value(text, "dynprio_leader", queue="celery") == 0
     assert value(text, "dynprio_pending") is None
 
-    Switch(RedisClient.from_app(project.app)).pause()
+    RedisSwitch(RedisClient.from_app(project.app)).pause()
 
     wait_until(lambda: value(scrape(port), "dynprio_role", queue="celery", role="paused") == 1)
     publish(project, valkey.client, 2)

@@ -11,14 +11,15 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import DynPrio, Objective
-from celery_dynprio.brokers.redis.attainment import RedisAttainment, Start
+from celery_dynprio.assembly import reprioritizers
+from celery_dynprio.brokers.redis.attainment import RedisAttainment
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.usage import RedisUsage, Run
+from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.cli.explain import draw
 from celery_dynprio.engine.guard import Guard
-from celery_dynprio.engine.reprioritizer import assemble
-from celery_dynprio.models import OVERFLOW, Move, Report
+from celery_dynprio.models import OVERFLOW, Move, Report, Run, Start
 from celery_dynprio.operators import views
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.workers import Workers
@@ -41,7 +42,7 @@ class Broken:
 
     def tick(self, owner: str = "test", **changes: Any) -> Report:
         settings = replace(self.dynprio.settings, **changes)
-        return assemble(self.client, settings, RedisUsage(self.client), owner, dry_run=owner == "dry")[0].tick()
+        return reprioritizers(RedisBroker(self.client), settings, owner, dry_run=owner == "dry")[0].tick()
 
     def send(self, name: str, **options: Any) -> str:
         return str(self.app.send_task(name, **options).id)
@@ -63,7 +64,7 @@ def test_a_task_with_an_eta_is_not_overdue(broken: Broken) -> None:
     broken.send("checkout", countdown=3600)
     broken.send("checkout")
     now = broken.tick().started + 60
-    reprioritizer = assemble(broken.client, broken.dynprio.settings, RedisUsage(broken.client), "test")[0]
+    reprioritizer = reprioritizers(RedisBroker(broken.client), broken.dynprio.settings, "test")[0]
     reprioritizer.clock = lambda: now
     assert reprioritizer.tick().standings[0].overdue == 1
 
@@ -121,7 +122,7 @@ def test_a_task_of_a_plain_producer_is_held_no_longer_because_leaders_change(bro
     began = broken.tick().started
     assert broken.places() == {report: OVERFLOW}
     assert broken.operations.explain(report).moves[-1].reason == "objective"
-    later = assemble(broken.client, broken.dynprio.settings, RedisUsage(broken.client), "test")[0]
+    later = reprioritizers(RedisBroker(broken.client), broken.dynprio.settings, "test")[0]
     later.clock = lambda: began + CHECKOUTS.hold_at_most
     assert [move.reason for move in later.tick().moves] == ["refill"]
 
@@ -131,7 +132,7 @@ def test_ticks_that_are_rare_do_not_forget_what_is_overdue_elsewhere(broken: Bro
     settings = replace(broken.dynprio.settings, queues=("celery", "mails"), interval=60.0)
     broken.send("checkout")
     now, turned = time.time(), 0
-    both = assemble(broken.client, settings, RedisUsage(broken.client), "test")
+    both = reprioritizers(RedisBroker(broken.client), settings, "test")
     kept = RedisAttainment(broken.client, settings.objectives, lambda: now, settings.interval)
     for each in both:
         each.clock = lambda: now

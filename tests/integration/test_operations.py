@@ -17,22 +17,25 @@ from celery import Celery, chord
 from celery.exceptions import TaskRevokedError
 
 from celery_dynprio import Age, DynPrio, FairShare, PendingTask, Policy, Weight, dynprio_task, factor, message, tracing
+from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis import scan
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.search import Search
-from celery_dynprio.brokers.redis.spans import RedisSpans, SpanRecord
-from celery_dynprio.brokers.redis.usage import RedisUsage, Run
-from celery_dynprio.engine.reprioritizer import Reprioritizer, assemble
+from celery_dynprio.brokers.redis.spans import RedisSpans
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.errors import ArgumentError, BrokerUnavailableError, DynPrioError, NotPendingError
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, Run
 from celery_dynprio.operators import fates, operations, revocation, views
 from celery_dynprio.operators.fates import Answer
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.operators.steering import Result
 from celery_dynprio.operators.workers import Workers
+from celery_dynprio.tracing.records import SpanRecord
 from tests.messages import pending
 from tests.servers import Database
 
@@ -69,7 +72,7 @@ class Shop:
         self.client.redis.delete("dynprio:cancelling")
 
     def reprioritizer(self) -> Reprioritizer:
-        return assemble(self.client, self.dynprio.settings, RedisUsage(self.client), "test")[0]
+        return reprioritizers(RedisBroker(self.client), self.dynprio.settings, "test")[0]
 
     def ids(self, *args: Any, **kwargs: Any) -> list[str]:
         return [turn.task.id for turn in self.operations.pending(*args, **kwargs).turns]

@@ -13,12 +13,12 @@ import pytest
 from celery import Celery, chord
 
 from celery_dynprio import DynPrio
+from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers import redis as backlogs
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.rights import NEEDED, RULES, TRANSACTIONS, missing
-from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.doctor.gather import examine
-from celery_dynprio.engine.reprioritizer import assemble
 from celery_dynprio.models import OVERFLOW
 from celery_dynprio.operators.fates import Answer
 from celery_dynprio.operators.selection import Filter
@@ -131,7 +131,7 @@ def test_operators_and_reprioritizers_need_no_more(server: Database, make_user: 
     dynprio = cast("DynPrio", DynPrio.of(app))
     ids = [app.send_task("a.task", (n,), dynprio={"weight": n % 10, "key": "ada"}).id for n in range(40)]
     client = RedisClient.from_app(app)
-    leader = assemble(client, dynprio.settings, RedisUsage(client), "one")[0]
+    leader = reprioritizers(RedisBroker(client), dynprio.settings, "one")[0]
     assert leader.tick().outcomes
     leader.backlog.spill(10, 0.0)
     with dynprio.operations("ada") as operations:

@@ -16,8 +16,9 @@ from celery.app.trace import build_tracer
 
 from celery_dynprio import DynPrio, tracing
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.spans import RedisSpans, SpanRecord
+from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.tracing import Span
+from celery_dynprio.tracing.records import SpanRecord
 from celery_dynprio.tracing.runs import Running
 from celery_dynprio.worker.recorder import Recorder
 from tests.apps import make_app

@@ -14,12 +14,13 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
 
 from celery_dynprio import DynPrio
+from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis import client as redis_client
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.trouble import explained
-from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.engine.reprioritizer import TickLog, assemble
+from celery_dynprio.engine.reprioritizer import TickLog
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError
 from celery_dynprio.message import HEADER, MAX_BYTES, moves_of
 from celery_dynprio.models import HELD, OVERFLOW, Move, Role
@@ -199,7 +200,7 @@ def test_a_leader_and_an_operator_with_a_wrong_clock_write_no_wrong_times(start_
         del raw["headers"][HEADER]["at"]
         client.redis.lpush("celery", json.dumps(raw))
         client.redis.lpop(client.level_key("celery", 5))
-    report = assemble(client, dynprio.settings, RedisUsage(client), "one")[0].tick()
+    report = reprioritizers(RedisBroker(client), dynprio.settings, "one")[0].tick()
     assert report.role is Role.LEADER
     assert abs(report.started - client.server_time()) < 60
     operations = Operations(app, client, dynprio.settings, "ada")

@@ -12,11 +12,12 @@ from celery import Celery
 from redis.exceptions import OutOfMemoryError
 
 from celery_dynprio import DynPrio, Weight
+from celery_dynprio.assembly import reprioritizers
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.lease import RedisLease
-from celery_dynprio.brokers.redis.usable import BATCH, UsableLevels
-from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.engine.reprioritizer import Reprioritizer, assemble
+from celery_dynprio.brokers.redis.usable import BATCH, RedisUsableLevels
+from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.message import AddedSteps
 from celery_dynprio.operators.fleet import Fleet
@@ -54,7 +55,7 @@ class Shop:
         )
 
     def leader(self, owner: str = "host:1:x") -> Reprioritizer:
-        return assemble(self.client, self.settings, RedisUsage(self.client), owner, fleet=self.fleet)[0]
+        return reprioritizers(RedisBroker(self.client), self.settings, owner, workers=self.fleet)[0]
 
     def publish(self, *weights: float, **options: Any) -> list[str]:
         return [self.app.send_task("work", dynprio={"weight": weight}, **options).id for weight in weights]
@@ -91,10 +92,10 @@ def shop(valkey: Database, make_shop: Callable[..., Shop]) -> Shop:
 
 class TestTheKey:
     def test_without_it_only_plain_levels_may_be_used(self, shop: Shop) -> None:
-        levels = UsableLevels(shop.client, "celery")
+        levels = RedisUsableLevels(shop.client, "celery")
         assert levels.now() == PLAIN
         levels.keep(ALL, None)
-        assert levels.now() == UsableLevels(shop.client, "celery").now() == ALL
+        assert levels.now() == RedisUsableLevels(shop.client, "celery").now() == ALL
         assert 0 < shop.redis.ttl(KEY) <= 30
         levels.keep(PLAIN, None)
         assert levels.now() == PLAIN
@@ -103,13 +104,13 @@ class TestTheKey:
     @pytest.mark.parametrize("value", [b"", b"\xff", b"10,-1,x,", b"[1, 2]"])
     def test_what_is_odd_in_it_counts_as_absent(self, shop: Shop, value: bytes) -> None:
         shop.redis.set(KEY, value)
-        assert UsableLevels(shop.client, "celery").now() == PLAIN
+        assert RedisUsableLevels(shop.client, "celery").now() == PLAIN
 
     def test_where_the_user_gave_ten_levels_to_all_it_is_not_needed(
         self, valkey: Database, make_shop: Callable[..., Shop]
     ) -> None:
         shop = make_shop(valkey, broker_transport_options={"priority_steps": list(ALL)})
-        levels = UsableLevels(shop.client, "celery", shop.fleet)
+        levels = RedisUsableLevels(shop.client, "celery", shop.fleet)
         shop.put(1, b"a")
         assert levels.now() == ALL
         assert levels.keep(levels.now(), "nobody's") == 0
@@ -124,7 +125,7 @@ class TestEmptying:
         for level, texts in {3: (b"a", b"b"), 4: (b"c", b"d"), 5: (b"e",), 9: (b"z",)}.items():
             shop.put(level, *texts)
         fence = RedisLease(shop.client, "celery", "me").acquire()
-        assert UsableLevels(shop.client, "celery").keep(PLAIN, fence) == 3
+        assert RedisUsableLevels(shop.client, "celery").keep(PLAIN, fence) == 3
         assert shop.redis.lrange(key(3), 0, -1)[::-1] == [b"a", b"b", b"c", b"d", b"e"]
         assert shop.depths() == {3: 5, 9: 1}
         assert shop.redis.get("dynprio:celery:moves") == b"3"
@@ -132,7 +133,7 @@ class TestEmptying:
     def test_more_than_one_batch(self, shop: Shop) -> None:
         shop.put(8, *(b"%d" % number for number in range(2 * BATCH + 1)))
         shop.put(1, b"x" * 600_000, b"y" * 600_000)
-        assert UsableLevels(shop.client, "celery").keep(PLAIN, None) == 2 * BATCH + 3
+        assert RedisUsableLevels(shop.client, "celery").keep(PLAIN, None) == 2 * BATCH + 3
         assert shop.depths() == {0: 2, 6: 2 * BATCH + 1}
 
     def test_a_stale_leader_says_and_moves_nothing(self, shop: Shop) -> None:
@@ -141,7 +142,7 @@ class TestEmptying:
         RedisLease(shop.client, "celery", "drain", "operator").acquire()
         for levels in (ALL, PLAIN):
             with pytest.raises(LeaseLostError):
-                UsableLevels(shop.client, "celery").keep(levels, stale)
+                RedisUsableLevels(shop.client, "celery").keep(levels, stale)
         assert (shop.depths(), shop.redis.exists(KEY)) == ({1: 1}, 0)
 
     @pytest.mark.parametrize("levels", [ALL, PLAIN])
@@ -155,7 +156,7 @@ class TestEmptying:
             with pytest.raises(OutOfMemoryError):
                 client.lpush(key(1), b"b")
             reached = RedisClient.from_app(app)
-            UsableLevels(reached, "celery").keep(levels, None)
+            RedisUsableLevels(reached, "celery").keep(levels, None)
             reached.close()
             assert client.llen(key(0 if levels == PLAIN else 1)) == 1
 
@@ -271,7 +272,7 @@ class TestOperators:
 
     def test_a_pin_that_can_be_used_is(self, shop: Shop) -> None:
         (task_id,) = shop.publish(1)
-        UsableLevels(shop.client, "celery").keep(ALL, None)
+        RedisUsableLevels(shop.client, "celery").keep(ALL, None)
         (result,) = shop.operations.reprioritize([task_id], {"level": 5})
         assert (result.detail, shop.depths()) == ("", {5: 1})
 

@@ -9,7 +9,8 @@ import pytest
 
 from celery_dynprio.brokers.redis import usage as learned
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.usage import RedisUsage, Run
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.models import Run
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartServer, StartWorker
 from tests.processes import wait_until

@@ -13,8 +13,6 @@ from zoneinfo import ZoneInfo
 import click
 import pytest
 
-from celery_dynprio.brokers.redis.audit import Entry
-from celery_dynprio.brokers.redis.lease import Holder
 from celery_dynprio.cli import filters, listing, steering
 from celery_dynprio.cli.explain import draw as draw_explanation
 from celery_dynprio.cli.log import draw as draw_log
@@ -37,6 +35,8 @@ from celery_dynprio.operators.steering import Result
 from celery_dynprio.operators.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats
 from celery_dynprio.operators.workers import Workers
 from celery_dynprio.policies import Age, Weight
+from celery_dynprio.ports.lease import Holder
+from celery_dynprio.ports.stores import Entry
 
 NOW = 1000.0
 HOSTILE = "shop.\x1b[2J\u202eevil\n"

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.brokers.redis.histograms import BOUNDS, ROW, Distribution, MemoryHistograms, Series, SeriesKey
-from celery_dynprio.brokers.redis.usage import Run
+from celery_dynprio.models import Run
+from celery_dynprio.ports.histograms import BOUNDS, ROW, Distribution, Series, SeriesKey
+from celery_dynprio.stores.memory import MemoryHistograms
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1e6)))

@@ -10,12 +10,11 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
-from celery_dynprio.brokers.redis.histograms import MemoryHistograms
-from celery_dynprio.brokers.redis.usage import Run
-from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role, Snapshot
+from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role, Run, Snapshot
 from celery_dynprio.monitoring.prometheus import Exporter, Shared
 from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.settings import Settings
+from celery_dynprio.stores.memory import MemoryHistograms
 from celery_dynprio.testing import NOW, pending_task
 from tests.prometheus import ALERTS, ROOT, families, promtool, queries, value
 

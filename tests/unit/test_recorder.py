@@ -11,10 +11,10 @@ from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
 from celery_dynprio import Objective
-from celery_dynprio.brokers.redis.spans import SpanRecord
 from celery_dynprio.producer import propagation
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Span
+from celery_dynprio.tracing.records import SpanRecord
 from celery_dynprio.tracing.runs import Running
 from celery_dynprio.worker import recorder
 from celery_dynprio.worker.recorder import Entry, Recorder, _All, _Connection, _lost, _Traces, coalesced, record_of

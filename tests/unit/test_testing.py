@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_dynprio import Age, Deadline, FairShare, ShortestFirst, Weight
-from celery_dynprio.brokers.redis.lease import Holder
+from celery_dynprio.ports.lease import Holder
 from celery_dynprio.testing import NOW, MemoryLease, pending_task, ranked
 
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.brokers.redis.lease import Holder
 from celery_dynprio.cli import top_keys
 from celery_dynprio.cli.rendering import wide
 from celery_dynprio.cli.top_keys import Keys
@@ -23,6 +22,7 @@ from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.models import HELD, PendingTask
 from celery_dynprio.operators.views import Page, QueueStats, Stats
 from celery_dynprio.operators.workers import Workers
+from celery_dynprio.ports.lease import Holder
 
 NOW: Final = 1000.0
 HOSTILE: Final = "shop.\x1b[2J\u202eevil\n"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from celery_dynprio.brokers.redis.spans import SpanRecord, Trace
 from celery_dynprio.cli.trace import MAX_INDENT, draw
 from celery_dynprio.models import Moved
 from celery_dynprio.tracing import Ancestor
+from celery_dynprio.tracing.records import SpanRecord, Trace
 from celery_dynprio.tracing.tree import as_object
 
 

@@ -11,16 +11,17 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import Objective
-from celery_dynprio.brokers.redis.attainment import Start
-from celery_dynprio.brokers.redis.usage import Learnt, MemoryUsage, Run
+from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Names
+from celery_dynprio.ports.stores import UsageFigures
 from celery_dynprio.producer.propagation import Propagation
 from celery_dynprio.settings import Settings
+from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.tracing.runs import Running, Told
 from celery_dynprio.worker.usage import Ended, Started, outlets
 
 
-def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> Learnt:
+def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> UsageFigures:
     memory.add(runs)
     return memory.read(now)
 

@@ -11,9 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.models import Start
 from celery_dynprio.objectives import Names, Objective, Standing, globs
 
 #: Slots of a window.
@@ -33,14 +34,6 @@ KEPT: Final = 86_400
 MAX_DIGITS: Final = 19
 
 
-class Start(NamedTuple):
-    """A task that a worker started."""
-
-    name: str
-    #: Seconds since it was published.
-    wait: float
-
-
 class RedisAttainment:
     """Counts and breaches of some objectives. Raises the errors of redis-py when the broker is away.
 
@@ -52,7 +45,7 @@ class RedisAttainment:
         self,
         client: RedisClient,
         objectives: Sequence[Objective],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         interval: float = 1.0,
     ) -> None:
         self._client = client
@@ -61,7 +54,7 @@ class RedisAttainment:
         self._names = Names([objective.match for objective in objectives])
         self._ids = [_id(objective) for objective in objectives]
         self._shared = client.app_key("objectives")
-        self._clock = clock
+        self._clock = clock or time.time
         self._fresh = max(FRESH, 2 * interval)
 
     def add(self, starts: Iterable[Start]) -> None:

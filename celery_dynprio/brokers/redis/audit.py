@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.message import MAX_TEXT, clean
+from celery_dynprio.ports.stores import Entry
 
 #: How many entries are kept, about; the oldest go first. ``lua/move.lua`` has the same bound.
 AUDIT_LENGTH: Final = 10_000
@@ -24,26 +21,7 @@ RECENT: Final = 1_000
 CHUNK: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing that an operator did to one task, or to all (``id`` is "" then)."""
-
-    #: Unix seconds, by the broker's clock.
-    at: float
-    #: "hold", "release", "bump", "reprioritize", "cancel", "pause", "resume" or "drain".
-    op: str
-    #: User and machine.
-    by: str
-    #: What the operator gave as the reason; "" if nothing.
-    why: str = ""
-    queue: str = ""
-    id: str = ""
-    task: str = ""
-    #: How it ended: "done", "already running", "already finished", "not found", ...
-    answer: str = "done"
-
-
-class Audit:
+class RedisAudit:
     """The stream of one broker. Raises what redis-py raises when the broker is away."""
 
     def __init__(self, client: RedisClient) -> None:
@@ -67,15 +45,6 @@ class Audit:
     def last_pause(self) -> Entry | None:
         """The newest pause or drain; None if it was so long ago that newer entries have taken its place."""
         return next((entry for entry in islice(self.read(), RECENT) if entry.op in {"pause", "drain"}), None)
-
-
-def operator() -> str:
-    """Who runs this process: user and machine, such as ``ada@ops1``."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # in a container a user may have a number only
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _read(number: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:

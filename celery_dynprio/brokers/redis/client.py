@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 
 from celery_dynprio.brokers.redis.trouble import explained
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, UnsupportedBrokerError
-from celery_dynprio.message import plain_priorities
+from celery_dynprio.levels import Scale
+from celery_dynprio.message import plain_priorities, plain_steps
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -59,6 +60,8 @@ class RedisClient:
         self.sep: str = self._channel.sep
         #: The hash of the messages that workers have and did not acknowledge, of all queues.
         self.unacked_key = f"{self.prefix}{self._channel.unacked_key}"
+        #: How kombu numbers the levels.
+        self.scale = Scale(tuple(self._channel.priority_steps), plain_steps(self._channel.priority_steps))
         self.priority_steps: Sequence[int] = tuple(self._channel.priority_steps)
         #: For each level the priority of a message there, and the levels that workers without the add-on take from.
         self.priorities = plain_priorities(self._channel.priority_steps)
@@ -71,10 +74,15 @@ class RedisClient:
         self.redis: Any = redis.Redis(connection_pool=self._channel.client.connection_pool)
 
     @classmethod
-    def from_app(cls, app: Celery) -> RedisClient:
-        """Connect as the app's producers do, but give up on a silent broker after a few seconds."""
-        timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
-        options = {**timeouts, **(app.conf.broker_transport_options or {})}
+    def from_app(cls, app: Celery, timeout: float | None = None) -> RedisClient:
+        """Connect as the app's producers do, but give up on a silent broker after ``timeout`` seconds.
+
+        None leaves what the app's transport options say, or else :data:`SOCKET_TIMEOUT`.
+        """
+        seconds = SOCKET_TIMEOUT if timeout is None else timeout
+        timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+        given = app.conf.broker_transport_options or {}
+        options = {**timeouts, **given} if timeout is None else {**given, **timeouts}
         client = cls(app.connection_for_write(transport_options=options))
         client.default_priority = app.conf.task_default_priority
         return client

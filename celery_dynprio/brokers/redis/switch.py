@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery_dynprio.brokers.redis.client import RedisClient
 
 
-class Switch:
+class RedisSwitch:
     """The switch of one broker. Raises what redis-py raises when the broker is away."""
 
     def __init__(self, client: RedisClient) -> None:

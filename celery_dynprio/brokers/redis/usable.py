@@ -19,7 +19,7 @@ from celery_dynprio.models import Place
 
 if TYPE_CHECKING:
     from celery_dynprio.brokers.redis.client import RedisClient
-    from celery_dynprio.operators.fleet import Fleet
+    from celery_dynprio.ports.broker import WorkersOfQueues
 
 logger = logging.getLogger("celery_dynprio.usable")
 
@@ -34,14 +34,14 @@ BATCH_BYTES: Final = 500_000
 WARN_INTERVAL: Final = 60.0
 
 
-class UsableLevels:
+class RedisUsableLevels:
     """The levels of one queue. ``fleet`` knows its workers, for the leader: who has none goes by what that says."""
 
     def __init__(
         self,
         client: RedisClient,
         queue: str,
-        fleet: Fleet | None = None,
+        fleet: WorkersOfQueues | None = None,
         *,
         ttl: float = TTL,
         clock: Callable[[], float] = time.monotonic,

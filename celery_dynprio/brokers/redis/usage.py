@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.models import Run
+from celery_dynprio.policies.decay import DecayedMean
+from celery_dynprio.ports.stores import UsageFigures
 
 #: How many keys and how many task names are remembered; beyond that, some of the least used are forgotten.
 MAX_REMEMBERED: Final = 10_000
@@ -22,70 +25,6 @@ CHUNK: Final = 50
 
 #: Seconds for which a read is reused, so that all queues of one tick share it.
 CACHE_SECONDS: Final = 0.5
-
-#: Runtimes in seconds by task name, and decayed use in seconds by key.
-Learnt: TypeAlias = tuple[Mapping[str, float], Mapping[str, float]]
-
-
-class Run(NamedTuple):
-    """One run of a task, as a worker measured it."""
-
-    name: str
-    #: The fairness key; "" for a task that has none.
-    key: str
-    seconds: float
-    #: For histograms only; None if unknown: the level from which a worker took it, how long it had waited (seconds),
-    #: and whether it started in time for its deadline.
-    level: int | None = None
-    wait: float | None = None
-    in_time: bool | None = None
-
-
-class Usage(Protocol):
-    """A store of learned runtimes and use."""
-
-    def add(self, runs: Iterable[Run]) -> None:
-        """Learn from these runs."""
-
-    def read(self, now: float) -> Learnt:
-        """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
-
-
-class _Mean(NamedTuple):
-    """Decayed seconds and decayed number of runs, as of ``at`` (Unix seconds)."""
-
-    seconds: float
-    runs: float
-    at: float
-
-    def share(self, now: float, half_life: float) -> float:
-        return float(2.0 ** (min(self.at - now, 0.0) / half_life))
-
-    def plus(self, seconds: float, now: float, half_life: float) -> _Mean:
-        share = self.share(now, half_life)
-        return _Mean(self.seconds * share + seconds, self.runs * share + 1, now)
-
-
-class MemoryUsage:
-    """Learned use in this process only: for tests and simulations. ``half_life`` is in seconds."""
-
-    def __init__(self, half_life: float = 600.0, clock: Callable[[], float] = time.time) -> None:
-        self._half_life = half_life
-        self._clock = clock
-        self._use: dict[str, _Mean] = {}
-        self._runtimes: dict[str, _Mean] = {}
-
-    def add(self, runs: Iterable[Run]) -> None:
-        """Learn from these runs, as of now."""
-        now = self._clock()
-        nothing = _Mean(0.0, 0.0, now)
-        for run in runs:
-            for means, field in ((self._use, run.key), (self._runtimes, run.name)):
-                means[field] = means.get(field, nothing).plus(run.seconds, now, self._half_life)
-
-    def read(self, now: float) -> Learnt:
-        """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
-        return _learnt(self._runtimes.items(), self._use.items(), now, self._half_life)
 
 
 class RedisUsage:
@@ -99,7 +38,7 @@ class RedisUsage:
         self._half_life = half_life
         self._keys = [client.app_key("use"), client.app_key("runtimes")]
         self._record = client.script("use_record")
-        self._cached: tuple[float, Learnt] | None = None
+        self._cached: tuple[float, UsageFigures] | None = None
 
     def add(self, runs: Iterable[Run]) -> None:
         """Learn from these runs, as of now by the server's clock."""
@@ -114,7 +53,7 @@ class RedisUsage:
             flat: list[Any] = [value for (index, field), total in chunk for value in (index, field, *total)]
             self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, *flat])
 
-    def read(self, now: float) -> Learnt:
+    def read(self, now: float) -> UsageFigures:
         """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds).
 
         Anything malformed in Redis is ignored.
@@ -125,7 +64,7 @@ class RedisUsage:
             for key in self._keys:
                 pipe.hgetall(key)
             use, runtimes = pipe.execute()
-            self._cached = read_at, _learnt(_means(runtimes), _means(use), now, self._half_life)
+            self._cached = read_at, UsageFigures.as_of(now, self._half_life, dict(_means(runtimes)), dict(_means(use)))
         return self._cached[1]
 
     def close(self) -> None:
@@ -133,14 +72,7 @@ class RedisUsage:
         self._client.close()
 
 
-def _learnt(
-    runtimes: Iterable[tuple[str, _Mean]], use: Iterable[tuple[str, _Mean]], now: float, half_life: float
-) -> Learnt:
-    means = {name: mean.seconds / mean.runs for name, mean in runtimes}
-    return means, {key: mean.seconds * mean.share(now, half_life) for key, mean in use}
-
-
-def _means(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, _Mean]]:
+def _means(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, DecayedMean]]:
     for field, value in fields.items():
         try:
             seconds, runs, at = map(float, value.split())
@@ -148,4 +80,4 @@ def _means(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, _Mean]]:
         except ValueError:  # also UnicodeDecodeError
             continue
         if 0 <= seconds < math.inf and 0 < runs < math.inf and math.isfinite(at):
-            yield name, _Mean(seconds, runs, at)
+            yield name, DecayedMean(seconds, runs, at)

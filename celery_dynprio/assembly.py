@@ -1,0 +1,99 @@
+"""Puts together a broker and what works with it: the only file that names an adapter.
+
+Adapters are imported when they are first needed: the command line loads this package for each of Celery's commands, and
+redis is slow to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
+from celery_dynprio.ports.lease import Kind
+from celery_dynprio.ports.stores import Usage
+from celery_dynprio.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_dynprio.engine.reprioritizer import Reprioritizer
+
+#: Seconds for which the levels of a queue may be used after the leader last said so; more where it ticks rarely.
+LEVELS_TTL = 30.0
+
+
+def connect(app: Celery, timeout: float | None = None) -> Broker:
+    """Open a connection to the app's broker: see :meth:`~celery_dynprio.ports.installation.Installation.connect`."""
+    from celery_dynprio.brokers.redis.broker import RedisBroker  # noqa: PLC0415 - see the module
+    from celery_dynprio.brokers.redis.client import RedisClient  # noqa: PLC0415
+
+    return RedisBroker(RedisClient.from_app(app, timeout))
+
+
+def broker_errors() -> BrokerErrors:
+    """Return what a broker's client raises, and what it means."""
+    from celery_dynprio.brokers.redis.broker import ERRORS  # noqa: PLC0415 - see the module
+
+    return ERRORS
+
+
+def supports(app: Celery) -> bool:
+    """Whether the app's broker can have managed queues."""
+    from celery_dynprio.brokers.redis.client import REDIS_TRANSPORTS  # noqa: PLC0415 - see the module
+
+    return bool(app.connection_for_write().get_transport_cls().driver_type in REDIS_TRANSPORTS)
+
+
+def reprioritizers(
+    broker: Broker,
+    settings: Settings,
+    owner: str,
+    *,
+    kind: Kind = "dedicated",
+    queues: Sequence[str] | None = None,
+    dry_run: bool = False,
+    slots: Callable[[str], int] = lambda _: 0,
+    workers: WorkersOfQueues | None = None,
+    learned: Usage | None = None,
+) -> list[Reprioritizer]:
+    """Return the reprioritizers of ``queues`` (all managed queues if None) on this broker.
+
+    ``owner`` names this process in the lease. They report what the settings want to be monitored. ``slots`` gives how
+    many tasks of a queue run at once, 0 if it cannot tell. ``workers`` knows where the workers take tasks from; without
+    it only those levels are used that workers without the add-on take from too. ``learned`` replaces what the broker
+    remembers of use and runtimes.
+    """
+    from celery_dynprio.engine.admission import Admission  # noqa: PLC0415 - see the module
+    from celery_dynprio.engine.guard import Guard  # noqa: PLC0415
+    from celery_dynprio.engine.keeper import Keeper  # noqa: PLC0415
+    from celery_dynprio.engine.planner import Planner  # noqa: PLC0415
+    from celery_dynprio.engine.reprioritizer import MAX_EVENTS, Reprioritizer  # noqa: PLC0415
+
+    stores, clock = broker.stores, broker.clock
+    learned = learned or stores.usage(settings.half_life)
+    switch = stores.switch()
+    attainment = stores.attainment(settings.objectives, clock, settings.interval)
+    admission = Admission(settings.interval)
+    keeper = Keeper(settings.lease_ttl)
+    return [
+        Reprioritizer(
+            backlog=broker.backlog(queue, settings.window, clock=clock, beat=keeper.beat),
+            lease=broker.lease(queue, owner, kind, settings.lease_ttl),
+            planner=Planner(len(broker.scale.levels), settings.window, settings.hysteresis),
+            policy=settings.policy,
+            learned=learned,
+            paused=switch.paused,
+            budget=settings.budget,
+            window=settings.window,
+            dry_run=dry_run,
+            watched=settings.metrics_port is not None,
+            traced=MAX_EVENTS if settings.events else 0,
+            guard=Guard(queue, settings.objectives, attainment, slots, admission) if settings.objectives else None,
+            levels=broker.levels(queue, workers, max(LEVELS_TTL, 3 * settings.interval)),
+            owner=owner,
+            keeper=keeper,
+            clock=clock,
+        )
+        for queue in (settings.queues if queues is None else queues)
+    ]

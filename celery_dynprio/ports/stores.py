@@ -1,0 +1,153 @@
+"""What must be remembered, wherever the broker or a database keeps it.
+
+Each store raises what its broker raises when that is away: see ``errors`` of
+:class:`~celery_dynprio.ports.broker.Broker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from celery_dynprio.models import Run, Start
+from celery_dynprio.objectives import Objective, Standing
+from celery_dynprio.policies.decay import DecayedMean
+from celery_dynprio.ports.histograms import Histograms
+from celery_dynprio.ports.spans import Spans
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that an operator did to one task, or to all (``id`` is "" then)."""
+
+    #: Unix seconds, by the broker's clock.
+    at: float
+    #: "hold", "release", "bump", "reprioritize", "cancel", "pause", "resume" or "drain".
+    op: str
+    #: User and machine.
+    by: str
+    #: What the operator gave as the reason; "" if nothing.
+    why: str = ""
+    queue: str = ""
+    id: str = ""
+    task: str = ""
+    #: How it ended: "done", "already running", "already finished", "not found", ...
+    answer: str = "done"
+
+
+class UsageFigures(NamedTuple):
+    """What was learned from runs."""
+
+    #: Mean runtime in seconds by task name.
+    runtimes: Mapping[str, float]
+    #: Decayed use of worker time in seconds by fairness key.
+    use: Mapping[str, float]
+
+    @classmethod
+    def as_of(
+        cls, now: float, half_life: float, runtimes: Mapping[str, DecayedMean], use: Mapping[str, DecayedMean]
+    ) -> UsageFigures:
+        """Return the figures ``now`` (Unix seconds); ``half_life`` is in seconds."""
+        return cls(
+            {name: learned.mean for name, learned in runtimes.items()},
+            {key: used.seconds_at(now, half_life) for key, used in use.items()},
+        )
+
+
+class Usage(Protocol):
+    """A store of learned runtimes and use."""
+
+    def add(self, runs: Iterable[Run]) -> None:
+        """Learn from these runs."""
+
+    def read(self, now: float) -> UsageFigures:
+        """Return what was learned, as of ``now`` (Unix seconds)."""
+
+    def close(self) -> None:
+        """Close the connection that the store was given."""
+
+
+class Switch(Protocol):
+    """The kill switch: it stops all moves of all reprioritizers on one broker."""
+
+    def pause(self) -> None:
+        """Stop all moves, from the reprioritizers' next tick on; workers go on. Works out of memory, too."""
+
+    def resume(self) -> None:
+        """Let the reprioritizers move again."""
+
+    def paused(self) -> bool:
+        """Whether :meth:`pause` is in force."""
+
+
+class Audit(Protocol):
+    """What operators did: who, when, what, to which tasks, why, and how it ended. Bounded."""
+
+    def add(self, **entry: str) -> None:
+        """Keep one entry: fields of :class:`Entry` without ``at``."""
+
+    def read(self) -> Iterator[Entry]:
+        """Return all entries, the newest first; what is malformed is passed over."""
+
+    def last_pause(self) -> Entry | None:
+        """Return the newest pause or drain; None if newer entries have taken its place."""
+
+
+class Attainment(Protocol):
+    """Where starts are counted and breaches of objectives are remembered."""
+
+    def add(self, starts: Iterable[Start]) -> None:
+        """Count tasks that have just started."""
+
+    def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
+        """Store how many tasks of one queue are overdue, by the index of the objective."""
+
+    def read(self) -> Sequence[Standing]:
+        """Return the state of all objectives."""
+
+    def turn(self, standing: Standing) -> Standing | None:
+        """Store a breach or a recovery; None if another reprioritizer was first."""
+
+    def close(self) -> None:
+        """Close the connection that the store was given."""
+
+
+class Cancellations(Protocol):
+    """A sign of life of operators who cancel tasks, so that no leader finishes what one of them is about to."""
+
+    def show_life(self, by: str, seconds: float) -> None:
+        """Say that ``by`` is cancelling tasks, for so long."""
+
+    def under_way(self) -> bool:
+        """Whether somebody said so, and it has not run out."""
+
+
+class Stores(Protocol):
+    """All stores of one broker. Each call opens nothing: they share the broker's connection."""
+
+    def switch(self) -> Switch:
+        """Return the kill switch."""
+
+    def audit(self) -> Audit:
+        """Return the log of what operators did."""
+
+    def usage(self, half_life: float) -> Usage:
+        """Return learned runtimes and use, which lose half of their weight in ``half_life`` seconds."""
+
+    def attainment(
+        self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0
+    ) -> Attainment:
+        """Return the counts of these objectives.
+
+        ``clock`` gives Unix seconds (this process's own if it is None), ``interval`` is the seconds between two ticks.
+        """
+
+    def histograms(self) -> Histograms:
+        """Return the histograms of waits and runs."""
+
+    def spans(self, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> Spans:
+        """Return the trace store: traces are kept for ``ttl`` seconds, ``spans`` of one and ``total`` of all."""
+
+    def cancellations(self) -> Cancellations:
+        """Return the signs of life of operators who cancel tasks."""

@@ -1,0 +1,155 @@
+"""What is kept about each run of a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from celery_dynprio.message import MAX_TEXT, clean, moves_of, number, whole
+from celery_dynprio.models import Moved
+from celery_dynprio.tracing.context import Ancestor, ancestors
+
+#: The rank of each state, stored before the record: of two records of one span, the one with the higher rank is kept.
+#: REJECTED ranks low, because a rejected message may be delivered again.
+RANKS: Final[Mapping[str, int]] = {"PENDING": 0, "STARTED": 1, "REJECTED": 1, "SUCCESS": 2, "IGNORED": 2}
+
+
+#: The rank of every other state: something went wrong.
+FAILED: Final = 3
+
+
+#: The state of a task that is only known as an ancestor.
+UNKNOWN: Final = "UNKNOWN"
+
+
+#: The longest text of an exception (characters).
+MAX_ERROR: Final = 500
+
+
+class SpanRecord(NamedTuple):
+    """What is known about one run of a task. A tuple, because it is quick to make, and each task needs one."""
+
+    trace_id: str
+    #: The run's name in the store, the same in all processes: the span id in its message.
+    key: str
+    task_id: str
+    task_name: str
+    #: Celery's state: PENDING (published by a task), STARTED, SUCCESS, FAILURE, RETRY, REVOKED, REJECTED or IGNORED;
+    #: UNKNOWN for a task that is only known as an ancestor.
+    state: str
+    #: The ids in its log lines; they may come from OpenTelemetry.
+    span_id: str = ""
+    parent_span_id: str = ""
+    #: The id of the task that published it; "" at the root.
+    parent_task_id: str = ""
+    queue: str = ""
+    host: str = ""
+    #: 1 for the first try.
+    attempt: int = 1
+    #: Unix seconds; None if unknown, as in all fields below.
+    published: float | None = None
+    started: float | None = None
+    #: The level at which it was published, and the one from which a worker took it.
+    level_at_publish: int | None = None
+    level: int | None = None
+    #: Seconds.
+    wait: float | None = None
+    ran: float | None = None
+    #: Type and text of the exception in one line.
+    error: str = ""
+    #: The last moves while it waited.
+    moves: Sequence[Moved] = ()
+    #: Only of failures: the tasks that led here, the root first, because their own records may be lost.
+    lineage: Sequence[Ancestor] = ()
+
+    def to_json(self) -> str:
+        """Return a JSON array of all fields, in this order, but for those in the names of its hash and hash field."""
+        if self.moves or self.lineage:
+            return _encode([*self[_NAMED:-2], self.moves, [each.row() for each in self.lineage]])
+        return _encode(self[_NAMED:-2])
+
+    @classmethod
+    def from_json(cls, trace_id: str, field: str, text: str | bytes) -> SpanRecord | None:
+        """Read the result of :meth:`to_json`; None if it is malformed. Malformed values count as unknown."""
+        task_id, _, key = map(clean, field.rpartition(" "))
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(row, list):
+            return None
+        found = dict(zip(_ROW, row, strict=False))
+        known: dict[str, Any] = {name: clean(found.get(name), longest) for name, longest in _TEXTS.items()}
+        if not (trace_id and key and task_id and known["state"]):
+            return None
+        known |= {name: number(found.get(name)) for name in ("published", "started", "wait", "ran")}
+        known |= {name: whole(found.get(name)) for name in ("level_at_publish", "level")}
+        known["attempt"] = whole(found.get("attempt")) or 1
+        moves, lineage = tuple(moves_of({"mv": found.get("moves")})), ancestors(found.get("lineage"))
+        return cls(trace_id, key, task_id, **known, moves=moves, lineage=lineage)
+
+    @property
+    def field(self) -> str:
+        """The name of the run among those of its trace: the task's id, a blank, and the key."""
+        return f"{self.task_id} {self.key}"
+
+    @property
+    def rank(self) -> int:
+        """How far the run has come, 0 to 3: see :data:`RANKS`."""
+        return RANKS.get(self.state, FAILED)
+
+
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder for each call
+
+
+#: How many of a record's fields are in the names of the hash and the field that keep it, and the others.
+_NAMED: Final = 3
+
+
+_ROW: Final = SpanRecord._fields[_NAMED:]
+
+
+_TEXTS: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("task_name", "state", "span_id", "parent_span_id", "parent_task_id", "queue", "host"), MAX_TEXT),
+    "error": MAX_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """All that is kept about one trace."""
+
+    trace_id: str
+    #: In no order.
+    spans: Sequence[SpanRecord]
+    #: How many records found no room; several of them may be of the same run.
+    dropped: int = 0
+
+    def complete(self) -> list[SpanRecord]:
+        """Return the spans, and one for each ancestor of a failure whose own record was lost or dropped."""
+        spans, known = list(self.spans), {span.task_id for span in self.spans}
+        for failed in self.spans:
+            above = ""
+            for each in failed.lineage:
+                if each.id and each.id not in known:
+                    known.add(each.id)
+                    spans.append(_remembered(self.trace_id, each, above))
+                above = each.id
+        return spans
+
+
+def _remembered(trace_id: str, task: Ancestor, parent: str) -> SpanRecord:
+    return SpanRecord(
+        trace_id,
+        f"ancestor {task.id}",
+        task.id,
+        task.name,
+        UNKNOWN,
+        parent_task_id=parent,
+        host=task.host,
+        level=task.level,
+        wait=task.wait,
+        ran=task.ran,
+    )
