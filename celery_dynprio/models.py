@@ -31,6 +31,18 @@ MOST_COPIES: Final = 1000
 CANCELLED: Final[Place] = -3
 
 
+def is_level(place: Place) -> bool:
+    """Whether workers can take what is here; otherwise it is parked."""
+    return place >= 0
+
+
+def place_name(place: Place) -> str:
+    """What people call a place: P0 to P9, parked, or held."""
+    if is_level(place):
+        return f"P{place}"
+    return "held" if place == HELD else "parked"
+
+
 def copy_after(others: int) -> str:
     """What tells a message apart from so many others with the same id."""
     return f"{COPY}{others + 1}" if others else ""

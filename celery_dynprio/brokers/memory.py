@@ -21,6 +21,7 @@ from celery_dynprio.models import (
     Place,
     Snapshot,
     copy_after,
+    is_level,
 )
 from celery_dynprio.ports.broker import Capabilities, Found
 
@@ -180,13 +181,13 @@ class MemoryBacklog:
                 if self._change(task, message.changed(task, move.changes, len(self._levels)), move.source)
                 else Outcome.GONE
             )
-        copy = self._free_copy(task if move.source < 0 else replace(task, copy=""), move.target)
+        copy = self._free_copy(replace(task, copy="") if is_level(move.source) else task, move.target)
         if copy is None:
             return Outcome.REFUSED
         if not self._take(task, move.source):
             return Outcome.GONE
         task = replace(message.changed(task, move.changes, len(self._levels)), copy=copy)
-        if move.target < 0:
+        if not is_level(move.target):
             self._parked[move.target][task.ref] = task
         elif move.first:
             self._levels[move.target].appendleft(task)
@@ -196,7 +197,7 @@ class MemoryBacklog:
 
     def _free_copy(self, task: PendingTask, target: Place) -> str | None:
         """What tells a message apart where it shall be; None if it cannot be there, beside another with its id."""
-        if target >= 0:
+        if is_level(target):
             return ""
         parked = self._parked[target]
         if task.ref not in parked:
@@ -207,7 +208,7 @@ class MemoryBacklog:
         return next((copy for copy in copies if task.id + copy not in parked), None)
 
     def _change(self, old: PendingTask, new: PendingTask, place: Place) -> bool:
-        if place < 0:
+        if not is_level(place):
             found = self._parked[place].get(old.ref) == old
             if found:
                 self._parked[place][old.ref] = new
@@ -219,7 +220,7 @@ class MemoryBacklog:
         return True
 
     def _take(self, task: PendingTask, source: Place) -> bool:
-        if source < 0:
+        if not is_level(source):
             return self._parked[source].pop(task.ref, None) is not None
         try:
             self._levels[source].remove(replace(task, copy=""))

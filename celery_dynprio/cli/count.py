@@ -10,8 +10,7 @@ from celery.bin.base import CeleryCommand
 
 from celery_dynprio.cli.rendering import Column, print_json, table, terminal_width
 from celery_dynprio.cli.session import connected, json_option, settings_of
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Place
-from celery_dynprio.operators.plain import place_name
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Place, is_level, place_name
 
 _COLUMNS: Final = (Column("queue", least=12), Column("place"), Column("messages", right=True))
 
@@ -68,7 +67,7 @@ def as_object(counts: Counts) -> dict[str, Any]:
             {
                 "queue": queue,
                 "waiting": _waiting(places),
-                "levels": [number for place, number in places.items() if place >= 0],
+                "levels": [number for place, number in places.items() if is_level(place)],
                 "parked": places[OVERFLOW],
                 "held": places[HELD],
             }
@@ -78,4 +77,4 @@ def as_object(counts: Counts) -> dict[str, Any]:
 
 
 def _waiting(places: Mapping[Place, int]) -> int:
-    return sum(number for place, number in places.items() if place >= 0 or place == OVERFLOW)
+    return sum(number for place, number in places.items() if is_level(place) or place == OVERFLOW)

@@ -21,8 +21,9 @@ from celery_dynprio.cli.rendering import (
     terminal_width,
 )
 from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.models import is_level, place_name
 from celery_dynprio.operators.moments import moment
-from celery_dynprio.operators.plain import explanation_object, place_name, until
+from celery_dynprio.operators.plain import explanation_object, until
 
 if TYPE_CHECKING:
     from celery_dynprio.operators.views import Explanation
@@ -109,7 +110,7 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     else:
         start = until(turn.expected, now)
         yield "start", "unknown: no worker answers, or no runtime has been learned" if start is None else _in(start)
-        if turn.place < 0:
+        if not is_level(turn.place):
             front = until(found.in_front, now)
             yield "in front", "unknown" if front is None else _in(front)
     yield "trace", found.trace_id or "none"

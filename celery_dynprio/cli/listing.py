@@ -13,8 +13,9 @@ from celery.bin.base import CeleryCommand, CeleryOption
 from celery_dynprio.cli.filters import filter_options, made, taken
 from celery_dynprio.cli.rendering import Column, counted, missed_line, print_json, seconds, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
+from celery_dynprio.models import place_name
 from celery_dynprio.operators.abbreviations import shortest
-from celery_dynprio.operators.plain import place_name, turn_object, until
+from celery_dynprio.operators.plain import turn_object, until
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.ordering import Turn

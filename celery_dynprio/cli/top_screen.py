@@ -12,8 +12,7 @@ from celery_dynprio.cli.listing import row_of, titles
 from celery_dynprio.cli.rendering import counted, cut, pad, seconds, table
 from celery_dynprio.cli.top_state import Asked, queue_of
 from celery_dynprio.message import clean
-from celery_dynprio.models import HELD
-from celery_dynprio.operators.plain import place_name
+from celery_dynprio.models import HELD, place_name
 from celery_dynprio.operators.views import QueueStats
 
 #: A piece of a line and how it looks: a class of :data:`STYLES`, or "".

@@ -11,8 +11,8 @@ from celery.bin.base import CeleryCommand
 
 from celery_dynprio.cli.rendering import counted, print_json
 from celery_dynprio.cli.session import connected, json_option, settings_of
+from celery_dynprio.models import place_name
 from celery_dynprio.operators.abbreviations import whole
-from celery_dynprio.operators.plain import place_name
 from celery_dynprio.tracing.tree import as_object, walk
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.doctor.queue_checks import Pause, Queue, Traffic
-from celery_dynprio.models import OVERFLOW
+from celery_dynprio.models import OVERFLOW, is_level
 from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.workers import Taker
 
@@ -59,7 +59,7 @@ def survey(
             sorted(worker for worker, names in taken.items() if queue in names),
             routed=known is None or queue in known,
             plain=counts[queue][0],
-            front=sum(count for place, count in counts[queue].items() if place >= 0),
+            front=sum(count for place, count in counts[queue].items() if is_level(place)),
             overflow=counts[queue][OVERFLOW],
             leader=_leader(client, queue),
             sampled=samples[queue].looked,

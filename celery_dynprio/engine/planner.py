@@ -16,7 +16,7 @@ from itertools import dropwhile, takewhile
 from typing import Final, NamedTuple, TypeAlias
 
 from celery_dynprio.levels import Bands, at_or_before
-from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot
+from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot, is_level
 
 #: One tick exchanges at most so many tasks between a full front and the overflow.
 MOST_SWAPS: Final = 100
@@ -266,7 +266,7 @@ class Planner:
 
     def _depth(self, place: Place) -> int:
         """How far a place is from the workers: parked is behind the last level."""
-        return place if place >= 0 else self.levels
+        return place if is_level(place) else self.levels
 
 
 def _move(waiting: _Waiting, target: Place, reason: str) -> Move:

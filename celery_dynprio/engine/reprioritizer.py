@@ -22,9 +22,20 @@ from celery_dynprio.engine.scores import Scores
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, LeaseLostError
 from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot
+from celery_dynprio.models import (
+    OVERFLOW,
+    Context,
+    Move,
+    Outcome,
+    PendingTask,
+    Place,
+    Report,
+    Role,
+    Snapshot,
+    is_level,
+    place_name,
+)
 from celery_dynprio.objectives import Standing
-from celery_dynprio.operators.plain import place_name
 from celery_dynprio.policies.base import Policy
 from celery_dynprio.ports.broker import Backlog, UsableLevels
 from celery_dynprio.ports.lease import Lease
@@ -260,7 +271,7 @@ class Reprioritizer:
     def _spill(self, now: float, fence: str | None) -> int:
         if not self.backlog.capabilities.parks:
             return 0
-        front = sum(count for place, count in self.backlog.count().items() if place >= 0)
+        front = sum(count for place, count in self.backlog.count().items() if is_level(place))
         if front <= SLACK * self.window:
             return 0
         return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)

@@ -18,7 +18,7 @@ from celery.events.state import State
 
 from celery_dynprio.brokers.redis.client import SOCKET_TIMEOUT
 from celery_dynprio.engine.reprioritizer import MAX_EVENTS
-from celery_dynprio.models import Move, Outcome, Place, Report
+from celery_dynprio.models import Move, Outcome, Place, Report, is_level
 from celery_dynprio.objectives import Standing
 from celery_dynprio.worker.sender import Sender, Store
 
@@ -188,4 +188,4 @@ class _Dispatch:
 
 
 def _place(place: Place) -> str:
-    return f"P{place}" if place >= 0 else "parked"
+    return f"P{place}" if is_level(place) else "parked"

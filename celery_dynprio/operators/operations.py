@@ -20,7 +20,7 @@ from celery_dynprio.brokers.redis.usable import RedisUsableLevels
 from celery_dynprio.engine.keeper import Keeper
 from celery_dynprio.errors import ArgumentError, OptionError
 from celery_dynprio.levels import Bands, at_or_before
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place, is_level
 from celery_dynprio.operators.fates import AT_WORKERS, Answer, Fate
 from celery_dynprio.operators.identity import operator
 from celery_dynprio.operators.revocation import revoke
@@ -421,7 +421,7 @@ class Operations(Views):
 
 def _put_in(move: Move, usable: Sequence[Place]) -> Move:
     """The same move, into one of these levels."""
-    return replace(move, target=at_or_before(move.target, usable)) if move.target >= 0 else move
+    return replace(move, target=at_or_before(move.target, usable)) if is_level(move.target) else move
 
 
 def _back(task: PendingTask, place: Place, score: float, bands: Bands, reason: str) -> Move:

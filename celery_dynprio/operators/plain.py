@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from celery_dynprio.models import HELD, Place
+from celery_dynprio.models import is_level, place_name
 from celery_dynprio.objectives import Standing, globs
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.ordering import Turn
     from celery_dynprio.operators.views import Explanation
-
-
-def place_name(place: Place) -> str:
-    """What people call a place: P0 to P9, parked, or held."""
-    if place >= 0:
-        return f"P{place}"
-    return "held" if place == HELD else "parked"
 
 
 def until(at: float | None, now: float) -> float | None:
@@ -34,7 +27,7 @@ def turn_object(turn: Turn, now: float) -> dict[str, Any]:
         "queue": turn.queue,
         "position": turn.position,
         "place": place_name(turn.place),
-        "level": turn.place if turn.place >= 0 else None,
+        "level": turn.place if is_level(turn.place) else None,
         "pinned": task.pinned,
         "score": turn.score,
         "waited": turn.waited,

@@ -21,7 +21,18 @@ from celery_dynprio.engine.guard import Yielding
 from celery_dynprio.engine.ordering import Shift, Turn, order, shifts, starts
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.errors import ArgumentError, NotPendingError
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Contribution, Moved, PendingTask, Place, Snapshot
+from celery_dynprio.models import (
+    CANCELLED,
+    HELD,
+    OVERFLOW,
+    Context,
+    Contribution,
+    Moved,
+    PendingTask,
+    Place,
+    Snapshot,
+    is_level,
+)
 from celery_dynprio.objectives import Standing
 from celery_dynprio.operators.abbreviations import whole
 from celery_dynprio.operators.fates import Answer, Fate, Fates
@@ -332,7 +343,7 @@ class Views:
     def _page(self, queue: str, wanted: Filter, limit: int | None, context: Context, slots: int) -> Page:
         """The turns that are meant, at most ``limit``."""
         counts = RedisBacklog(self._client, queue).count()
-        front = sum(count for place, count in counts.items() if place >= 0)
+        front = sum(count for place, count in counts.items() if is_level(place))
         if not wanted.selective and limit is not None and limit <= min(front, QUICK):
             # What is read is twice the window, what runs next first: so a first page is quick, however much waits.
             snapshot = RedisBacklog(self._client, queue, max(limit, 1)).read(context.now, overflow=False)
@@ -400,7 +411,7 @@ class Views:
         in_front: float | None = context.now
         if held_back_for:
             in_front = None
-        elif place < 0:
+        elif not is_level(place):
             # As many as are parked before it have to be brought back, each of them for one that is started.
             in_front = turns[by_place.get(OVERFLOW, 0)].expected if place == OVERFLOW else None
         return Explanation(
@@ -439,7 +450,7 @@ class Views:
 
     def _why(self, ahead: Turn, turn: Turn, context: Context) -> str:
         """Why the one is ahead of the other, in a few words."""
-        if ahead.place == turn.place and ahead.place >= 0:
+        if ahead.place == turn.place and is_level(ahead.place):
             return f"came to P{ahead.place} before it"
         if ahead.task.pinned is not None:
             return f"pinned to P{ahead.task.pinned}"
@@ -455,11 +466,11 @@ class Views:
     def _queue_stats(self, queue: str, now: float, *, oldest: bool) -> QueueStats:
         backlog = RedisBacklog(self._client, queue)
         counts = backlog.count()
-        depths = [count for place, count in counts.items() if place >= 0]
+        depths = [count for place, count in counts.items() if is_level(place)]
         waits: list[float | None] = [None] * len(depths)
         looking = backlog.scan(now, GLANCE, looks=1)
         for place, task, _ in looking if oldest else ():
-            if place < 0:
+            if not is_level(place):
                 break
             waits[place] = max(waits[place] or 0.0, now - task.published)
         return QueueStats(

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.message import clean
+from celery_dynprio.models import is_level
 from celery_dynprio.tracing import context as tracing
 from celery_dynprio.tracing.context import LINEAGE, TRACEPARENT, TRACESTATE, Span, Spanned
 
@@ -210,7 +211,7 @@ def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> in
     moves = message.moves_of(headers.get(message.HEADER))
     if not moves:
         return level
-    return moves[0].source if moves[0].source >= 0 else None
+    return moves[0].source if is_level(moves[0].source) else None
 
 
 def _parts(header: object) -> Sequence[Any]:

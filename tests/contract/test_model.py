@@ -19,7 +19,18 @@ from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.message import HEADER
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place, Report, Snapshot
+from celery_dynprio.models import (
+    CANCELLED,
+    HELD,
+    OVERFLOW,
+    Move,
+    Outcome,
+    PendingTask,
+    Place,
+    Report,
+    Snapshot,
+    is_level,
+)
 from celery_dynprio.policies import Age, Deadline, FairShare, Weight
 from celery_dynprio.ports.broker import Backlog
 from celery_dynprio.testing import MemoryLease
@@ -199,7 +210,9 @@ class Agreement(RuleBasedStateMachine):
         target = chosen.place if place is None else place
         if target == OVERFLOW:  # whoever leads knows of the overflow what it was: no operation changes it there
             return
-        move = Move(chosen.task, chosen.place, target, 0.5, "operator", changes or None, first=first and target >= 0)
+        move = Move(
+            chosen.task, chosen.place, target, 0.5, "operator", changes or None, first=first and is_level(target)
+        )
         assert operator.apply([move], audit="{}") == self.memory.apply([move])
 
     @precondition(lambda self: sum(self.memory.count().values()) > WINDOW)

@@ -25,7 +25,7 @@ from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.brokers.redis.usable import RedisUsableLevels
 from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.message import HEADER, AddedSteps
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Run
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Run, is_level
 from celery_dynprio.tracing.records import SpanRecord
 from tests.apps import make_app
 from tests.conftest import StartServer
@@ -115,7 +115,7 @@ GONE: Final = 11
 
 def fill(client: RedisClient) -> None:
     for number, move in enumerate(MOVES):
-        if move.source >= 0:
+        if is_level(move.source):
             client.redis.lpush(client.level_key("celery", move.source), raw(number, move.source))
         else:
             place = {OVERFLOW: "overflow", HELD: "held"}[move.source]

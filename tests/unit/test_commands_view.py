@@ -26,10 +26,10 @@ from celery_dynprio.cli.stats import as_object as stats_object
 from celery_dynprio.cli.stats import draw as draw_stats
 from celery_dynprio.engine.ordering import Shift, Turn
 from celery_dynprio.errors import DynPrioError
-from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask
+from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask, place_name
 from celery_dynprio.operators.fates import Answer
 from celery_dynprio.operators.moments import moment
-from celery_dynprio.operators.plain import explanation_object, place_name
+from celery_dynprio.operators.plain import explanation_object
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.operators.steering import Result
 from celery_dynprio.operators.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats

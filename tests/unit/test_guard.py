@@ -14,7 +14,7 @@ from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.engine.guard import TOLD_WITHIN, Guard, Yielding
 from celery_dynprio.engine.reprioritizer import Reprioritizer, describe, serve
 from celery_dynprio.errors import BrokerUnavailableError
-from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role
+from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role, is_level
 from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.testing import MemoryLease
 from tests.unit.test_reprioritizer import NOW, reprioritizer
@@ -99,7 +99,7 @@ def test_what_is_held_back_does_not_keep_others_in_the_overflow() -> None:
     queue.apply([Move(task, 0, OVERFLOW, 0.5, "overflow") for task in queue.read(NOW).levels[0]])
     ticking = guarded(queue, Counts(Standing(CHECKOUTS, 10, 0, since=NOW, rate=1)), window=10)
     ticking.tick()
-    assert sorted(int(each) for each, place in places(queue).items() if place >= 0) == [20, 21, 22, 23, 24]
+    assert sorted(int(each) for each, place in places(queue).items() if is_level(place)) == [20, 21, 22, 23, 24]
 
 
 def test_a_dry_run_judges_tells_and_moves_nothing(caplog: pytest.LogCaptureFixture) -> None:

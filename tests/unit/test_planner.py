@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from celery_dynprio.engine.planner import LIFTED_SHARE, Plan, Planner
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import OVERFLOW, Context, Move, PendingTask, Place, Snapshot
+from celery_dynprio.models import OVERFLOW, Context, Move, PendingTask, Place, Snapshot, is_level
 from celery_dynprio.policies import Age, Policy, Weight
 
 LEVELS = 10
@@ -132,7 +132,7 @@ def queues(draw: st.DrawFn, *, pins: bool = True, parks: bool = True, size: int 
 
 def reach(move: Move) -> tuple[int, int]:
     """How urgent a move is: the more urgent of its ends, then its distance."""
-    source, target = (place if place >= 0 else LEVELS for place in (move.source, move.target))
+    source, target = (place if is_level(place) else LEVELS for place in (move.source, move.target))
     return min(source, target), -abs(source - target)
 
 

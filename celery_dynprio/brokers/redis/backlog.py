@@ -23,7 +23,18 @@ from celery_dynprio.brokers.redis.reading import CHUNK, Entry, Reader
 from celery_dynprio.brokers.redis.scan import MOST_LOOKS, Scan, parked
 from celery_dynprio.brokers.redis.search import Search
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, PendingTask, Place, Snapshot
+from celery_dynprio.models import (
+    CANCELLED,
+    HELD,
+    OVERFLOW,
+    Move,
+    Moved,
+    Outcome,
+    PendingTask,
+    Place,
+    Snapshot,
+    is_level,
+)
 from celery_dynprio.ports.broker import Capabilities, Found
 
 logger = logging.getLogger("celery_dynprio.backlogs.redis")
@@ -202,7 +213,7 @@ class RedisBacklog:
         """Look for all messages with these ids; again, as long as some may be missing, moved by others meanwhile."""
         sighted = self._search.find(ids, now)
         for each in chain.from_iterable(sighted.values()):
-            if each.found.place >= 0:
+            if is_level(each.found.place):
                 self._front[each.found.task.ref] = each.raw, each.where
         return {task_id: [each.found for each in same] for task_id, same in sighted.items()}
 
@@ -259,7 +270,7 @@ class RedisBacklog:
 
     def message(self, ref: str, place: Place) -> bytes | None:
         """The message in a parked place, or that was read or found in the front; None if there is none."""
-        if place >= 0:
+        if is_level(place):
             return self._front.get(ref, _NOWHERE)[0] or None
         raw: bytes | None = self._redis.hget(self._parked_keys[place], ref)
         return raw
@@ -308,7 +319,7 @@ class RedisBacklog:
 
     def cost(self, move: Move) -> float:
         """Seconds of broker time of one move: LREM compares the message with all it passes that are as large."""
-        if move.source < 0:
+        if not is_level(move.source):
             return MOVE_SECONDS + BYTE_SECONDS * self._overflow.sizes.get(move.task.id, 0)
         raw, where = self._front.get(move.task.ref, _NOWHERE)
         passing = PASS_SECONDS
@@ -341,7 +352,7 @@ class RedisBacklog:
             parked |= {(place, ref): raw for ref, raw in self._reader.fetch(key, refs) if raw is not None}
         return [
             self._front.get(move.task.ref, _NOWHERE)
-            if move.source >= 0
+            if is_level(move.source)
             else (parked.get((move.source, move.task.ref), b""), 1)
             for move in moves
         ]
@@ -350,7 +361,7 @@ class RedisBacklog:
         # What is parked by the thousand stays as it is; a cancelled task has to tell since when it is.
         if not raw or (move.target in {OVERFLOW, HELD} and move.changes is None):
             return _Step(move, raw, b"", where)
-        priority = self._client.priorities[move.target] if move.target >= 0 else None
+        priority = self._client.priorities[move.target] if is_level(move.target) else None
         try:
             moved = Moved(self._clock(), move.source, move.target, move.score, move.reason)
             return _Step(move, raw, message.rewrite(raw, priority, move.task, moved, move.changes), where)
@@ -364,7 +375,7 @@ class RedisBacklog:
         for move, raw, new, where in steps:
             target = _key_index(move.target) * (-1 if move.first else 1)
             note = audit and _noted(audit, self.queue, move)
-            field = move.task.ref if move.source < 0 else move.task.id
+            field = move.task.id if is_level(move.source) else move.task.ref
             arguments += (_key_index(move.source), target, field, raw, new, where, note)
             size += len(raw) + len(new)
             if size > BATCH_BYTES:
@@ -384,7 +395,7 @@ class RedisBacklog:
             return
         if source == OVERFLOW:
             self._overflow.forget(task.id)
-        elif source >= 0:
+        elif is_level(source):
             self._front.pop(task.ref, None)
             if source in self._dear:
                 self._dear[source].gone.add(step.raw)
@@ -392,7 +403,7 @@ class RedisBacklog:
             return
         if target == OVERFLOW:
             self._overflow.remember(replace(task, copy=""), len(step.new or step.raw))
-        elif target >= 0:
+        elif is_level(target):
             where = step.where if source == target else 1
             self._front[task.ref] = step.new, -1 if step.move.first else where
             if step.move.changes is None:
@@ -415,4 +426,4 @@ def _noted(audit: str, queue: str, move: Move) -> str:
 
 
 def _key_index(place: Place) -> int:
-    return _FIRST_LEVEL_KEY + place if place >= 0 else _KEY_INDEX[place]
+    return _FIRST_LEVEL_KEY + place if is_level(place) else _KEY_INDEX[place]

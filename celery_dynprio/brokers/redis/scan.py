@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.search import parked_task
 from celery_dynprio.message import TOO_LARGE
-from celery_dynprio.models import HELD, OVERFLOW, PendingTask, Place
+from celery_dynprio.models import HELD, OVERFLOW, PendingTask, Place, is_level
 
 #: How often all is looked at while others move tasks meanwhile.
 MOST_LOOKS: Final = 5
@@ -77,7 +77,7 @@ class Scan(Iterator[Seen]):
 
     def _front(self, counts: Mapping[Place, int], left: int) -> Iterator[Seen]:
         foreign: Counter[str] = Counter()
-        for level in sorted(place for place in self._keys if place >= 0):
+        for level in sorted(place for place in self._keys if is_level(place)):
             wanted = min(counts[level], left)
             for _, raw in self._reader.tail(self._keys[level], counts[level], wanted):
                 entry = self._parse(raw) if isinstance(raw, bytes) else TOO_LARGE
@@ -89,7 +89,7 @@ class Scan(Iterator[Seen]):
         self.foreign = foreign
 
     def _parked(self, counts: Mapping[Place, int], left: int) -> Iterator[Seen]:
-        left -= sum(count for place, count in counts.items() if place >= 0)
+        left -= sum(count for place, count in counts.items() if is_level(place))
         for place in (HELD, OVERFLOW):
             found = parked(self._reader, self._keys[place], self._parse)
             for entry, raw in found if self._most is None else islice(found, max(left, 0)):

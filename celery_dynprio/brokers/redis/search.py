@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio.brokers.redis.reading import Reader, where_at
-from celery_dynprio.models import COPY, HELD, OVERFLOW, PendingTask, Place, copy_after
+from celery_dynprio.models import COPY, HELD, OVERFLOW, PendingTask, Place, copy_after, is_level
 from celery_dynprio.ports.broker import Found
 from celery_dynprio.protocol1 import needles
 
@@ -168,7 +168,7 @@ def _by_id(sightings: Iterable[Sighting], *, still: bool) -> dict[str, list[Sigh
 def _numbered(same: Sequence[Sighting]) -> list[Sighting]:
     return [
         sighting
-        if sighting.found.place < 0 or not number
+        if not is_level(sighting.found.place) or not number
         else sighting._replace(
             found=sighting.found._replace(task=replace(sighting.found.task, copy=copy_after(number)))
         )

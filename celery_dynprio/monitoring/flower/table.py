@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.errors import ArgumentError
-from celery_dynprio.operators.plain import place_name
+from celery_dynprio.models import is_level, place_name
 
 #: The most rows of one page.
 MOST_ROWS: Final = 200
@@ -19,7 +19,7 @@ MOST_TEXT: Final = 200
 #: The columns that the table can be sorted by; None comes last.
 COLUMNS: Final[Mapping[str, Callable[[Turn], Any]]] = {
     "position": lambda turn: turn.position,
-    "place": lambda turn: turn.place if turn.place >= 0 else 100 - turn.place,
+    "place": lambda turn: turn.place if is_level(turn.place) else 100 - turn.place,
     "score": lambda turn: turn.score,
     "waited": lambda turn: turn.waited,
     "deadline": lambda turn: turn.task.deadline,
