@@ -69,7 +69,7 @@ class Display:
 
 def show(plain: Result, addon: Result) -> None:
     """Print the two runs side by side."""
-    title = f"Seconds that tasks waited: {FLOODER} floods the queue while orders keep coming; the same load twice."
+    title = f"Seconds that tasks waited while {FLOODER} flooded the queue with reports; the same load in both runs."
     lines = [
         Text(),
         Text(title),
@@ -111,8 +111,8 @@ def _meaning(plain: Result, addon: Result) -> str:
     before, after = plain.classes["checkout"], addon.classes["checkout"]
     flood = plain.classes["report (flood)"].p50, addon.classes["report (flood)"].p50
     return (
-        f"{_percent(after.in_time)} of the checkouts started within their {after.deadline:g} s instead of "
-        f"{_percent(before.in_time)}; the flood paid for it itself: {flood[1]:.1f} s instead of {flood[0]:.1f} s (p50)."
+        f"{_percent(after.in_time)} of the checkouts started within {after.deadline:g} s, instead of "
+        f"{_percent(before.in_time)}. The flood paid for it: its p50 is {flood[1]:.1f} s instead of {flood[0]:.1f} s."
     )
 
 

@@ -79,10 +79,9 @@ def test_the_calls_of_the_options_example_say_what_they_are_meant_to(valkey: Dat
     )
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/reference.md"])
-def test_the_settings_are_those_that_there_are(page: str) -> None:
+def test_the_settings_are_those_that_there_are() -> None:
     defaults: dict[str, Any] = {PREFIX + field.name: getattr(Settings(), field.name) for field in fields(Settings)}
-    said = {name: default.removesuffix(" s") for name, default in table((ROOT / page).read_text(), "Settings").items()}
+    said = {name: default.removesuffix(" s") for name, default in table(REFERENCE, "Settings").items()}
     expected = {name: str(default) for name, default in defaults.items()}
     # The default policy is written without brackets and without ".0", and the default queue is the app's.
     plain = {name: re.sub(r"\.0\b", "", value) for name, value in expected.items() if name == "dynprio_policy"}
@@ -148,6 +147,13 @@ def test_each_word_is_defined_once_in_the_glossary() -> None:
     linking = [page.relative_to(ROOT).as_posix() for page in PAGES if "glossary.md)" in page.read_text()]
     pages = {f"docs/{name}.md" for name in ("quickstart", "how-to/index", "commands", "discussion")}
     assert {"README.md"} | pages <= set(linking)
+
+
+def test_each_wing_is_in_the_discussion() -> None:
+    discussion = (ROOT / "docs/discussion.md").read_text()
+    rows = re.split(r"\n## ", discussion.split("\n## How the code is organized\n")[1])[0]
+    wings = {path.parent.name for path in (ROOT / "celery_dynprio").glob("*/__init__.py")}
+    assert {wing for wing in wings if f"`{wing}/`" not in rows} == set()
 
 
 def test_pictures_are_small() -> None:
