@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
-from celery_dynprio.assembly import connect, supports
+from celery_dynprio.assembly import broker_errors, connect, supports
 from celery_dynprio.durations import Due
 from celery_dynprio.errors import DynPrioError, SettingError
 from celery_dynprio.hosting.default_app import give_back, make_default
@@ -221,18 +221,17 @@ class DynPrio:
     @contextmanager
     def operations(self, by: str | None = None) -> Iterator[Operations]:
         """All operations, over one connection; ``by`` is who does it, for the audit: this process's user if None."""
-        from celery_dynprio.brokers.redis.client import BROKER_ERRORS, RedisClient  # noqa: PLC0415 - see _connect
-        from celery_dynprio.brokers.redis.trouble import explained  # noqa: PLC0415
-        from celery_dynprio.operators.operations import Operations  # noqa: PLC0415
+        from celery_dynprio.operators.operations import Operations  # noqa: PLC0415 - see _connect
 
         settings = self.settings
-        client = RedisClient.from_app(self.app)
+        errors = broker_errors()
+        broker = connect(self.app)
         try:
-            yield Operations(self.app, client, settings, by)
-        except BROKER_ERRORS as exc:
-            raise explained(exc) from exc
+            yield Operations(self.app, broker, settings, by)
+        except errors.any as exc:
+            raise errors.explain(exc) from exc
         finally:
-            client.close()
+            broker.close()
 
     def _plan(self) -> Plan | None:
         """What the router works by; None if the broker is no Redis."""

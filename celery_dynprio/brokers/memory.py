@@ -61,7 +61,7 @@ class MemoryBacklog:
         """Take the next task, as a worker does; None if none is in the front."""
         return next((tasks.popleft() for tasks in self._levels if tasks), None)
 
-    def read(self, now: float) -> Snapshot:  # noqa: ARG002 - every task here knows when it was published
+    def read(self, now: float, *, overflow: bool = True) -> Snapshot:  # noqa: ARG002 - all is known here
         """Read what waits. Of two tasks with one id the second is foreign."""
         seen: set[str] = set()
         levels = []

@@ -33,11 +33,9 @@ def count(ctx: click.Context, *, as_json: bool) -> None:
     $ celery -A proj dynprio count
     $ celery -A proj dynprio count --json
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    from celery_dynprio.brokers.redis.counts import count_places  # noqa: PLC0415 - see the package
-
     settings = settings_of(ctx.obj.app)
-    with connected(ctx.obj.app) as client:
-        found = count_places(client, settings.queues)
+    with connected(ctx.obj.app) as broker:
+        found = broker.counts(settings.queues)
     if as_json:
         print_json(as_object(found))
         return

@@ -188,7 +188,7 @@ def _reprioritize(
                 owner,
                 ", dry run" if dry_run else "",
             )
-            observe, failed = _told(observers, Operations(app, broker.client, settings))  # type: ignore[attr-defined]
+            observe, failed = _told(observers, Operations(app, broker, settings))
             serve(chosen, settings.interval, stop, observe, finished, failed=failed)
         finally:
             fleet.stop()

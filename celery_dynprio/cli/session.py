@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +14,8 @@ from celery_dynprio.durations import seconds
 
 if TYPE_CHECKING:
     from celery_dynprio.app import DynPrio
-    from celery_dynprio.brokers.redis.client import RedisClient
     from celery_dynprio.operators.operations import Operations
+    from celery_dynprio.ports.broker import Broker
     from celery_dynprio.settings import Settings
 
 NOT_INSTALLED: Final = """this app has no DynPrio. Add these two lines where it is created, or name the app with \
@@ -62,18 +62,18 @@ class WrongUsage(click.ClickException):
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what may go wrong into one line on stderr, and the exit code 1, or 2 for a value that is not allowed."""
-    from celery_dynprio.brokers.redis.client import BROKER_ERRORS  # noqa: PLC0415 - see the package
-    from celery_dynprio.brokers.redis.trouble import explained  # noqa: PLC0415
+    from celery_dynprio.assembly import broker_errors  # noqa: PLC0415 - see the package
     from celery_dynprio.errors import ArgumentError, DynPrioError  # noqa: PLC0415
 
+    errors = broker_errors()
     try:
         yield
     except ArgumentError as exc:
         raise WrongUsage(str(exc)) from exc
     except DynPrioError as exc:
         raise click.ClickException(str(exc)) from exc
-    except BROKER_ERRORS as exc:
-        raise click.ClickException(str(explained(exc))) from exc
+    except errors.any as exc:
+        raise click.ClickException(str(errors.explain(exc))) from exc
 
 
 def installed_in(app: Any) -> DynPrio:
@@ -119,13 +119,9 @@ def operating(app: Any) -> Iterator[Operations]:
 
 
 @contextmanager
-def connected(app: Any) -> Iterator[RedisClient]:
+def connected(app: Any) -> Iterator[Broker]:
     """A connection to the app's broker for the length of a command."""
-    from celery_dynprio.brokers.redis.client import RedisClient  # noqa: PLC0415 - see the package
+    from celery_dynprio.assembly import connect  # noqa: PLC0415 - see the package
 
-    with one_line_errors():
-        client = RedisClient.from_app(app)
-        try:
-            yield client
-        finally:
-            client.close()
+    with one_line_errors(), closing(connect(app)) as broker:
+        yield broker

@@ -40,11 +40,9 @@ def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
     $ celery -A proj dynprio trace 0af7651916cd43dd8448eb211c80319c
     $ celery -A proj dynprio trace --json 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    from celery_dynprio.brokers.redis.spans import RedisSpans  # noqa: PLC0415 - see the package
-
     settings = settings_of(ctx.obj.app)
-    with connected(ctx.obj.app) as client:
-        spans = RedisSpans(client)
+    with connected(ctx.obj.app) as broker:
+        spans = broker.stores.spans()
         found = spans.read(trace_id) or spans.read(whole(trace_id, spans.ids_with))
     if found is None or not found.spans:
         raise click.ClickException(_unknown(trace_id, settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,14 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from celery.result import AsyncResult
 from celery.states import READY_STATES, RETRY, REVOKED, STARTED
 
-from celery_dynprio.brokers.redis.backlog import RedisBacklog
-from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.reading import Reader
-from celery_dynprio.brokers.redis.spans import RedisSpans
-from celery_dynprio.brokers.redis.trouble import unless_refused
-from celery_dynprio.message import described
 from celery_dynprio.operators.moments import moment
+from celery_dynprio.operators.refusals import unless_refused
 from celery_dynprio.operators.workers import ANSWER_TIMEOUT, answers
+from celery_dynprio.ports.broker import Broker
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -79,10 +74,10 @@ class Fates:
     """
 
     def __init__(
-        self, app: Celery, client: RedisClient, queues: Sequence[str], clock: Callable[[], float] = time.time
+        self, app: Celery, broker: Broker, queues: Sequence[str], clock: Callable[[], float] = time.time
     ) -> None:
         self._app = app
-        self._client = client
+        self._broker = broker
         self._queues = queues
         self._clock = clock
 
@@ -101,16 +96,14 @@ class Fates:
 
     def ids_with(self, start: str) -> set[str]:
         """The ids that begin with this text, of what workers have not acknowledged."""
-        raws = Reader(self._client).values(self._client.unacked_key)
-        ids = {_described(raw).get("id") for raw in raws}
+        ids = {headers.get("id") for headers in self._broker.unacknowledged()}
         return {task_id for task_id in ids if isinstance(task_id, str) and task_id.startswith(start)}
 
     def _unacknowledged(self, ids: Sequence[str]) -> dict[str, float | None]:
         """Those of these tasks that workers have not acknowledged, each with its ETA in Unix seconds, if it has one."""
         wanted = frozenset(ids)
         found: dict[str, float | None] = {}
-        for raw in Reader(self._client).values(self._client.unacked_key):
-            headers = _described(raw)
+        for headers in self._broker.unacknowledged():
             task_id = headers.get("id")
             if isinstance(task_id, str) and task_id in wanted:
                 found[task_id] = self._seconds(headers.get("eta"))
@@ -129,7 +122,7 @@ class Fates:
 
     def _cancelled(self, ids: Sequence[str]) -> dict[str, Fate]:
         """Those that an operator has taken away, and whose results do not tell of it yet."""
-        backlogs = (RedisBacklog(self._client, queue) for queue in self._queues)
+        backlogs = (self._broker.backlog(queue) for queue in self._queues)
         return {task_id: Fate(Answer.CANCELLED) for backlog in backlogs for task_id in backlog.cancelled(ids)}
 
     def _by_result(self, ids: Sequence[str], taken: Collection[str]) -> dict[str, Fate]:
@@ -158,7 +151,9 @@ class Fates:
             return {}
         nothing: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
         arguments = {"ids": list(ids)}
-        up, known = unless_refused(lambda: answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", arguments), nothing)
+        up, known = unless_refused(
+            self._broker.errors, lambda: answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", arguments), nothing
+        )
         fates = {task_id: self._fate("", "", taken[task_id], up) for task_id in ids if task_id in taken}
         for worker, tasks in known.items():
             for task_id, told in tasks.items() if isinstance(tasks, Mapping) else ():
@@ -179,17 +174,10 @@ class Fates:
         return Fate(Answer.RESERVED, where)
 
     def _by_trace(self, ids: Sequence[str]) -> dict[str, Fate]:
-        spans, fates = RedisSpans(self._client), {}
+        spans, fates = self._broker.stores.spans(), {}
         for task_id in ids[:MOST_TRACED]:
             trace = spans.read(task_id)
             states = [span.state for span in trace.spans if span.task_id == task_id] if trace else []
             if states:
                 fates[task_id] = Fate(_BY_STATE.get(states[-1], Answer.FINISHED))
         return fates
-
-
-def _described(raw: bytes) -> Mapping[str, Any]:
-    try:
-        return described(json.loads(raw)[0])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return {}

@@ -12,23 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.backlog import RedisBacklog
-from celery_dynprio.brokers.redis.client import BROKER_ERRORS, RedisClient
-from celery_dynprio.brokers.redis.lease import RedisLease
-from celery_dynprio.brokers.redis.trouble import REFUSALS, unless_refused
-from celery_dynprio.brokers.redis.usable import RedisUsableLevels
 from celery_dynprio.engine.keeper import Keeper
 from celery_dynprio.errors import ArgumentError, OptionError
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Move, Outcome, PendingTask, Place, is_level
 from celery_dynprio.operators.fates import AT_WORKERS, Answer, Fate
 from celery_dynprio.operators.identity import operator
+from celery_dynprio.operators.refusals import unless_refused
 from celery_dynprio.operators.revocation import revoke
 from celery_dynprio.operators.steering import Deed, Result, Tally, also, carry_out, revoked, told
 from celery_dynprio.operators.views import Views
 from celery_dynprio.operators.workers import tell
-from celery_dynprio.ports.broker import Found
-from celery_dynprio.ports.lease import TTL
+from celery_dynprio.ports.broker import Backlog, Broker, Found
+from celery_dynprio.ports.lease import TTL, Lease
 from celery_dynprio.settings import Settings
 from celery_dynprio.task import call_fields
 from celery_dynprio.worker.recorder import Recorder
@@ -80,23 +76,23 @@ class Operations(Views):
 
     Each operation on a task is atomic against workers, reprioritizers and other operators, and is kept in the audit
     together with ``by``, who does it, and ``why``. What is set by hand is in the task's message from then on: no tick
-    undoes it. ``clock`` gives Unix seconds; the broker's, if it is None. Raises what redis-py raises when the broker is
-    away.
+    undoes it. ``clock`` gives Unix seconds; the broker's, if it is None. Raises what the
+    broker's client raises: see ``broker.errors``.
     """
 
     def __init__(
         self,
         app: Celery,
-        client: RedisClient,
+        broker: Broker,
         settings: Settings,
         by: str | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(app, client, settings, clock)
+        super().__init__(app, broker, settings, clock)
         self._by = operator() if by is None else by
-        self._backlogs = {queue: RedisBacklog(client, queue, clock=self._clock) for queue in settings.queues}
-        self._levels = {queue: RedisUsableLevels(client, queue) for queue in settings.queues}
-        self._life_key = client.app_key("cancelling")
+        self._backlogs = {queue: broker.backlog(queue, clock=self._clock) for queue in settings.queues}
+        self._levels = {queue: broker.levels(queue) for queue in settings.queues}
+        self._cancellations = broker.stores.cancellations()
         self._next_sign = 0.0
         self._retries: dict[str, float] = {}
         self._away_until = 0.0
@@ -115,7 +111,7 @@ class Operations(Views):
         """Bring held tasks back to where they belong by their score, or to the level they are pinned to."""
         now = self._clock()
         score = self._scorer(self._settings.policy, self._context(now))
-        bands = Bands.equal(len(self._client.priority_steps))
+        bands = Bands.equal(len(self._broker.scale.levels))
 
         def deed(found: Found) -> Deed:
             if found.place != HELD:
@@ -148,7 +144,7 @@ class Operations(Views):
         now = self._clock()
         fields = self._fields(changes, now)
         score = self._scorer(self._settings.policy, self._context(now))
-        bands = Bands.equal(len(self._client.priority_steps))
+        bands = Bands.equal(len(self._broker.scale.levels))
 
         def deed(found: Found) -> Deed:
             task = message.changed(found.task, fields, bands.count)
@@ -195,7 +191,7 @@ class Operations(Views):
                 tell(self._app, "revoke", task_id=ids)
             return revoked(fates)
 
-        return unless_refused(answer, told(fates))
+        return unless_refused(self._broker.errors, answer, told(fates))
 
     def finish(self) -> int:
         """Tell the ends of some tasks that were cancelled by a process that then died; return how many.
@@ -204,7 +200,7 @@ class Operations(Views):
         a while after the result backend did not answer, nothing.
         """
         now = time.monotonic()
-        if now < self._away_until or self._client.redis.exists(self._life_key):
+        if now < self._away_until or self._cancellations.under_way():
             return 0
         tried = told = 0
         until = now + SLICE_SECONDS
@@ -247,8 +243,8 @@ class Operations(Views):
         if time.monotonic() >= self._next_sign:
             self._next_sign = time.monotonic() + SIGN_INTERVAL
             try:
-                self._client.redis.set(self._life_key, self._by, px=int(ABANDONED * 1000))
-            except BROKER_ERRORS as exc:  # at worst an end is told twice
+                self._cancellations.show_life(self._by, ABANDONED)
+            except self._broker.errors.any as exc:  # at worst an end is told twice
                 logger.warning("could not note that tasks are being cancelled here: %s", exc)
 
     def pause(self, why: str = "") -> None:
@@ -342,7 +338,7 @@ class Operations(Views):
         """Keep it in the log; a broker that refuses that, out of memory, keeps nobody from what he does."""
         try:
             self._audit.add(op=op, by=self._by, why=message.clean(why), **more)
-        except REFUSALS as exc:
+        except self._broker.errors.refusals as exc:
             logger.warning("%s: the broker refused to keep it in the log of operations: %s", op, exc)
 
     def _fields(self, changes: Mapping[str, object], now: float) -> dict[str, Any]:
@@ -355,7 +351,7 @@ class Operations(Views):
         except OptionError as exc:
             raise ArgumentError(exc.option, exc.value, exc.allowed) from None
         if "level" in changes:
-            level, last = changes["level"], len(self._client.priority_steps) - 1
+            level, last = changes["level"], len(self._broker.scale.levels) - 1
             if level is not None and (type(level) is not int or not 0 <= level <= last):
                 raise ArgumentError(
                     "level", level, f"use a level from 0, the first, to {last}, or None for the policy's"
@@ -370,7 +366,7 @@ class Operations(Views):
         if not raws:  # another one told it meanwhile
             return ""
         try:
-            revoke(self._app, self._client, task_id, next(iter(raws.values())))
+            revoke(self._app, self._broker, task_id, next(iter(raws.values())))
         except Exception as exc:  # noqa: BLE001 - each result backend has its own
             logger.warning("task %s is cancelled, but nobody could be told: %r", task_id, exc)
             return f"removed; its result becomes REVOKED once the result backend answers: {exc}"
@@ -387,9 +383,9 @@ class Operations(Views):
     # Back to what plain Celery sees
 
     def _drain(self, queue: str, now: float, *, held: bool) -> Drained:
-        lease = RedisLease(self._client, queue, owner=f"drain:{uuid4()}", kind="operator")
+        lease = self._broker.lease(queue, owner=f"drain:{uuid4()}", kind="operator")
         keeper, levels = Keeper(TTL), self._levels[queue]
-        backlog = RedisBacklog(self._client, queue, clock=self._clock, beat=keeper.beat)
+        backlog = self._broker.backlog(queue, clock=self._clock, beat=keeper.beat)
         keeper.hold(lease)
         try:
             lease.acquire()  # before the first look: a tick that began before the pause must park nothing after it
@@ -403,16 +399,16 @@ class Operations(Views):
             lease.release()
         return Drained(queue, returned, merged, backlog.count()[HELD])
 
-    def _return(self, backlog: RedisBacklog, lease: RedisLease, place: Place, now: float) -> int:
+    def _return(self, backlog: Backlog, lease: Lease, place: Place, now: float) -> int:
         """Bring back all that is parked in one place; the lease is taken anew for each chunk."""
         score = self._scorer(self._settings.policy, Context(now))
-        bands = Bands.equal(len(self._client.priority_steps))
+        bands = Bands.equal(len(self._broker.scale.levels))
         returned = 0
         while tasks := sorted(backlog.parked(place, now), key=lambda task: (-score(task), task.published)):
             before = returned
             for start in range(0, len(tasks), CHUNK):
                 moves = [_back(task, place, score(task), bands, "drain") for task in tasks[start : start + CHUNK]]
-                moves = [_put_in(move, self._client.plain_levels) for move in moves]
+                moves = [_put_in(move, self._broker.scale.plain) for move in moves]
                 returned += backlog.apply(moves, lease.acquire()).count(Outcome.MOVED)
             if returned == before:  # others brought back all of them meanwhile, or these cannot be
                 break

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
-from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.ports.broker import Broker
 from celery_dynprio.protocol1 import is_protocol_1
 
 if TYPE_CHECKING:
@@ -16,14 +15,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_dynprio.revocation")
 
 
-def revoke(app: Celery, client: RedisClient, task_id: str, raw: bytes) -> None:
+def revoke(app: Celery, broker: Broker, task_id: str, raw: bytes) -> None:
     """Give a task whose message is in nobody's reach any more the result REVOKED, and all that follows from it.
 
     A chord that waits for it fails, and the event ``task-revoked`` is sent: by the very code of a worker that finds a
     revoked task. Raises what the result backend raises.
     """
-    with app.events.Dispatcher(client.connection, hostname=_host()) as events:
-        request = _request(app, client, raw, events)
+    with app.events.Dispatcher(broker.connection, hostname=_host()) as events:
+        request = _request(app, broker, raw, events)
         if request is not None:
             _discard(request)
             return
@@ -32,7 +31,7 @@ def revoke(app: Celery, client: RedisClient, task_id: str, raw: bytes) -> None:
         app.backend.mark_as_revoked(task_id, "revoked")
 
 
-def _request(app: Celery, client: RedisClient, raw: bytes, events: Any) -> Any:
+def _request(app: Celery, broker: Broker, raw: bytes, events: Any) -> Any:
     """What a worker would make of the message; None if it could make nothing."""
     from celery.worker.request import Request  # noqa: PLC0415 - only who cancels pays for the worker's modules
     from celery.worker.strategy import hybrid_to_proto2  # noqa: PLC0415
@@ -41,7 +40,7 @@ def _request(app: Celery, client: RedisClient, raw: bytes, events: Any) -> Any:
     from celery_dynprio.worker.received import traced_request  # noqa: PLC0415
 
     try:
-        message = client.channel.Message(json.loads(raw), channel=client.channel)
+        message = broker.delivery(raw)
         message.accept = prepare_accept_content(app.conf.accept_content)
         about: Any = message.headers
         options: dict[str, Any] = {}
@@ -50,7 +49,7 @@ def _request(app: Celery, client: RedisClient, raw: bytes, events: Any) -> Any:
             body, about, decoded, utc = hybrid_to_proto2(message, message.decode())
             options = {"body": body, "headers": about, "decoded": decoded, "utc": utc}
         task = app.tasks.get(about["task"]) or _unknown(app, about["task"])
-        request = traced_request(Request, tuple(client.priority_steps))
+        request = traced_request(Request, broker.scale.numbers)
         return request(message, app=app, task=task, hostname=_host(), eventer=events, **options)
     except Exception as exc:  # noqa: BLE001 - whatever a message makes of decoders and of Celery
         logger.warning("only the result of the cancelled task is told, its message cannot be read: %r", exc)

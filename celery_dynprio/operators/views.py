@@ -9,14 +9,6 @@ from itertools import islice, tee
 from typing import TYPE_CHECKING, Final
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.attainment import RedisAttainment
-from celery_dynprio.brokers.redis.audit import RedisAudit
-from celery_dynprio.brokers.redis.backlog import RedisBacklog
-from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
-from celery_dynprio.brokers.redis.lease import RedisLease
-from celery_dynprio.brokers.redis.switch import RedisSwitch
-from celery_dynprio.brokers.redis.trouble import unless_refused
-from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.engine.guard import Yielding
 from celery_dynprio.engine.ordering import Shift, Turn, order, shifts, starts
 from celery_dynprio.engine.scores import Scores
@@ -36,9 +28,11 @@ from celery_dynprio.models import (
 from celery_dynprio.objectives import Standing
 from celery_dynprio.operators.abbreviations import whole
 from celery_dynprio.operators.fates import Answer, Fate, Fates
+from celery_dynprio.operators.refusals import unless_refused
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.operators.workers import Workers, ask
 from celery_dynprio.policies.base import Policy, Scorer
+from celery_dynprio.ports.broker import Backlog, Broker
 from celery_dynprio.ports.lease import Holder
 from celery_dynprio.ports.stores import Entry
 from celery_dynprio.settings import Settings
@@ -173,20 +167,21 @@ class _Waiting:
 class Views:
     """What can be seen of the managed queues of one broker.
 
-    ``clock`` gives Unix seconds; the broker's, if it is None. Raises what redis-py raises when the broker is away.
+    ``clock`` gives Unix seconds; the broker's, if it is None. Raises what the broker's client raises: see
+    ``broker.errors``.
     """
 
     def __init__(
-        self, app: Celery, client: RedisClient, settings: Settings, clock: Callable[[], float] | None = None
+        self, app: Celery, broker: Broker, settings: Settings, clock: Callable[[], float] | None = None
     ) -> None:
         self._app = app
-        self._client = client
+        self._broker = broker
         self._settings = settings
-        self._clock = clock or BrokerClock(client)
-        self._usage = RedisUsage(client, settings.half_life)
-        self._switch = RedisSwitch(client)
-        self._fates = Fates(app, client, settings.queues, self._clock)
-        self._audit = RedisAudit(client)
+        self._clock = clock or broker.clock
+        self._usage = broker.stores.usage(settings.half_life)
+        self._switch = broker.stores.switch()
+        self._fates = Fates(app, broker, settings.queues, self._clock)
+        self._audit = broker.stores.audit()
 
     def paused(self) -> bool:
         """Whether all moves are stopped."""
@@ -209,7 +204,7 @@ class Views:
             turns += page.turns
             matching += page.matching
             missed += page.missed
-        delivered = 0 if wanted.selective else int(self._client.redis.hlen(self._client.unacked_key))
+        delivered = 0 if wanted.selective else self._broker.delivered()
         return Page(turns, matching, missed, delivered)
 
     def survey(self, most: int, workers: Workers) -> Page:
@@ -222,7 +217,7 @@ class Views:
         turns: list[Turn] = []
         total = missed = 0
         for queue in self._settings.queues:
-            counts = RedisBacklog(self._client, queue).count()
+            counts = self._broker.backlog(queue).count()
             total += sum(count for place, count in counts.items() if place != CANCELLED)
             waiting = self._waiting(queue, now, most - len(turns))
             turns += self._turns(queue, waiting, context, workers.slots_for(queue))
@@ -240,7 +235,7 @@ class Views:
         for _ in range(MOST_TRIES):
             pending = False
             for queue in self._settings.queues:
-                backlog = RedisBacklog(self._client, queue)
+                backlog = self._broker.backlog(queue)
                 if task_id not in backlog.find([task_id], now):
                     continue
                 pending = True
@@ -268,7 +263,7 @@ class Views:
 
     def _pending_with(self, start: str) -> set[str]:
         now = self._clock()
-        backlogs = [RedisBacklog(self._client, queue) for queue in self._settings.queues]
+        backlogs = [self._broker.backlog(queue) for queue in self._settings.queues]
         return self._fates.ids_with(start).union(*(backlog.ids_with(start, now) for backlog in backlogs))
 
     def _logged_with(self, start: str) -> set[str]:
@@ -302,7 +297,7 @@ class Views:
         settings = self._settings
         if not settings.objectives:
             return ()
-        return RedisAttainment(self._client, settings.objectives, self._clock, settings.interval).read()
+        return self._broker.stores.attainment(settings.objectives, self._clock, settings.interval).read()
 
     def compare(self, other: Policy) -> list[Comparison]:
         """Score all that is pending by the policy in force and by another, and tell whose turn would change."""
@@ -329,7 +324,7 @@ class Views:
 
     def _asked(self) -> Workers:
         """The workers that are up; none if the broker refuses the question."""
-        return unless_refused(lambda: ask(self._app), Workers())
+        return unless_refused(self._broker.errors, lambda: ask(self._app), Workers())
 
     def _context(self, now: float) -> Context:
         return Context(now, *self._usage.read(now))
@@ -342,11 +337,11 @@ class Views:
 
     def _page(self, queue: str, wanted: Filter, limit: int | None, context: Context, slots: int) -> Page:
         """The turns that are meant, at most ``limit``."""
-        counts = RedisBacklog(self._client, queue).count()
+        counts = self._broker.backlog(queue).count()
         front = sum(count for place, count in counts.items() if is_level(place))
         if not wanted.selective and limit is not None and limit <= min(front, QUICK):
             # What is read is twice the window, what runs next first: so a first page is quick, however much waits.
-            snapshot = RedisBacklog(self._client, queue, max(limit, 1)).read(context.now, overflow=False)
+            snapshot = self._broker.backlog(queue, max(limit, 1)).read(context.now, overflow=False)
             turns = self._turns(queue, _Waiting(snapshot.levels), context, slots) if limit else []
             return Page(turns[:limit], front + counts[OVERFLOW] + counts[HELD])
         waiting = self._waiting(queue, context.now, trace=wanted.trace)
@@ -360,11 +355,11 @@ class Views:
 
     def _waiting(self, queue: str, now: float, most: int | None = None, trace: str | None = None) -> _Waiting:
         """What waits in one queue, without the messages: of a deep backlog they are most of what would be kept."""
-        levels: list[list[PendingTask]] = [[] for _ in self._client.priority_steps]
-        late: list[list[PendingTask]] = [[] for _ in self._client.priority_steps]
+        levels: list[list[PendingTask]] = [[] for _ in self._broker.scale.levels]
+        late: list[list[PendingTask]] = [[] for _ in self._broker.scale.levels]
         parked: Mapping[Place, dict[str, PendingTask]] = {OVERFLOW: {}, HELD: {}}
         traced, known = set(), set()
-        looking = RedisBacklog(self._client, queue).scan(now, most)
+        looking = self._broker.backlog(queue).scan(now, most)
         for place, task, raw in looking:
             if place == HELD:  # also beside another message with its id
                 parked[HELD][task.id] = task
@@ -398,7 +393,7 @@ class Views:
         expected = starts(names, context.runtimes, slots, context.now)
         return [_expected(turn, None if stays(turn) else next(expected)) for turn in turns]
 
-    def _explanation(self, backlog: RedisBacklog, turns: Sequence[Turn], index: int, context: Context) -> Explanation:
+    def _explanation(self, backlog: Backlog, turns: Sequence[Turn], index: int, context: Context) -> Explanation:
         turn = turns[index]
         task, place = turn.task, turn.place
         same = backlog.find([task.id], context.now).get(task.id, ())
@@ -464,7 +459,7 @@ class Views:
         return f"{factor} +{gain:.3f}" if gain > 0 else "not moved yet since the scores changed"
 
     def _queue_stats(self, queue: str, now: float, *, oldest: bool) -> QueueStats:
-        backlog = RedisBacklog(self._client, queue)
+        backlog = self._broker.backlog(queue)
         counts = backlog.count()
         depths = [count for place, count in counts.items() if is_level(place)]
         waits: list[float | None] = [None] * len(depths)
@@ -481,7 +476,7 @@ class Views:
             counts[HELD],
             looking.foreign,
             backlog.moves(),
-            RedisLease(self._client, queue, owner="").holder(),
+            self._broker.lease(queue, owner="").holder(),
         )
 
 

@@ -74,8 +74,11 @@ class Backlog(Protocol):
     queue: str
     capabilities: Capabilities
 
-    def read(self, now: float) -> Snapshot:
-        """Read what waits; ``now`` (Unix seconds) becomes the age of messages that carry none."""
+    def read(self, now: float, *, overflow: bool = True) -> Snapshot:
+        """Read what waits; ``now`` (Unix seconds) becomes the age of messages that carry none.
+
+        Without ``overflow``, nothing new is learned of what is parked.
+        """
 
     def find(self, ids: Collection[str], now: float) -> Mapping[str, Sequence[Found]]:
         """Look for all messages with these ids in all places but the cancelled; ``now`` is as in :meth:`read`.

@@ -64,7 +64,7 @@ class Shop:
         self.addon.conf.update(dynprio_policy=1 * Weight(), dynprio_embedded=False)
         self.settings = DynPrio(self.addon).settings
         self.client = RedisClient.from_app(self.addon)
-        self.operations = Operations(self.addon, self.client, self.settings, "test")
+        self.operations = Operations(self.addon, RedisBroker(self.client), self.settings, "test")
         self.sent: list[str] = []
         self._nodes = {False: old, True: new}
         self._producing = False

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import psutil
 import pytest
 
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.operators import operations
 from celery_dynprio.operators.operations import Operations
@@ -186,7 +187,9 @@ def test_what_a_killed_operator_had_begun_to_cancel_is_told(
     result = module.work.delay(1)
     client = RedisClient.from_app(module.app)
     settings = module.dynprio.settings
-    operator = Operations(module.app, client, settings, clock=lambda: time.time() - 2 * operations.ABANDONED)
+    operator = Operations(
+        module.app, RedisBroker(client), settings, clock=lambda: time.time() - 2 * operations.ABANDONED
+    )
     with monkeypatch.context() as patch:
         patch.setattr(operations, "revoke", Mock(side_effect=SystemExit))
         with pytest.raises(SystemExit):

@@ -11,6 +11,7 @@ import pytest
 
 from celery_dynprio.brokers.redis import backlog as redis_backlog
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.reading import CHUNK_BYTES, Pace, Reader, _wheres, where_at
 from celery_dynprio.message import HEADER, MAX_BYTES
@@ -176,7 +177,7 @@ def test_the_doctor_and_the_fates_read_no_more_than_they_need(mixed: Bench) -> N
     for number in range(5):
         raw = json.dumps([json.loads(message(f"huge {number}", HUGE)), "", "celery"])
         mixed.redis.hset("unacked", f"tag {number}", raw)
-    fates = Fates(mixed.app, mixed.client, ["celery"])
+    fates = Fates(mixed.app, RedisBroker(mixed.client), ["celery"])
     assert list(fates._unacknowledged(["huge 3"])) == ["huge 3"]
     assert mixed.calls("hmget", lambda: list(fates._unacknowledged(["huge 3"]))) == 5
 

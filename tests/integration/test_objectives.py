@@ -36,7 +36,7 @@ class Broken:
         self.app.conf.update(dynprio_objectives=objectives, dynprio_learn=False, dynprio_metrics_port=9808)
         self.dynprio = DynPrio(self.app)
         self.client = RedisClient.from_app(self.app)
-        self.operations = Operations(self.app, self.client, self.dynprio.settings, "ada@ops")
+        self.operations = Operations(self.app, RedisBroker(self.client), self.dynprio.settings, "ada@ops")
         self.attainment = RedisAttainment(self.client, objectives)
         self.attainment.add([Start("checkout", 9.0)])
 

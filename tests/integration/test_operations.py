@@ -51,7 +51,9 @@ class Shop:
         self.dynprio = DynPrio(self.app)
         self.client = RedisClient.from_app(self.app)
         self.now = 0.0
-        self.operations = Operations(self.app, self.client, self.dynprio.settings, "ada@ops", clock=self._clock)
+        self.operations = Operations(
+            self.app, RedisBroker(self.client), self.dynprio.settings, "ada@ops", clock=self._clock
+        )
 
         @dynprio_task(app=self.app, name="shop.report", key="tenant")
         def report(tenant: str = "", page: int = 0) -> int:
@@ -520,7 +522,7 @@ class TestCancel:
     def test_a_living_operator_is_not_taken_for_dead_however_long_it_takes(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        leader = operations.Operations(shop.app, shop.client, shop.dynprio.settings, clock=shop._clock)
+        leader = operations.Operations(shop.app, RedisBroker(shop.client), shop.dynprio.settings, clock=shop._clock)
         told: list[int] = []
         revoke = revocation.revoke
 
@@ -553,11 +555,11 @@ class TestCancel:
         revoke, odd = revocation.revoke, results[2].id
         tries: list[str] = []
 
-        def some(app: Any, client: Any, task_id: str, raw: bytes) -> None:
+        def some(app: Any, broker: Any, task_id: str, raw: bytes) -> None:
             tries.append(task_id)
             if task_id == odd:
                 raise ConnectionError("not this one")
-            revoke(app, client, task_id, raw)
+            revoke(app, broker, task_id, raw)
 
         with monkeypatch.context() as patch:
             patch.setattr(operations.Operations, "_tell", lambda *_: "not told")

@@ -63,7 +63,7 @@ def test_pause_resume_and_drain_work_out_of_memory(
     with pytest.raises(OutOfMemoryError):
         client.redis.set("anything", "more")
     client.redis.script_flush()
-    operations = Operations(app, client, dynprio.settings, "ada")
+    operations = Operations(app, RedisBroker(client), dynprio.settings, "ada")
     operations.pause("too much")
     assert operations.paused()
     operations.resume()
@@ -87,7 +87,7 @@ def test_what_waits_is_shown_and_cancelled_out_of_memory_although_workers_cannot
         publish(client, f"task {number}", level=3)
     client.redis.config_set("maxmemory-policy", "noeviction")
     client.redis.config_set("maxmemory", 1)
-    operations = Operations(app, client, dynprio.settings, "ada")
+    operations = Operations(app, RedisBroker(client), dynprio.settings, "ada")
     assert [turn.task.id for turn in operations.pending().turns] == ["task 0", "task 1", "task 2"]
     assert operations.stats().workers == Workers()
     assert operations.explain("task 1").turn.task.id == "task 1"
@@ -171,7 +171,7 @@ def test_who_may_not_speak_to_workers_cancels_what_waits_all_the_same(start_serv
     app, dynprio = make_app(server.url().replace("redis://", "redis://svc:p@"))
     client = RedisClient.from_app(app)
     publish(client, "task 1", level=3)
-    operations = Operations(app, client, dynprio.settings, "ada")
+    operations = Operations(app, RedisBroker(client), dynprio.settings, "ada")
     results = operations.cancel(["task 1", "unheard of"])
     assert [result.answer for result in results] == [Answer.DONE, Answer.NOT_FOUND]
     assert operations.pending().turns == []
@@ -203,7 +203,7 @@ def test_a_leader_and_an_operator_with_a_wrong_clock_write_no_wrong_times(start_
     report = reprioritizers(RedisBroker(client), dynprio.settings, "one")[0].tick()
     assert report.role is Role.LEADER
     assert abs(report.started - client.server_time()) < 60
-    operations = Operations(app, client, dynprio.settings, "ada")
+    operations = Operations(app, RedisBroker(client), dynprio.settings, "ada")
     operations.reprioritize(["task 1"], {"deadline": 100})
     operations.hold(["task 1", "task 2"])
     held = [json.loads(raw)["headers"][HEADER] for raw in client.redis.hvals("dynprio:celery:held")]
@@ -252,7 +252,7 @@ def test_what_our_own_writing_adds_never_makes_a_message_too_large(start_server:
     width = len(json.dumps(letter, ensure_ascii=False).encode()) - 2
     body = letter * ((MAX_BYTES - small - 5) // width)
     assert MAX_BYTES - 50 < len(publish(client, "big", body=body, key="k" * 200)) <= MAX_BYTES
-    operations = Operations(app, client, dynprio.settings, "ada")
+    operations = Operations(app, RedisBroker(client), dynprio.settings, "ada")
     steps: list[Callable[[], Any]] = [
         lambda: operations.hold(["big"]),
         lambda: operations.reprioritize(["big"], {"key": "é" * 200, "deadline": 1e6}),

@@ -48,7 +48,7 @@ class Shop:
         self.dynprio = DynPrio(self.app)
         self.settings = self.dynprio.settings
         self.client = RedisClient.from_app(self.app)
-        self.operations = Operations(self.app, self.client, self.settings, "ada@ops")
+        self.operations = Operations(self.app, RedisBroker(self.client), self.settings, "ada@ops")
         self.workers: dict[str, tuple[int, ...]] = {}
         self.fleet = Fleet(
             lambda: {name: Taker(frozenset(["celery"]), frozenset(steps)) for name, steps in self.workers.items()}

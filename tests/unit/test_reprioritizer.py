@@ -154,7 +154,7 @@ def test_the_lease_is_given_back_at_the_end() -> None:
 
 def test_trouble_in_one_queue_does_not_stop_another(caplog: pytest.LogCaptureFixture) -> None:
     class Failing(MemoryBacklog):
-        def read(self, now: float) -> Any:
+        def read(self, now: float, **_: Any) -> Any:
             raise ConnectionError(f"away at {now}")
 
     failing = Failing("orders")
@@ -173,7 +173,7 @@ def test_trouble_in_one_queue_does_not_stop_another(caplog: pytest.LogCaptureFix
 
 def test_failures_are_told_and_the_loop_goes_on() -> None:
     class Away(MemoryBacklog):
-        def read(self, now: float) -> Any:
+        def read(self, now: float, **_: Any) -> Any:
             raise ConnectionError(f"at {now}")
 
     stop, told = threading.Event(), []

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
-from kombu.exceptions import OperationalError
 from redis.exceptions import AuthenticationError, ResponseError
 
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, DynPrioError
-
-T = TypeVar("T")
-
-logger = logging.getLogger("celery_dynprio.backlogs.trouble")
 
 _NOT_ALLOWED: Final = "the broker's user may not do this: `celery -A proj dynprio doctor` names the missing rights: {}"
 _READ_ONLY: Final = "the broker is a replica and takes no writes: set broker_url to its primary, or to Sentinel: {}"
@@ -51,19 +44,3 @@ def explained(problem: Exception) -> DynPrioError:
         return BrokerUnavailableError(f"the broker does not answer: {text}")
     refused = "the broker refuses a command: {}"
     return BrokerRefusedError(next((meaning for sign, meaning in _MEANINGS if sign in text), refused).format(text))
-
-
-def unless_refused(talk: Callable[[], T], otherwise: T) -> T:
-    """What ``talk``, which talks to the workers, returns; ``otherwise``, with a warning, if the broker refuses that.
-
-    What is said to workers is written to the broker. One that is out of memory refuses it, and so does a replica, while
-    it still answers what is only read from it.
-    """
-    try:
-        return talk()
-    except (OperationalError, *REFUSALS) as exc:
-        refusal = explained(exc)
-        if not isinstance(refusal, BrokerRefusedError):
-            raise
-        logger.warning("workers cannot be reached: %s", refusal)
-        return otherwise

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery_dynprio.app import DynPrio
-from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
 from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.monitoring.flower.kept import Kept
@@ -160,11 +158,8 @@ class Source:
                 told, state = explanation_object(found, time.time()), "pending"
             except NotPendingError as exc:
                 told, state = None, f"{exc.answer} {exc.detail}".rstrip()
-        client = RedisClient.from_app(self._app)
-        try:
-            trace = RedisSpans(client).read(task_id)
-        finally:
-            client.close()
+        with closing(self._dynprio().connect()) as broker:
+            trace = broker.stores.spans().read(task_id)
         return {"id": task_id, "state": state, "explanation": told, "trace": trace and as_object(trace)}
 
     def _read_backlog(self) -> _Backlog:
