@@ -1,4 +1,4 @@
-"""What the shop does in the background, and how urgent each of it is."""
+"""What the shop does in the background, and how urgent each task is."""
 
 from __future__ import annotations
 
