@@ -149,9 +149,9 @@ def test_each_word_is_defined_once_in_the_glossary() -> None:
     assert {"README.md"} | pages <= set(linking)
 
 
-def test_each_wing_is_in_the_discussion() -> None:
+def test_each_wing_is_in_the_architecture() -> None:
     discussion = (ROOT / "docs/discussion.md").read_text()
-    rows = re.split(r"\n## ", discussion.split("\n## How the code is organized\n")[1])[0]
+    rows = re.split(r"\n## ", discussion.split("\n## Architecture\n")[1])[0]
     wings = {path.parent.name for path in (ROOT / "celery_dynprio").glob("*/__init__.py")}
     assert {wing for wing in wings if f"`{wing}/`" not in rows} == set()
 
