@@ -1,4 +1,4 @@
-"""An ASGI app and its tasks; endpoints that are no coroutines run in threads."""
+"""An ASGI app and its tasks. Endpoints that are not coroutines run in threads."""
 
 from celery import Celery
 from starlette.applications import Starlette

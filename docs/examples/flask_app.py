@@ -1,4 +1,4 @@
-"""A Flask app that a factory makes, and its tasks."""
+"""A Flask app with an application factory, and its tasks."""
 
 from celery import Celery, Task
 from flask import Flask

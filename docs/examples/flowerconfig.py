@@ -1,4 +1,4 @@
-"""Flower with the page Priorities, on which ada and bob may act."""
+"""Flower with the tab Priorities, where ada and bob may act."""
 
 from celery_dynprio.monitoring import flower
 

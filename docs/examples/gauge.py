@@ -1,4 +1,4 @@
-"""Reports that yield to everything else while the machine is busy."""
+"""Reports yield to everything else while the machine is busy."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Trace fields in a logging setup of one's own: one line for each handler."""
+"""Trace fields in a custom logging setup: one line for each handler."""
 
 import logging.config
 

@@ -1,4 +1,4 @@
-"""Reports wait while checkouts start late."""
+"""Reports wait while checkouts start too late."""
 
 from celery import Celery
 

@@ -1,4 +1,4 @@
-"""Everything that a task or a call can say."""
+"""All options of tasks and calls."""
 
 from celery import Celery, chain
 

@@ -1,4 +1,4 @@
-"""A factor of one's own."""
+"""A custom factor."""
 
 from celery_dynprio import Age, Context, PendingTask, Weight, factor
 

@@ -1,4 +1,4 @@
-"""Settings as YAML, JSON or the environment hold them."""
+"""Settings as they come from YAML, JSON or the environment."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A policy of one's own, and why a task has the score that it has."""
+"""A custom policy, and why a task has its score."""
 
 from celery_dynprio import Age, Context, Deadline, FairShare, PendingTask, ShortestFirst, Weight
 

@@ -1,4 +1,4 @@
-"""What led to a failed task, in its event in Sentry."""
+"""Add what led to a failed task to its event in Sentry."""
 
 from celery.signals import celeryd_init
 

@@ -1,4 +1,4 @@
-"""Threads that belong to the task that started them."""
+"""Threads keep the trace of the task that started them."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""Installing later, and undoing it."""
+"""Install later, and undo it."""
 
 from celery import Celery
 

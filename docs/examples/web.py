@@ -1,4 +1,4 @@
-"""Tasks that belong to the web request that published them."""
+"""Tasks continue the trace of the web request that published them."""
 
 from celery import Celery
 from flask import Flask
