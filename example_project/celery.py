@@ -1,4 +1,4 @@
-"""The shop's Celery app: two lines make its pending tasks keep the right order."""
+"""The shop's Celery app. Two lines keep its pending tasks in the right order."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m example_project.demo", description=DESCRIPTION)
     parser.add_argument("--json", action="store_true", help="print the results as JSON on stdout, and nothing else")
     options = parser.parse_args()
-    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell starts what it puts aside deaf to Ctrl-C
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell starts background jobs with SIGINT ignored
         signal.signal(ending, _interrupt)
     try:
         return demo(as_json=options.json)
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def demo(*, as_json: bool) -> int:
-    """Run the load both ways and show what came of it; return the exit code."""
+    """Run the load both ways and show the results; return the exit code."""
     try:
         from example_project.demo.display import ADDON, PLAIN, Display, show  # noqa: PLC0415 - rich may be missing
     except ModuleNotFoundError as exc:

@@ -15,7 +15,7 @@ from example_project.demo.results import Result, Waits
 PLAIN: Final = "plain Celery"
 ADDON: Final = "with celery_dynprio"
 
-#: Seconds between two lines of progress where there is no terminal to draw on.
+#: Seconds between two lines of progress if stderr is not a terminal.
 LINE_INTERVAL: Final = 3.0
 
 #: Deadlines met: good and bad news.
@@ -24,7 +24,7 @@ BAD: Final = 0.8
 
 
 class Display:
-    """Progress of the runs, one bar each; plain lines where stderr is no terminal.
+    """Progress of the runs: a bar for each, or plain lines if stderr is not a terminal.
 
     Bars are drawn while :attr:`progress`, a context manager, is entered.
     """
@@ -46,14 +46,14 @@ class Display:
         self._name = ""
 
     def begin(self, name: str) -> None:
-        """Go on to the next run."""
+        """Begin the next run."""
         self._name = name
         self._next_line, self._told = 0.0, 0
         self._bar = self.progress.add_task(name, total=self._total, state="starting")
         self._line("starting two workers" + (" and the reprioritizer" if name == ADDON else ""))
 
     def update(self, sent: int, run: int) -> None:
-        """Tell how many tasks were published and have started by now."""
+        """Show how many tasks have been published and have started."""
         waiting = max(0, sent - run)
         if self._bar is not None:
             self.progress.update(self._bar, completed=run, state=f"{waiting:4} waiting")

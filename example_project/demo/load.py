@@ -33,7 +33,7 @@ NIGHT: Final = (0.0, 4.0)
 
 
 class Arrival(NamedTuple):
-    """Something to do for the shop."""
+    """One request to the shop."""
 
     #: Seconds from the beginning.
     at: float
@@ -43,7 +43,7 @@ class Arrival(NamedTuple):
 
 
 def arrivals() -> list[Arrival]:
-    """All of it, in the order in which it arrives."""
+    """Return all arrivals, the earliest first."""
     return sorted(_arrivals(random.Random(2)))
 
 
@@ -59,7 +59,7 @@ def _arrivals(chance: random.Random) -> Iterator[Arrival]:
 
 
 def expected() -> int:
-    """How many tasks there will be when all is done."""
+    """Return the total number of tasks."""
     return sum(TASKS[arrival.kind] for arrival in arrivals())
 
 

@@ -22,7 +22,7 @@ POLL: Final = 0.05
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text says why, and what to do."""
+    """The demo cannot continue. The message says why, and what to do."""
 
 
 class Process:
@@ -56,11 +56,11 @@ class Process:
             time.sleep(POLL)
 
     def says(self, text: str) -> bool:
-        """Whether it wrote this."""
+        """Return whether its log contains this text."""
         return text in self.written()
 
     def written(self) -> str:
-        """All that it wrote."""
+        """Return its whole log."""
         return self._log.read_text(errors="replace")
 
     def check(self, *, may_finish: bool = False) -> None:
@@ -70,11 +70,11 @@ class Process:
             raise DemoError(f"{self.name} ended with {code}; it wrote:\n{self.written()[-2000:]}")
 
     def terminate(self) -> None:
-        """Ask it to end; its children are its own business."""
+        """Send SIGTERM to the process, which ends its own children."""
         self._popen.terminate()
 
     def end(self) -> None:
-        """Wait until it ended, and kill what is left of its group after a while."""
+        """Wait until it has ended. After a while, kill the rest of its group."""
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(STOP_TIMEOUT)
         with suppress(ProcessLookupError, PermissionError):  # macOS: PermissionError for a group of zombies
@@ -91,7 +91,7 @@ class Processes:
         self._started: list[Process] = []
 
     def start(self, name: str, *command: str) -> Process:
-        """Start a command; ``name`` is that of its log, too."""
+        """Start a command; its log has the same ``name``."""
         self._started.append(Process(name, command, self._directory, self._env))
         return self._started[-1]
 
@@ -109,7 +109,7 @@ class Processes:
 
 @contextmanager
 def running(directory: Path, env: Mapping[str, str] | None = None) -> Iterator[Processes]:
-    """Give what starts processes, with their logs in ``directory``; at the end of the ``with`` block all are gone."""
+    """Yield the processes, with their logs in ``directory``. All are stopped at the end of the ``with`` block."""
     processes = Processes(directory, env or {})
     try:
         yield processes

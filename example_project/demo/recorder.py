@@ -1,7 +1,7 @@
 """Notes in a file when tasks are published and when they start.
 
-Workers load it by ``celery worker --include``. One short line to the end of a file is all that it costs, so that it
-does not disturb what it measures.
+Workers load it by ``celery worker --include``. It only appends a short line to a file, so it does not disturb what it
+measures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from example_project.demo.load import FLOODER
 
 
 def on_publish(sender: str = "", headers: Any = None, body: Any = None, **_: Any) -> None:
-    """Note what is published, by whom."""
+    """Note a published task, and its class."""
     label = sender.rpartition(".")[2]
     if label == "report":
         label = "report (flood)" if body[0][0] == FLOODER else "report (others)"
@@ -25,12 +25,12 @@ def on_publish(sender: str = "", headers: Any = None, body: Any = None, **_: Any
 
 
 def on_start(task_id: str = "", **_: Any) -> None:
-    """Note what starts."""
+    """Note a task that starts."""
     _note("ran", task_id, "")
 
 
 def _note(what: str, task_id: str, label: str) -> None:
-    # One write to a file that is opened for appending: lines of several processes do not mix.
+    # One write to a file opened for appending, so that lines of several processes do not mix.
     os.write(_file(), f"{what}\t{task_id}\t{time.time():.6f}\t{label}\n".encode())
 
 

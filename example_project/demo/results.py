@@ -10,7 +10,7 @@ from typing import Any
 
 from example_project import celery, tasks
 
-celery.app.set_default()  # whose tasks these are: without an app, DynPrio warns of them
+celery.app.set_default()  # the tasks need an app, or DynPrio warns
 
 #: Seconds by which a class should have started, as its task declares.
 DEADLINES = {task.__name__: task.dynprio["deadline"] for task in (tasks.checkout, tasks.invoice, tasks.notify)}
@@ -27,7 +27,7 @@ class Record:
         self.started: dict[str, list[float]] = defaultdict(list)
 
     def catch_up(self) -> bool:
-        """Read what was noted since; return whether there was anything."""
+        """Read new lines; return whether there were any."""
         if not self._path.exists():
             return False
         with self._path.open("rb") as file:
@@ -52,7 +52,7 @@ class Waits:
     p50: float
     p95: float
     max: float
-    #: By when they should have started, and the share of them that did; None for a class without a deadline.
+    #: Seconds within which they should have started, and the share that did; None for a class without a deadline.
     deadline: float | None
     in_time: float | None
 

@@ -23,14 +23,14 @@ WORKERS: Final = ("worker1", "worker2")
 #: Seconds without any news after which the tasks that did not run count as lost.
 STALLED: Final = 12.0
 
-#: Seconds to go on after all ran, lest one runs a second time.
+#: Seconds to continue after all tasks have run, to notice a task that runs twice.
 SETTLE: Final = 1.0
 
 POLL: Final = 0.1
 
 
 def run_load(directory: Path, broker: str, progress: Callable[[int, int], None], *, addon: bool) -> Result:
-    """Run the whole load on an empty ``broker``; ``progress`` is told how many tasks were published and started."""
+    """Run the whole load on an empty ``broker``; ``progress`` gets the numbers of published and started tasks."""
     directory.mkdir()
     file = directory / "record"
     record = Record(file)
@@ -46,7 +46,7 @@ def run_load(directory: Path, broker: str, progress: Callable[[int, int], None],
 
 
 def start_worker(processes: Processes, app: str, name: str) -> Process:
-    """Start a worker with two processes, which is to be waited for."""
+    """Start a worker with two processes, without waiting for it."""
     options = ["--concurrency", "2", "--hostname", f"{name}@%h", "--loglevel", "INFO"]
     return processes.celery(name, app, "worker", *options, "--include", "example_project.demo.recorder")
 
@@ -59,7 +59,7 @@ def start_reprioritizer(processes: Processes) -> Process:
 
 
 def _wait(workers: Sequence[Process], shop: Process, record: Record, progress: Callable[[int, int], None]) -> None:
-    """Wait until all that was expected ran, or nothing happens any more."""
+    """Wait until all expected tasks have run, or nothing happens any more."""
     news = time.monotonic()
     while time.monotonic() < news + (SETTLE if len(record.started) >= expected() else STALLED):
         time.sleep(POLL)
@@ -72,5 +72,5 @@ def _wait(workers: Sequence[Process], shop: Process, record: Record, progress: C
 
 
 def _moves(reprioritizer: Process) -> int:
-    """As it says in its log, one line a tick."""
+    """Return the number of moves in its log, which has one line a tick."""
     return sum(map(int, re.findall(r" moved (\d+)", reprioritizer.written())))
