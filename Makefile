@@ -9,7 +9,7 @@ WORKERS ?= 4
 PYTEST = python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-oldest lint wheel bench screenshots clean
+.PHONY: help demo test test-quick test-oldest test-wheel coverage lint audit docs wheel bench screenshots clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,11 +27,40 @@ test-oldest: ## the whole test suite on the oldest versions that pyproject.toml 
 	$(MAKE) VENV=.venv-oldest CONSTRAINTS="-c tests/oldest.txt" .venv-oldest/.test
 	.venv-oldest/bin/$(PYTEST) $(ARGS)
 
-lint: $(VENV)/.dev ## ruff, mypy and import-linter
+# From a copy of the sdist without the package, so that only the installed wheel can be imported.
+test-wheel: wheel ## unit, contract and integration tests on the built wheel
+	rm -rf build/wheel && mkdir -p build/wheel
+	tar -xzf dist/*.tar.gz -C build/wheel --strip-components=1
+	rm -r build/wheel/celery_dynprio
+	$(PYTHON) -m venv build/wheel/.venv
+	build/wheel/.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[test]"
+	cd build/wheel && .venv/bin/python -c 'import celery_dynprio as it; assert "site-packages" in it.__file__, it.__file__'
+	cd build/wheel && .venv/bin/$(PYTEST) --ignore tests/integration/test_wheel.py \
+		tests/unit tests/contract tests/integration $(ARGS)
+
+coverage: $(VENV)/.test ## unit, contract and integration tests, measured; fails below the floor in pyproject.toml
+	$(BIN)/$(PYTEST) --cov tests/unit tests/contract tests/integration $(ARGS)
+
+lint: $(VENV)/.dev ## linters of Python, its types and layers, of JavaScript, Lua and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive celery_dynprio
+	$(BIN)/oxlint --deny-warnings celery_dynprio/monitoring/flower/static
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@if command -v luacheck; then luacheck --quiet celery_dynprio; else echo "no luacheck here: Lua is not checked"; fi
+
+audit: $(VENV)/.audit ## known vulnerabilities of what the newest install brings; asks a service on the internet
+	$(BIN)/pip-audit --vulnerability-service osv --skip-editable
+
+docs: $(VENV)/.docs ## the site with the docs, in build/site
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel: $(VENV)/.package ## the wheel and the sdist, in dist, checked
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 screenshots: $(VENV)/.dev ## the pictures of the page in Flower in docs/flower, taken of the demo's shop by Chromium
 	$(BIN)/python -m example_project.demo.screenshots

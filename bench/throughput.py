@@ -210,7 +210,8 @@ class Side:
         pipe = self.client.pipeline()
         for name in LISTS:
             pipe.llen(name)
-        return sum(pipe.hlen(UNACKED).execute())
+        pipe.hlen(UNACKED)
+        return sum(pipe.execute())
 
     def _is_up(self) -> bool:
         """Whether the worker waits for tasks, and all that it starts has started."""

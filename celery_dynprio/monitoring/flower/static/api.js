@@ -31,7 +31,8 @@ async function reach(path, options) {
     return [answer, kind.startsWith("application/json") ? await answer.json() : null];
   } catch (error) {
     const problem = error.name === "TimeoutError" ? `No answer in ${PATIENCE / 1000} s` : "Flower cannot be reached";
-    throw new Error(options.method === "POST" ? `${problem}; it may have been done nevertheless` : problem);
+    const text = options.method === "POST" ? `${problem}; it may have been done nevertheless` : problem;
+    throw new Error(text, { cause: error });
   }
 }
 

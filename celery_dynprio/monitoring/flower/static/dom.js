@@ -24,6 +24,7 @@ export function setText(node, text) {
 // Put these children into a parent, in this order; those that are in place already are not touched.
 export function place(parent, children) {
   const wanted = new Set(children);
+  // oxlint-disable-next-line unicorn/no-useless-spread -- the list is live: removing a child would skip the next one
   for (const child of [...parent.children]) {
     if (!wanted.has(child)) {
       child.remove();

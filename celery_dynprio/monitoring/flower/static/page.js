@@ -149,8 +149,8 @@ async function perform(op, row, changes, why) {
   try {
     const results = await act(op, row ? [row.id] : [], changes, why);
     const answers = results.map((each) => each.answer + (each.detail ? `, ${each.detail}` : ""));
-    const well = results.every((each) => each.answer === "done");
-    say(answers.join("; ") || "done", well ? "success" : "warning");
+    const done = results.every((each) => each.answer === "done");
+    say(answers.join("; ") || "done", done ? "success" : "warning");
   } catch (error) {
     say(error.message, "danger");
   }

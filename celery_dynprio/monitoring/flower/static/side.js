@@ -6,12 +6,12 @@ import { clock, count, score } from "./format.js";
 const keys = new Map();
 const entries = new Map();
 
-export function showUse(parent, use, total) {
+export function showUse(parent, use, seconds) {
   const most = use.length ? use[0].seconds : 1;
-  place(parent, use.map((each) => useLine(each, most, total)));
+  place(parent, use.map((each) => useLine(each, most, seconds)));
 }
 
-function useLine(each, most, total) {
+function useLine(each, most, seconds) {
   if (!keys.has(each.key)) {
     const bar = makeBar("dp-bar-use");
     const number = make("span", { class: "dp-number" });
@@ -21,7 +21,7 @@ function useLine(each, most, total) {
   }
   const { line, bar, number } = keys.get(each.key);
   setBar(bar, each.seconds / most);
-  setText(number, `${each.seconds.toFixed(1)} s, ${Math.round((each.seconds / total) * 100)} %`);
+  setText(number, `${each.seconds.toFixed(1)} s, ${Math.round((each.seconds / seconds) * 100)} %`);
   return line;
 }
 

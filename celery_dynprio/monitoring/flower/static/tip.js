@@ -12,17 +12,18 @@ export function watchScores(parent, rowOf) {
       open(target, rowOf(target));
     }
   };
-  const hide = (event) => {
-    if (event.target.closest(".dp-score-bar") && !event.target.closest(".dp-score-bar").contains(event.relatedTarget)) {
-      close();
-    }
-  };
   parent.addEventListener("mouseover", show);
   parent.addEventListener("focusin", show);
   parent.addEventListener("mouseout", hide);
   parent.addEventListener("focusout", hide);
   document.addEventListener("keydown", (event) => event.key === "Escape" && close());
   document.addEventListener("scroll", follow, true); // the keyboard's focus may have scrolled it into sight
+}
+
+function hide(event) {
+  if (event.target.closest(".dp-score-bar") && !event.target.closest(".dp-score-bar").contains(event.relatedTarget)) {
+    close();
+  }
 }
 
 // The rows were read anew.

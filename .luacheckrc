@@ -1,0 +1,4 @@
+-- The scripts run in Redis and Valkey, which are Lua 5.1 with these.
+std = 'lua51'
+read_globals = { 'ARGV', 'KEYS', 'bit', 'cjson', 'cmsgpack', 'redis', 'struct' }
+max_line_length = 135
