@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import psutil
@@ -15,8 +16,9 @@ from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.engine.reprioritizer import Reprioritizer
-from celery_dynprio.models import Context, Outcome
+from celery_dynprio.models import Context, Outcome, Run
 from celery_dynprio.policies import default_policy
+from celery_dynprio.ports.stores import Usage, UsageFigures
 from celery_dynprio.settings import Settings
 
 #: Share of the pending tasks that change their level in each steady tick.
@@ -106,14 +108,18 @@ def _settings() -> Settings:
     return Settings(queues=("celery",), policy=default_policy(), budget=0.2)
 
 
-class _Learned:
-    """Runtimes and use as a run of some hours leaves them."""
+class _Learned(Usage):
+    """Runtimes and use as a run of some hours leaves them; nothing is learned on top."""
 
     runtimes = {f"shop.task{n}": 0.1 * n for n in range(20)}  # noqa: RUF012 - constants
     use = {f"tenant {n}": float(n) for n in range(97)}  # noqa: RUF012 - constants
 
-    def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - nothing ages here
-        return self.runtimes, self.use
+    def add(self, runs: Iterable[Run]) -> None: ...
+
+    def close(self) -> None: ...
+
+    def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
+        return UsageFigures(self.runtimes, self.use)
 
     @classmethod
     def context(cls) -> Context:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -29,7 +30,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: ZipFile) -> None:
     }
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert "celery_dynprio/py.typed" in packed
-    assert "celery_dynprio/backlogs/lua/move.lua" in packed
+    assert "celery_dynprio/brokers/redis/lua/move.lua" in packed
     assert packed == sources
 
 
@@ -43,3 +44,24 @@ def test_a_plain_install_needs_celery_kombu_and_redis_only(wheel: ZipFile) -> No
     needed = [line for line in wheel.read(name).decode().splitlines() if line.startswith("Requires-Dist:")]
     plain = {re.split("[^a-z]", line.removeprefix("Requires-Dist: "))[0] for line in needed if "extra ==" not in line}
     assert plain == {"celery", "kombu", "redis"}
+
+
+def test_the_sdist_has_what_its_makefile_calls(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)], cwd=ROOT, check=True
+    )
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sdist:
+        packed = {name.partition("/")[2] for name in sdist.getnames()}
+    assert packed >= {
+        *(
+            ".ci/run",
+            ".github/workflows/ci.yml",
+            ".luacheckrc",
+            ".oxlintrc.json",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "LICENSE",
+        ),
+        *("Makefile", "README.md", "SECURITY.md", "bench/__main__.py", "docs/site/pages.py"),
+        *("example_project/demo/__main__.py", "mkdocs.yml", "pyproject.toml", "tests/oldest.txt", "tests/conftest.py"),
+    }
