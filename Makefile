@@ -9,7 +9,7 @@ WORKERS ?= 4
 PYTEST = python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-oldest test-wheel coverage lint audit docs wheel bench screenshots clean
+.PHONY: help demo test test-quick test-oldest test-wheel coverage lint audit docs architecture wheel bench screenshots clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ audit: $(VENV)/.audit ## known vulnerabilities of what the newest install brings
 
 docs: $(VENV)/.docs ## the site with the docs, in build/site
 	$(BIN)/mkdocs build --strict
+
+architecture: $(VENV)/.docs ## the picture of the architecture in docs, from the imports
+	$(BIN)/python docs/site/architecture.py
 
 wheel: $(VENV)/.package ## the wheel and the sdist, in dist, checked
 	rm -rf dist

@@ -18,6 +18,10 @@ def _link(match: re.Match[str]) -> str:
 class Roles(griffe.Extension):
     """Turns each role into a link, if the site has that object."""
 
+    def on_module(self, *, mod: griffe.Module, **_: Any) -> None:
+        """Rewrite the docstring of a module, too."""
+        self.on_object(obj=mod)
+
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of one object."""
         if obj.docstring is not None:
