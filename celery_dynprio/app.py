@@ -38,7 +38,7 @@ DEFAULT_STEPS: Final = tuple(range(10))
 #: Steps of a worker's consumer, by name so that only workers import them.
 CONSUMER_STEPS: Final = (
     "celery_dynprio.worker.candidate:Candidate",
-    "celery_dynprio.doctor.gather:StartupChecks",
+    "celery_dynprio.doctor.startup:StartupChecks",
     "celery_dynprio.worker.received:TraceReceived",
     "celery_dynprio.worker.restoring:RestoreToPlainLists",
     "celery_dynprio.worker.turns:TakeTurns",

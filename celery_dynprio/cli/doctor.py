@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from celery_dynprio.cli.rendering import counted, print_json
-from celery_dynprio.cli.session import duration, json_option, one_line_errors, settings_of
-from celery_dynprio.doctor.checks import Finding, Level
+from celery_dynprio.cli.session import duration, installed_in, json_option, one_line_errors
+from celery_dynprio.ports.health import Finding, Severity
 
 #: Processes that are named in one line.
 MOST_NAMES: Final = 3
@@ -20,7 +19,7 @@ MOST_NAMES: Final = 3
 _SETTINGS: Final = ("prefetch", "queue_order_strategy", "visibility_timeout", "priority_steps")
 _BROKER: Final = ("redis", "maxmemory-policy", "maxmemory", "persistence", "replication", "connections", "clock")
 
-_COLOURS: Final[dict[Level, str]] = {"error": "red", "warning": "yellow", "ok": "green"}
+_COLOURS: Final[dict[Severity, str]] = {"error": "red", "warning": "yellow", "ok": "green"}
 
 
 @click.command(cls=CeleryCommand)
@@ -50,41 +49,42 @@ def doctor(ctx: click.Context, *, timeout: float, as_json: bool) -> None:
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     from celery_dynprio.doctor.gather import examine  # noqa: PLC0415 - see the package
 
-    settings = settings_of(ctx.obj.app)
+    installation = installed_in(ctx.obj.app)
     with one_line_errors():
-        findings = examine(ctx.obj.app, settings, timeout)
+        findings = examine(installation, timeout)
     if as_json:
         print_json(as_object(findings))
     else:
-        for level, line in draw(findings):
-            ctx.obj.echo(f"{ctx.obj.style(f'{level:7}', fg=_COLOURS[level])} {line}")
+        for severity, line in draw(findings):
+            ctx.obj.echo(f"{ctx.obj.style(f'{severity:7}', fg=_COLOURS[severity])} {line}")
         ctx.obj.echo(_verdict(findings))
-    if any(finding.level == "error" for finding in findings):
+    if any(finding.severity == "error" for finding in findings):
         ctx.exit(1)
 
 
-def draw(findings: Sequence[Finding]) -> Iterator[tuple[Level, str]]:
-    """The lines that are shown, each with its level, the worst first; what is well is folded to a few."""
-    for level in ("error", "warning"):
+def draw(findings: Sequence[Finding]) -> Iterator[tuple[Severity, str]]:
+    """The lines that are shown, each with its severity, the worst first; what is well is folded to a few."""
+    severities: tuple[Severity, ...] = ("error", "warning")
+    for severity in severities:
         same: dict[tuple[str, str], list[str]] = {}
         for each in findings:
-            if each.level == level:
+            if each.severity == severity:
                 same.setdefault((each.check, each.text), []).append(each.whose)
         for (check, text), whose in same.items():
-            yield level, f"{check}: {_names(whose)}{text}"
+            yield severity, f"{check}: {_names(whose)}{text}"
     for line in _well(findings):
         yield "ok", line
 
 
 def _well(findings: Sequence[Finding]) -> Iterator[str]:
     """What is well: one line for the settings, one for the broker, one for each other check."""
-    wrong = {each.whose for each in findings if each.level != "ok"}
+    wrong = {each.whose for each in findings if each.severity != "ok"}
     whose = dict.fromkeys(each.whose for each in findings if each.check in _SETTINGS and each.whose not in wrong)
     if whose:
         yield f"settings: {_names(list(whose))}{', '.join(_SETTINGS)}"
     lines: dict[str, list[str]] = {}
     for each in findings:
-        if each.level == "ok" and each.check not in _SETTINGS:
+        if each.severity == "ok" and each.check not in _SETTINGS:
             lines.setdefault("broker" if each.check in _BROKER else each.check, []).append(each.text)
     for check, texts in lines.items():
         yield f"{check}: {'; '.join(texts)}"
@@ -92,7 +92,12 @@ def _well(findings: Sequence[Finding]) -> Iterator[str]:
 
 def as_object(findings: Sequence[Finding]) -> dict[str, Any]:
     """What ``--json`` prints."""
-    return {"healthy": all(each.level == "ok" for each in findings), "findings": [asdict(each) for each in findings]}
+    return {
+        "healthy": all(each.severity == "ok" for each in findings),
+        "findings": [
+            {"level": each.severity, "check": each.check, "text": each.text, "whose": each.whose} for each in findings
+        ],
+    }
 
 
 def _names(whose: Sequence[str]) -> str:
@@ -103,7 +108,7 @@ def _names(whose: Sequence[str]) -> str:
 
 
 def _verdict(findings: Sequence[Finding]) -> str:
-    errors, warnings = (sum(each.level == level for each in findings) for level in ("error", "warning"))
+    errors, warnings = (sum(each.severity == severity for each in findings) for severity in ("error", "warning"))
     if not errors and not warnings:
         return "Healthy: nothing to do."
     return f"{counted(errors, 'error')}, {counted(warnings, 'warning')}."

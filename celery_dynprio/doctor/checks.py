@@ -1,52 +1,39 @@
 """What in the settings of an app and its workers would spoil the order of pending tasks, and what to set instead. Pure.
 
-:mod:`celery_dynprio.doctor.gather` gathers what is judged here.
+:mod:`celery_dynprio.doctor.gather` reads what is judged here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from celery_dynprio.message import steps_in
+from celery_dynprio.ports.health import LARGEST_SKEW, Finding
 
-#: Seconds: clocks may differ by so much, and shorter visibility timeouts are warned of.
-LARGEST_SKEW: Final = 1.0
+#: Seconds; shorter visibility timeouts are warned of.
 SHORTEST_VISIBILITY: Final = 300.0
 
 #: kombu's own default, for processes that set none.
 KOMBU_VISIBILITY: Final = 3600.0
-
-Level: TypeAlias = Literal["error", "warning", "ok"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One result of a check: ``error`` breaks the order, ``warning`` may, ``ok`` is as it should be."""
-
-    level: Level
-    check: str
-    #: What is so, and if it is not well, what to set or to type.
-    text: str
-    #: The process that it is about: "this app", or a worker; "" for what all share.
-    whose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What was read of workers and messages."""
 
-    #: Our ``priority_steps``, and by worker name those of the workers that answered.
+    #: Our ``priority_steps``.
     steps: Sequence[int] = tuple(range(10))
     #: Those of our steps that workers without the add-on take from as well.
     plain: Sequence[int] = tuple(range(10))
+    #: The settings of the workers that answered, by node name.
     workers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    #: By Redis key: messages of managed queues where no process with our steps looks.
+    #: Messages of managed queues where no process with our steps looks, by the broker's name of the place.
     unpolled: Mapping[str, int] = field(default_factory=dict)
-    #: By Redis key: messages where none of the workers that answered takes from.
+    #: Messages where none of the workers that answered looks, likewise.
     stranded: Mapping[str, int] = field(default_factory=dict)
-    #: The farthest that a sampled message was published in the broker's future, in seconds.
+    #: Seconds by which a sampled message was published in the broker's future, at most.
     ahead: float = 0.0
     #: The longest learned mean runtime in seconds, and the task that has it.
     longest: tuple[float, str] | None = None
@@ -117,8 +104,8 @@ def check_workers(
 ) -> list[Finding]:
     """Judge the settings of the workers that answered.
 
-    ``steps`` are this app's ``priority_steps``, and ``plain`` those of them from which workers without the add-on take
-    as well (None: all).
+    ``steps`` are this app's ``priority_steps``; ``plain`` are those that workers without the add-on take from as well,
+    all of them if it is None.
     """
     findings: list[Finding] = []
     if not workers:
@@ -146,7 +133,7 @@ def check_workers(
 
 
 def check_messages(facts: Facts, visibility: float, *, late: bool) -> list[Finding]:
-    """Judge what waits and what was learned; ``late`` is ``task_acks_late``, ``visibility`` is in seconds."""
+    """Judge waiting messages and learned runtimes; ``late`` is ``task_acks_late``, ``visibility`` is in seconds."""
     findings = [
         Finding(
             "error",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from celery_dynprio import message, protocol1
-from celery_dynprio.doctor.checks import Finding
+from celery_dynprio.ports.health import Finding
 
 #: What to do about messages that are left alone, by the reason.
 _REMEDIES: Final = {
@@ -28,20 +28,20 @@ class Queue:
     workers: Sequence[str] = ()
     #: Whether tasks of this app are sent to it, as far as its settings tell.
     routed: bool = True
-    #: Messages in the list of the queue's own name, in all lists, and parked ones that are to run.
+    #: Messages in the list of the queue's own name, in the front, and in the overflow.
     plain: int = 0
     front: int = 0
     overflow: int = 0
     #: Who leads it; "" if nobody does.
     leader: str = ""
-    #: Messages that were looked at, and of these the ones that are left alone, by reason.
+    #: Messages that were looked at, and how many of them are left alone, by reason.
     sampled: int = 0
     foreign: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """That an operator stopped all moves: since when (a date and time), who, and why; "" is what is not known."""
+    """An operator stopped all moves: since when (a date and time), who, and why; "" where this is not known."""
 
     since: str = ""
     by: str = ""
@@ -58,7 +58,7 @@ class Traffic:
     #: The workers that answered at all, and those of them that start a reprioritizer where none leads.
     workers: Collection[str] = ()
     candidates: Collection[str] = ()
-    #: By worker without the add-on that takes from a managed queue: the unmanaged ones that it takes from as well.
+    #: Workers without the add-on that take from a managed queue, and the unmanaged queues that they take from too.
     mixed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pause: Pause | None = None
 
@@ -67,7 +67,7 @@ def check_traffic(traffic: Traffic) -> list[Finding]:
     """Judge who takes from the managed queues, who leads them, and what waits there."""
     findings: list[Finding] = []
     for queue in traffic.queues:
-        findings += [*_taken(queue, traffic), *_led(queue, traffic), *_waiting(queue), *_foreign(queue)]
+        findings += [*_workers(queue, traffic), *_leader(queue, traffic), *_waiting(queue), *_foreign(queue)]
     for worker, others in sorted(traffic.mixed.items()):
         text = (
             f"takes from the unmanaged {', '.join(others)} as well, without the add-on: there every task comes before "
@@ -79,16 +79,16 @@ def check_traffic(traffic: Traffic) -> list[Finding]:
 
 
 def check_routes(queues: Iterable[str], known: Collection[str] | None) -> list[Finding]:
-    """Judge the names in ``dynprio_queues`` by the queues that an app sends to or takes from; None if nobody knows."""
+    """Judge names in ``dynprio_queues``; ``known`` are the queues that the app sends to, None if they are unknown."""
     return [_unrouted(queue, known) for queue in queues if known is not None and queue not in known]
 
 
 def misspelt(name: str, known: Iterable[str]) -> str:
-    """What a queue's name was meant to be; "" if nothing is like it."""
+    """Return the queue that was probably meant by this name; "" if none is like it."""
     return next(iter(difflib.get_close_matches(name, [each for each in known if each != name], 1)), "")
 
 
-def _taken(queue: Queue, traffic: Traffic) -> Iterable[Finding]:
+def _workers(queue: Queue, traffic: Traffic) -> Iterable[Finding]:
     if queue.workers:
         count = len(queue.workers)
         yield Finding("ok", "queues", f"{queue.name}: {count} worker{'s' * (count > 1)}")
@@ -96,7 +96,7 @@ def _taken(queue: Queue, traffic: Traffic) -> Iterable[Finding]:
     waits = queue.front + queue.overflow
     if not queue.routed:
         yield _unrouted(queue.name, traffic.known)
-    elif traffic.workers:  # if none answered at all, that is said once
+    elif traffic.workers:  # that none answered at all is one finding of its own
         command = f"celery -A proj worker -Q {queue.name}"
         text = f"{queue.name}: no worker that answered takes from it: start one with `{command}`"
         yield Finding("error" if waits else "warning", "queues", text)
@@ -109,7 +109,7 @@ def _unrouted(name: str, known: Iterable[str]) -> Finding:
     return Finding("error", "queues", text)
 
 
-def _led(queue: Queue, traffic: Traffic) -> Iterable[Finding]:
+def _leader(queue: Queue, traffic: Traffic) -> Iterable[Finding]:
     if queue.leader:
         yield Finding("ok", "leader", f"{queue.name}: {queue.leader}")
     elif traffic.candidates:

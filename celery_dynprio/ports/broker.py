@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import Move, Outcome, PendingTask, Place, Snapshot
+from celery_dynprio.ports.health import Health
 from celery_dynprio.ports.lease import TTL, Kind, Lease
 from celery_dynprio.ports.stores import Stores
 
@@ -213,6 +214,10 @@ class Broker(Protocol):
     @property
     def stores(self) -> Stores:
         """What it remembers."""
+
+    @property
+    def health(self) -> Health:
+        """What it finds out about itself."""
 
     def clock(self) -> float:
         """Return the broker's clock, Unix seconds: what one process writes into messages, all others read."""

@@ -12,11 +12,11 @@ from celery import Celery
 
 from celery_dynprio import DynPrio
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.health import server_info
 from celery_dynprio.brokers.redis.lease import RedisLease
-from celery_dynprio.doctor.checks import Finding
-from celery_dynprio.doctor.gather import examine, look
+from celery_dynprio.doctor.gather import examine
 from celery_dynprio.operators.workers import Workers
-from celery_dynprio.settings import Settings
+from celery_dynprio.ports.health import Finding
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.processes import wait_until
@@ -60,12 +60,12 @@ def good_app(url: str, **options: Any) -> Celery:
 
 
 def findings(app: Celery, timeout: float = 0.2) -> list[Finding]:
-    return examine(app, Settings(queues=("celery",)), timeout)
+    return examine(DynPrio.of(app) or DynPrio(app), timeout)
 
 
 def troubles(app: Celery, check: str = "") -> list[Finding]:
     """What is not well; nobody leads and no worker answers in most of these tests."""
-    unwell = [finding for finding in findings(app) if finding.level != "ok"]
+    unwell = [finding for finding in findings(app) if finding.severity != "ok"]
     return [finding for finding in unwell if (finding.check == check if check else finding.check not in NOBODY)]
 
 
@@ -76,7 +76,7 @@ def publish(database: Database, headers: Mapping[str, Any], key: str = "celery")
 
 def test_every_server_that_we_support_tells_what_is_asked(server: Database) -> None:
     client = RedisClient.from_app(make_app(server.url))
-    broker = look(client)
+    broker = server_info(client)
     client.close()
     assert broker.version
     assert tuple(map(int, broker.version.split(".")[:2])) >= (6, 2)
@@ -94,7 +94,9 @@ def test_every_server_that_we_support_tells_what_is_asked(server: Database) -> N
 def test_a_broker_with_everything_set_well(start_server: StartServer) -> None:
     app = good_app(start_server(aof=True).url())
     assert troubles(app) == []
-    assert [(each.level, each.check) for each in findings(app) if each.check in NOBODY and each.level != "ok"] == [
+    assert [
+        (each.severity, each.check) for each in findings(app) if each.check in NOBODY and each.severity != "ok"
+    ] == [
         ("warning", "workers"),
         ("warning", "leader"),
     ]
@@ -116,7 +118,7 @@ def test_a_broker_that_is_full(start_server: StartServer) -> None:
         client.config_set("maxmemory", 1)
         client.config_set("maxmemory-policy", "noeviction")
     (finding,) = troubles(good_app(server.url()))
-    assert (finding.level, finding.check) == ("error", "maxmemory")
+    assert (finding.severity, finding.check) == ("error", "maxmemory")
 
 
 def test_a_primary_that_does_not_wait_for_its_replica(start_server: StartServer) -> None:
@@ -125,12 +127,12 @@ def test_a_primary_that_does_not_wait_for_its_replica(start_server: StartServer)
         other.replicaof("127.0.0.1", str(server.port))
         wait_until(lambda: client.info("replication")["connected_slaves"] == 1)
         (finding,) = troubles(good_app(server.url()))
-        assert (finding.level, finding.check) == ("warning", "replication")
+        assert (finding.severity, finding.check) == ("warning", "replication")
         client.config_set("min-replicas-to-write", 1)
         wait_until(lambda: client.info("replication")["min_slaves_good_slaves"] == 1)
         assert troubles(good_app(server.url())) == []
         (finding,) = troubles(good_app(replica.url()))
-        assert (finding.level, finding.check) == ("error", "replication")
+        assert (finding.severity, finding.check) == ("error", "replication")
 
 
 def test_a_user_who_may_not_ask_is_told_what_was_not_checked(start_server: StartServer) -> None:
@@ -138,7 +140,7 @@ def test_a_user_who_may_not_ask_is_told_what_was_not_checked(start_server: Start
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "svc", "on", ">pw", "~*", "&*", "+@all", "-@dangerous")
     (finding,) = troubles(good_app(f"redis://svc:pw@127.0.0.1:{server.port}/0"))
-    assert (finding.level, finding.check) == ("warning", "rights")
+    assert (finding.severity, finding.check) == ("warning", "rights")
 
 
 def test_a_queue_that_nothing_is_sent_to(valkey: Database) -> None:
@@ -146,7 +148,8 @@ def test_a_queue_that_nothing_is_sent_to(valkey: Database) -> None:
     app.conf.task_routes = {"mails.*": {"queue": "mails"}, "x": "other"}
 
     def problems(*queues: str) -> list[str]:
-        found = examine(app, Settings(queues=queues), 0.2)
+        app.conf.dynprio_queues = queues
+        found = examine(DynPrio(app), 0.2)
         return [finding.text.partition(": ")[2] for finding in found if finding.check == "queues"]
 
     assert problems("celery", "mails", "other") == []
@@ -161,12 +164,12 @@ def test_who_leads_and_that_nobody_does(valkey: Database) -> None:
     app = good_app(valkey.url)
     publish(valkey, {})
     (finding,) = troubles(app, "leader")
-    assert finding.level == "error"
+    assert finding.severity == "error"
     client = RedisClient.from_app(app)
     RedisLease(client, "celery", "ops:1:x").acquire()
     client.close()
     (finding,) = [finding for finding in findings(app) if finding.check == "leader"]
-    assert (finding.level, finding.text) == ("ok", "celery: ops:1:x (dedicated)")
+    assert (finding.severity, finding.text) == ("ok", "celery: ops:1:x (dedicated)")
 
 
 def test_who_paused_is_named(valkey: Database) -> None:
@@ -199,7 +202,7 @@ def test_messages_in_lists_that_nobody_looks_at(valkey: Database) -> None:
     publish(valkey, {}, "celery\x06\x163")
     app = good_app(valkey.url, steps=(0, 5))
     (finding,) = troubles(app, "priority_steps")
-    assert finding.level == "error"
+    assert finding.severity == "error"
     assert "1 messages wait in 'celery\\x06\\x163'" in finding.text
 
 
@@ -212,7 +215,7 @@ def test_a_producer_whose_clock_runs_ahead(valkey: Database) -> None:
 
 def test_a_broker_that_is_away_is_a_finding() -> None:
     found = troubles(good_app("redis://127.0.0.1:1/0"))
-    assert [(finding.level, finding.check) for finding in found] == [("error", "broker")]
+    assert [(finding.severity, finding.check) for finding in found] == [("error", "broker")]
 
 
 @pytest.mark.parametrize(("steps", "level"), [(None, "error"), (list(range(10)), "ok")])
@@ -223,7 +226,7 @@ def test_a_running_worker_without_the_addon_is_compared(
     app, worker = good_app(valkey.url), start_worker(make_project(valkey.url, conf=conf))
     worker.wait_for_answer(app)
     found = [finding for finding in findings(app, ANSWER) if finding.check == "priority_steps"]
-    assert [(finding.level, finding.whose) for finding in found] == [(level, worker.hostname())]
+    assert [(finding.severity, finding.whose) for finding in found] == [(level, worker.hostname())]
 
 
 def test_a_worker_of_other_queues_is_not_judged(
@@ -232,7 +235,7 @@ def test_a_worker_of_other_queues_is_not_judged(
     app, worker = good_app(valkey.url), start_worker(make_project(valkey.url), args=["-Q", "unmanaged"])
     worker.wait_for_answer(app)
     found = findings(app, ANSWER)
-    assert [finding for finding in found if finding.level == "error"] == []
+    assert [finding for finding in found if finding.severity == "error"] == []
 
 
 def test_a_worker_of_two_queues_without_the_addon(
@@ -241,7 +244,7 @@ def test_a_worker_of_two_queues_without_the_addon(
     app, worker = good_app(valkey.url), start_worker(make_project(valkey.url), args=["-Q", "celery,unmanaged"])
     worker.wait_for_answer(app)
     (finding,) = [finding for finding in findings(app, ANSWER) if finding.check == "turns"]
-    assert (finding.level, finding.whose) == ("warning", worker.hostname())
+    assert (finding.severity, finding.whose) == ("warning", worker.hostname())
     assert "the unmanaged unmanaged as well" in finding.text
 
 

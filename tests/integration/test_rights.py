@@ -118,7 +118,7 @@ def test_each_of_them_is_missed(valkey: Database) -> None:
 def test_the_doctor_says_what_an_administrator_has_to_type(make_user: MakeUser) -> None:
     url = make_user("~svc:*", "&*", "+@all", "-@dangerous", "-lrem", "-hlen")
     app = app_of(url)
-    found = [finding for finding in examine(app, DynPrio.of(app).settings, 0.1) if finding.level == "error"]  # type: ignore[union-attr]
+    found = [finding for finding in examine(DynPrio(app), 0.1) if finding.severity == "error"]
     user = url.partition("//")[2].partition(":")[0]
     assert [finding.check for finding in found] == ["rights"]
     assert f"user {user} may not run LREM, HLEN: " in found[0].text

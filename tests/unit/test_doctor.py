@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from celery_dynprio.brokers.redis.checks import ServerInfo, check_server
 from celery_dynprio.cli.doctor import draw
-from celery_dynprio.doctor.broker_checks import Broker, check_broker
-from celery_dynprio.doctor.checks import Facts, Finding, check_conf, check_messages, check_workers
+from celery_dynprio.doctor.checks import Facts, check_conf, check_messages, check_workers
 from celery_dynprio.doctor.queue_checks import Pause, Queue, Traffic, check_routes, check_traffic
 from celery_dynprio.message import KOMBU_STEPS
+from celery_dynprio.ports.health import Finding
 
 STEPS = tuple(range(10))
 
@@ -25,11 +26,11 @@ def conf(**options: Any) -> dict[str, Any]:
 
 
 def troubles(findings: list[Finding]) -> list[tuple[str, str]]:
-    return [(finding.level, finding.check) for finding in findings if finding.level != "ok"]
+    return [(finding.severity, finding.check) for finding in findings if finding.severity != "ok"]
 
 
 def only_text(findings: list[Finding]) -> str:
-    (text,) = [finding.text for finding in findings if finding.level != "ok"]
+    (text,) = [finding.text for finding in findings if finding.severity != "ok"]
     return text
 
 
@@ -93,58 +94,58 @@ def test_late_acks_make_the_visibility_timeout_bind_runtimes_too() -> None:
     ],
 )
 def test_redis_6_2_is_the_oldest(version: str, expected: list[tuple[str, str]]) -> None:
-    assert troubles(check_broker(Broker(version))) == expected
+    assert troubles(check_server(ServerInfo(version))) == expected
 
 
 def test_an_old_redis_is_named_with_what_to_use() -> None:
-    assert only_text(check_broker(Broker("6.0.16"))) == "version 6.0.16: use Redis 6.2 or newer, or Valkey"
+    assert only_text(check_server(ServerInfo("6.0.16"))) == "version 6.0.16: use Redis 6.2 or newer, or Valkey"
 
 
 @pytest.mark.parametrize(
-    ("broker", "check", "remedy"),
+    ("server", "check", "remedy"),
     [
-        (Broker("7.0", eviction="allkeys-lru"), "maxmemory-policy", "set maxmemory-policy noeviction"),
-        (Broker("7.0", aof=False, snapshots=""), "persistence", "set appendonly yes"),
-        (Broker("7.0", replicas=2, min_replicas=0), "replication", "set min-replicas-to-write 1"),
-        (Broker("7.0", memory=95_000_000, maxmemory=100_000_000), "maxmemory", "raise maxmemory"),
-        (Broker("7.0", connections=9_500, maxclients=10_000), "connections", "raise maxclients"),
-        (Broker(None), "rights", "+info"),
-        (Broker("7.0", skew=1.1), "clock", "1.1 s ahead of this host's"),
-        (Broker("7.0", skew=-7.0), "clock", "7.0 s behind this host's"),
+        (ServerInfo("7.0", eviction="allkeys-lru"), "maxmemory-policy", "set maxmemory-policy noeviction"),
+        (ServerInfo("7.0", aof=False, snapshots=""), "persistence", "set appendonly yes"),
+        (ServerInfo("7.0", replicas=2, min_replicas=0), "replication", "set min-replicas-to-write 1"),
+        (ServerInfo("7.0", memory=95_000_000, maxmemory=100_000_000), "maxmemory", "raise maxmemory"),
+        (ServerInfo("7.0", connections=9_500, maxclients=10_000), "connections", "raise maxclients"),
+        (ServerInfo(None), "rights", "+info"),
+        (ServerInfo("7.0", skew=1.1), "clock", "1.1 s ahead of this host's"),
+        (ServerInfo("7.0", skew=-7.0), "clock", "7.0 s behind this host's"),
     ],
 )
-def test_brokers_that_lose_or_mislead(broker: Broker, check: str, remedy: str) -> None:
-    findings = check_broker(broker)
+def test_brokers_that_lose_or_mislead(server: ServerInfo, check: str, remedy: str) -> None:
+    findings = check_server(server)
     assert troubles(findings) == [("warning", check)]
     assert remedy in only_text(findings)
 
 
 @pytest.mark.parametrize(
-    "broker",
+    "server",
     [
-        Broker("7.0", aof=False, snapshots="3600 1"),
-        Broker("7.0", aof=False, snapshots=None),
-        Broker("7.0", skew=0.9),
-        Broker("7.0", replicas=2, min_replicas=1),
-        Broker("7.0", memory=89, maxmemory=100),
-        Broker("7.0", connections=89, maxclients=100),
-        Broker("7.0", connections=89),
-        Broker("7.0", eviction=None),
+        ServerInfo("7.0", aof=False, snapshots="3600 1"),
+        ServerInfo("7.0", aof=False, snapshots=None),
+        ServerInfo("7.0", skew=0.9),
+        ServerInfo("7.0", replicas=2, min_replicas=1),
+        ServerInfo("7.0", memory=89, maxmemory=100),
+        ServerInfo("7.0", connections=89, maxclients=100),
+        ServerInfo("7.0", connections=89),
+        ServerInfo("7.0", eviction=None),
     ],
 )
-def test_brokers_that_will_do(broker: Broker) -> None:
-    assert troubles(check_broker(broker)) == []
+def test_brokers_that_will_do(server: ServerInfo) -> None:
+    assert troubles(check_server(server)) == []
 
 
 @pytest.mark.parametrize(
-    ("broker", "check", "remedy"),
+    ("server", "check", "remedy"),
     [
-        (Broker("7.0", memory=100, maxmemory=100), "maxmemory", "raise maxmemory"),
-        (Broker("7.0", primary=False), "replication", "set broker_url to its primary"),
+        (ServerInfo("7.0", memory=100, maxmemory=100), "maxmemory", "raise maxmemory"),
+        (ServerInfo("7.0", primary=False), "replication", "set broker_url to its primary"),
     ],
 )
-def test_brokers_that_take_no_writes(broker: Broker, check: str, remedy: str) -> None:
-    findings = check_broker(broker)
+def test_brokers_that_take_no_writes(server: ServerInfo, check: str, remedy: str) -> None:
+    findings = check_server(server)
     assert troubles(findings) == [("error", check)]
     assert remedy in only_text(findings)
 
@@ -153,7 +154,7 @@ def test_a_worker_with_other_steps_is_an_error_that_names_it() -> None:
     workers = {"same": conf(), "plain": conf(broker_transport_options={}), "odd": conf(broker_transport_options=None)}
     findings = check_workers(workers, STEPS)
     assert troubles(findings) == [("error", "priority_steps")] * 2
-    odd, plain = (finding for finding in findings if finding.level == "error")
+    odd, plain = (finding for finding in findings if finding.severity == "error")
     assert odd.text.startswith("priority_steps = [0, 3, 6, 9], here [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]")
     assert (odd.whose, plain.whose) == ("odd", "plain")
 
@@ -162,7 +163,7 @@ def test_a_worker_without_the_addon_makes_the_order_coarser() -> None:
     workers = {"new": conf(), "old": conf(broker_transport_options={})}
     findings = check_workers(workers, STEPS, KOMBU_STEPS)
     assert troubles(findings) == [("warning", "priority_steps")]
-    (finding,) = [finding for finding in findings if finding.level != "ok"]
+    (finding,) = [finding for finding in findings if finding.severity != "ok"]
     assert finding.text.startswith("it takes from the priorities [0, 3, 6, 9] only")
     assert finding.whose == "old"
     odd = check_workers({"odd": conf(broker_transport_options={"priority_steps": [0, 5]})}, STEPS, KOMBU_STEPS)
@@ -283,7 +284,7 @@ def test_messages_that_are_left_alone_are_told_by_their_reason(reason: str, reme
 
 
 def test_a_worker_without_turns_is_named_with_its_other_queues() -> None:
-    (finding,) = [each for each in check_traffic(traffic(LED, mixed={"old": ["mails"]})) if each.level != "ok"]
+    (finding,) = [each for each in check_traffic(traffic(LED, mixed={"old": ["mails"]})) if each.severity != "ok"]
     assert (finding.check, finding.whose) == ("turns", "old")
     assert "takes from the unmanaged mails as well" in finding.text
 
@@ -303,7 +304,7 @@ def test_a_healthy_deployment_takes_few_lines_however_many_workers_it_has() -> N
     workers = {f"w{number}": conf() for number in range(50)}
     findings = [
         *check_conf(conf()),
-        *check_broker(Broker("7.0")),
+        *check_server(ServerInfo("7.0")),
         *check_workers(workers, STEPS),
         *check_traffic(traffic(LED)),
     ]

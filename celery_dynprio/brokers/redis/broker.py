@@ -11,6 +11,7 @@ from celery_dynprio.brokers.redis.audit import RedisAudit
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import BROKER_ERRORS, BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.counts import count_places
+from celery_dynprio.brokers.redis.health import RedisHealth
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.reading import Reader
@@ -38,6 +39,7 @@ class RedisBroker:
         self.errors = ERRORS
         self.stores = RedisStores(client)
         self.clock = BrokerClock(client)
+        self.health = RedisHealth(client)
 
     def backlog(
         self,

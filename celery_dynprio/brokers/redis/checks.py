@@ -1,4 +1,4 @@
-"""What in a broker would lose, delay or refuse pending tasks, and what to set instead. Pure."""
+"""What in a Redis would lose, delay or refuse pending tasks, and what to set instead. Pure."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from celery_dynprio.doctor.checks import LARGEST_SKEW, Finding
+from celery_dynprio.ports.health import LARGEST_SKEW, Finding
 
-#: The oldest Redis (or the Redis that a Valkey says it is compatible with).
+#: The oldest version supported; a Valkey names the Redis that it is compatible with.
 OLDEST_REDIS: Final = (6, 2)
 
-#: The share of the memory, and of the connections, from which on a broker is nearly full.
+#: A server is nearly full from this share of its memory, or of its connections, on.
 NEARLY_FULL: Final = 0.9
 
 _MB: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
-    """What a Redis tells about itself; None is what it does not."""
+class ServerInfo:
+    """What a Redis says about itself; None where it does not say."""
 
     version: str | None
     #: Its ``maxmemory-policy``.
@@ -27,21 +27,21 @@ class Broker:
     aof: bool | None = True
     #: Its ``save`` setting.
     snapshots: str | None = None
-    #: How many seconds its clock is ahead of this host's.
+    #: Seconds by which its clock is ahead of this host's.
     skew: float = 0.0
-    #: Bytes in use, and the most that may be; 0 if there is no limit.
+    #: Bytes in use, and their limit; 0 if there is none.
     memory: int = 0
     maxmemory: int = 0
     connections: int = 0
     maxclients: int | None = None
-    #: Whether it takes writes, how many replicas it has, and how many of them must have answered of late to write.
+    #: Whether it takes writes, how many replicas it has, and how many of them must follow closely before it does.
     primary: bool = True
     replicas: int = 0
     min_replicas: int | None = None
 
 
 def check_rights(missing: str, rules: Sequence[str], user: str) -> list[Finding]:
-    """Judge what a user of the broker may not do (``missing``), and what ``ACL SETUSER`` takes to grant it."""
+    """Report what the broker's user may not do (``missing``); ``rules`` are what ``ACL SETUSER`` takes to grant it."""
     if not missing:
         return []
     text = (
@@ -51,22 +51,22 @@ def check_rights(missing: str, rules: Sequence[str], user: str) -> list[Finding]
     return [Finding("error", "rights", text)]
 
 
-def check_broker(broker: Broker) -> list[Finding]:
-    """Judge what a Redis tells about itself."""
-    if broker.version is None:
+def check_server(server: ServerInfo) -> list[Finding]:
+    """Judge what a Redis says about itself."""
+    if server.version is None:
         text = (
             "this user may not INFO, so version, memory, persistence and replication were not checked: allow it "
             "(ACL SETUSER <user> +info), or look at them yourself"
         )
-        return [Finding("warning", "rights", text), *_skew(broker.skew)]
+        return [Finding("warning", "rights", text), *_skew(server.skew)]
     return [
-        *_version(broker.version),
-        *_eviction(broker.eviction),
-        *_memory(broker),
-        *_persistence(broker),
-        *_replication(broker),
-        *_connections(broker),
-        *_skew(broker.skew),
+        *_version(server.version),
+        *_eviction(server.eviction),
+        *_memory(server),
+        *_persistence(server),
+        *_replication(server),
+        *_connections(server),
+        *_skew(server.skew),
     ]
 
 
@@ -90,25 +90,25 @@ def _eviction(policy: str | None) -> Iterable[Finding]:
     )
 
 
-def _memory(broker: Broker) -> Iterable[Finding]:
-    used = f"{broker.memory / _MB:,.0f} MB"
-    if not broker.maxmemory:
+def _memory(server: ServerInfo) -> Iterable[Finding]:
+    used = f"{server.memory / _MB:,.0f} MB"
+    if not server.maxmemory:
         yield Finding("ok", "maxmemory", f"{used}, no limit")
         return
-    of = f"{used} of maxmemory = {broker.maxmemory / _MB:,.0f} MB used"
-    if broker.memory < NEARLY_FULL * broker.maxmemory:
+    of = f"{used} of maxmemory = {server.maxmemory / _MB:,.0f} MB used"
+    if server.memory < NEARLY_FULL * server.maxmemory:
         yield Finding("ok", "maxmemory", of)
         return
-    full = broker.memory >= broker.maxmemory
+    full = server.memory >= server.maxmemory
     what = "publishing and moving tasks fails" if full else "soon publishing and moving tasks will fail"
     remedy = "raise maxmemory in redis.conf, delete what is not needed, or start more workers"
     yield Finding("error" if full else "warning", "maxmemory", f"{of}: {what}: {remedy}")
 
 
-def _persistence(broker: Broker) -> Iterable[Finding]:
-    if broker.aof:
+def _persistence(server: ServerInfo) -> Iterable[Finding]:
+    if server.aof:
         yield Finding("ok", "persistence", "append-only file")
-    elif broker.snapshots == "":
+    elif server.snapshots == "":
         text = "none: a restart of the broker loses everything that is pending: set appendonly yes in redis.conf"
         yield Finding("warning", "persistence", text)
     else:
@@ -116,26 +116,26 @@ def _persistence(broker: Broker) -> Iterable[Finding]:
         yield Finding("ok", "persistence", text)
 
 
-def _replication(broker: Broker) -> Iterable[Finding]:
-    if not broker.primary:
+def _replication(server: ServerInfo) -> Iterable[Finding]:
+    if not server.primary:
         text = "this server is a replica and takes no writes: set broker_url to its primary, or to Sentinel"
         yield Finding("error", "replication", text)
-    elif broker.replicas and not broker.min_replicas:
+    elif server.replicas and not server.min_replicas:
         text = (
             "asynchronous: a failover loses what was published or moved last: set min-replicas-to-write 1 and "
             "min-replicas-max-lag 10 in redis.conf to bound that"
         )
         yield Finding("warning", "replication", text)
     else:
-        yield Finding("ok", "replication", f"{broker.replicas} replicas" if broker.replicas else "no replicas")
+        yield Finding("ok", "replication", f"{server.replicas} replicas" if server.replicas else "no replicas")
 
 
-def _connections(broker: Broker) -> Iterable[Finding]:
-    if not broker.maxclients:
-        yield Finding("ok", "connections", f"{broker.connections} connections")
+def _connections(server: ServerInfo) -> Iterable[Finding]:
+    if not server.maxclients:
+        yield Finding("ok", "connections", f"{server.connections} connections")
         return
-    of = f"{broker.connections:,} of maxclients = {broker.maxclients:,} connections"
-    if broker.connections < NEARLY_FULL * broker.maxclients:
+    of = f"{server.connections:,} of maxclients = {server.maxclients:,} connections"
+    if server.connections < NEARLY_FULL * server.maxclients:
         yield Finding("ok", "connections", of)
         return
     text = (
