@@ -15,7 +15,7 @@ from celery_dynprio.assembly import broker_errors, connect, supports
 from celery_dynprio.durations import Due
 from celery_dynprio.errors import DynPrioError, SettingError
 from celery_dynprio.hosting.default_app import give_back, make_default
-from celery_dynprio.message import KOMBU_STEPS, AddedSteps, plain_steps
+from celery_dynprio.levels import AddedSteps, Scale, steps_in
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.ports.broker import Broker
 from celery_dynprio.ports.installation import ATTRIBUTE
@@ -144,7 +144,7 @@ class DynPrio:
         Raises :class:`~celery_dynprio.errors.SettingError` if a setting is wrong.
         """
         _ = self.settings  # so that the steps are set and checked
-        return plain_steps((self.app.conf[_OPTIONS] or {}).get(_STEPS, KOMBU_STEPS))
+        return Scale.of(steps_in(self.app.conf)).plain_numbers
 
     # What waits: see celery_dynprio.operators.operations, whose methods these are, for an app
 
@@ -239,7 +239,7 @@ class DynPrio:
             settings = self.settings
             plan = None
             if supports(self.app):
-                placement = Placement(settings.policy, self.app.conf[_OPTIONS][_STEPS])
+                placement = Placement(settings.policy, Scale.of(steps_in(self.app.conf)))
                 queues, default = frozenset(settings.queues), self.app.conf.task_default_queue
                 plan = Plan(queues, placement, default, settings.inherit, settings.strict)
             self._planned = (plan,)

@@ -1,12 +1,15 @@
-"""From scores to levels: bands of equal width, with hysteresis so that a task at an edge does not flap. Pure."""
+"""Levels: how a broker numbers them, and the bands of scores that give a task its level. Pure.
+
+Bands are of equal width, with hysteresis so that a task at an edge does not flap.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 #: Bands are spread between these percentiles of the pending scores; scores beyond them get the first or last level.
 LOW_PERCENTILE: Final = 0.05
@@ -14,6 +17,13 @@ HIGH_PERCENTILE: Final = 0.98
 
 #: All bands together are never narrower than this, so that noise between nearly equal scores causes no moves.
 NARROWEST: Final = 0.2
+
+#: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
+KOMBU_STEPS: Final = (0, 3, 6, 9)
+
+
+class AddedSteps(list[int]):
+    """The ``priority_steps`` that the add-on gives to an app without its own: whoever reads them can tell whose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,11 @@ class Scale:
     #: The numbers of the plain levels.
     plain_numbers: tuple[int, ...]
 
+    @classmethod
+    def of(cls, steps: Sequence[int]) -> Scale:
+        """Return the scale of kombu's ``priority_steps``: the user's own are all plain, of ours only kombu's are."""
+        return cls(tuple(steps), KOMBU_STEPS if isinstance(steps, AddedSteps) else tuple(steps))
+
     @property
     def levels(self) -> range:
         """All levels, the first is 0."""
@@ -40,13 +55,18 @@ class Scale:
         return tuple(level for level in self.levels if self.numbers[level] in self.plain_numbers)
 
     def level_of(self, number: int) -> int:
-        """Return the level in which the broker puts a message with this number."""
+        """Return the level in which the broker puts a message with this number: the rule of ``Channel.priority``."""
         return max(bisect_right(self.numbers, number) - 1, 0)
 
     def number_of(self, level: int) -> int:
         """Return the number to give to a message in this level: that of the plain level at or before it."""
         plain = self.plain_numbers
         return plain[max(bisect_right(plain, self.numbers[level]) - 1, 0)]
+
+
+def steps_in(conf: Mapping[str, Any]) -> Sequence[int]:
+    """Return the ``priority_steps`` in Celery settings, kombu's own if there are none."""
+    return (conf.get("broker_transport_options") or {}).get("priority_steps") or KOMBU_STEPS
 
 
 def at_or_before(level: int, usable: Sequence[int]) -> int:

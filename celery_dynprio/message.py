@@ -8,14 +8,14 @@ the message *foreign*, and a foreign message stays where it is.
 from __future__ import annotations
 
 import json
-from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
 from celery_dynprio import protocol1
 from celery_dynprio.durations import seconds
+from celery_dynprio.levels import Scale
 from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
@@ -27,14 +27,6 @@ HEADER: Final = "dynprio"
 #: The options of tasks and calls: what a person writes in such a header, as Django's beat can store headers only.
 OPTIONS: Final = frozenset({"deadline", "key", "weight"})
 _FIELDS: Final = frozenset({"at", "due", "mv", "n", "pin", "w"})
-
-#: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
-KOMBU_STEPS: Final = (0, 3, 6, 9)
-
-
-class AddedSteps(list[int]):
-    """The ``priority_steps`` that the add-on gives to an app without its own: whoever reads them can tell whose."""
-
 
 #: Larger messages (bytes) are left where they are: moving one would block the broker for longer than a tick may.
 MAX_BYTES: Final = 1_000_000
@@ -76,12 +68,12 @@ _NUMBERS: Final = frozenset((int, float))
 MAX_DEPENDENTS: Final = 1_000_000
 
 
-def parse(raw: bytes, seen_at: float, steps: Sequence[int], default_priority: int | None = None) -> PendingTask | str:
+def parse(raw: bytes, seen_at: float, scale: Scale, default_priority: int | None = None) -> PendingTask | str:
     """Read one message; return the task, or the reason (a short text) why it is left where it is.
 
-    ``seen_at`` (Unix seconds) stands in for the time of publishing in messages that do not carry it; ``steps`` are
-    kombu's ``priority_steps``, and ``default_priority`` is the app's ``task_default_priority``: a producer without the
-    add-on sends it with each task, so it pins none.
+    ``seen_at`` (Unix seconds) stands in for the time of publishing in messages that do not carry it; ``scale`` tells
+    the broker's numbers of the levels, and ``default_priority`` is the app's ``task_default_priority``: a producer
+    without the add-on sends it with each task, so it pins none.
     """
     if len(raw) > MAX_BYTES and not (len(raw) <= MOST_BYTES and _MOVED in raw):
         return TOO_LARGE
@@ -100,8 +92,8 @@ def parse(raw: bytes, seen_at: float, steps: Sequence[int], default_priority: in
         if isinstance(about, str):
             return about
         headers = {**headers, **about}
-    pin = _foreign_pin(properties.get("priority"), steps, default_priority) if fields is None else None
-    return _task(headers, fields, pin, seen_at, len(steps))
+    pin = _foreign_pin(properties.get("priority"), scale, default_priority) if fields is None else None
+    return _task(headers, fields, pin, seen_at, len(scale.numbers))
 
 
 def _task(
@@ -265,35 +257,10 @@ def clean(text: object, longest: int = MAX_TEXT) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode()[:longest]
 
 
-def level_of(priority: int, steps: Sequence[int]) -> Place:
-    """The level in which kombu puts this priority (the rule of kombu's ``Channel.priority``)."""
-    return max(bisect(steps, priority) - 1, 0)
-
-
-def steps_in(conf: Mapping[str, Any]) -> Sequence[int]:
-    """The ``priority_steps`` in Celery settings, kombu's own if there are none."""
-    return (conf.get("broker_transport_options") or {}).get("priority_steps") or KOMBU_STEPS
-
-
-def plain_steps(steps: Sequence[int]) -> tuple[int, ...]:
-    """The ``priority_steps`` of a worker of the same app that has not loaded the add-on: the user's own, or kombu's."""
-    return KOMBU_STEPS if isinstance(steps, AddedSteps) else tuple(steps)
-
-
-def plain_priorities(steps: Sequence[int]) -> tuple[int, ...]:
-    """For each level the priority to give to a message there: that of the plain step at or before it.
-
-    So kombu, which places by the priority what is published and what a worker gives back, places it where workers
-    without the add-on look too.
-    """
-    plain = plain_steps(steps)
-    return tuple(plain[level_of(step, plain)] for step in steps)
-
-
-def _foreign_pin(priority: object, steps: Sequence[int], default: int | None) -> Place | None:
+def _foreign_pin(priority: object, scale: Scale, default: int | None) -> Place | None:
     # kombu writes priority 0 when none was given, so only another number tells that somebody chose it.
     chosen = type(priority) is int and priority > 0 and priority != default
-    return level_of(priority, steps) if chosen else None  # type: ignore[arg-type]
+    return scale.level_of(priority) if chosen else None  # type: ignore[arg-type]
 
 
 def number(value: object, default: Any = None) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from celery import Celery
 
-from celery_dynprio.message import AddedSteps
+from celery_dynprio.levels import AddedSteps
 
 
 def make_app(url: str, *, prefix: str = "", steps: Sequence[int] = range(10), sep: str | None = None) -> Celery:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from celery_dynprio.message import steps_in
+from celery_dynprio.levels import steps_in
 from celery_dynprio.ports.health import LARGEST_SKEW, Finding
 
 #: Seconds; shorter visibility timeouts are warned of.

@@ -49,7 +49,7 @@ def _request(app: Celery, broker: Broker, raw: bytes, events: Any) -> Any:
             body, about, decoded, utc = hybrid_to_proto2(message, message.decode())
             options = {"body": body, "headers": about, "decoded": decoded, "utc": utc}
         task = app.tasks.get(about["task"]) or _unknown(app, about["task"])
-        request = traced_request(Request, broker.scale.numbers)
+        request = traced_request(Request, broker.scale)
         return request(message, app=app, task=task, hostname=_host(), eventer=events, **options)
     except Exception as exc:  # noqa: BLE001 - whatever a message makes of decoders and of Celery
         logger.warning("only the result of the cancelled task is told, its message cannot be read: %r", exc)

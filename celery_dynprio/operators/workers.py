@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.app.control import flatten_reply
 
-from celery_dynprio.message import steps_in
+from celery_dynprio.levels import steps_in
 
 if TYPE_CHECKING:
     from celery import Celery

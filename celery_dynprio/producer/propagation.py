@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
-from celery_dynprio import message
 from celery_dynprio.errors import DynPrioError
+from celery_dynprio.levels import Scale, steps_in
 from celery_dynprio.message import clean
 from celery_dynprio.protocol1 import is_protocol_1
 from celery_dynprio.tracing import context as tracing
@@ -56,7 +56,7 @@ class Propagation:
         self._complete = complete
         #: Called with each run that is not eager when it starts, and with those that are ``known`` when they end.
         self.follower: Callable[[Running], None] | None = None
-        self._known: tuple[Sequence[int] | None] | None = None
+        self._known: tuple[Scale | None] | None = None
 
     @staticmethod
     def of(app: Celery) -> Propagation | None:
@@ -84,7 +84,7 @@ class Propagation:
             fields, outer, around = self._eager_fields(request), tracing.spanned(), tracing.current()
             if active is not None and around is not None and active.span_id == around.span_id:
                 active = None  # the span around this task, not its own
-        run = Running(task, request, fields, self.steps, outer)
+        run = Running(task, request, fields, self.scale, outer)
         if active is not None or _INSTRUMENTATION in sys.modules:
             run.change(_as_opentelemetry(run.span(), request, active))
         tracing._current.set(run)  # noqa: SLF001 - its other half
@@ -156,29 +156,28 @@ class Propagation:
                 parent = span.parent_span_id  # a retry is not a child of the run before it
             else:
                 ancestors = (*ancestors, tracing.itself(span))
-        steps = self.steps()
-        level = None if steps is None else message.level_of(properties.get("priority") or 0, steps)
+        scale = self.scale()
+        level = None if scale is None else scale.level_of(properties.get("priority") or 0)
         headers[LINEAGE] = [level, [each.row() for each in tracing.bounded(ancestors)], parent]
 
-    def steps(self) -> Sequence[int] | None:
-        """Give kombu's ``priority_steps`` of the app, None if its broker has no levels."""
+    def scale(self) -> Scale | None:
+        """Return how the app's broker numbers the levels, None if it has none."""
         if self._known is None:
-            self._known = (steps_of(self._app, self._settings),)
+            self._known = (scale_of(self._app, self._settings),)
         return self._known[0]
 
 
-def steps_of(app: Celery, settings: Callable[[], Settings]) -> Sequence[int] | None:
-    """Give kombu's ``priority_steps`` of this app, one for each level; None if its broker has no levels."""
+def scale_of(app: Celery, settings: Callable[[], Settings]) -> Scale | None:
+    """Return how this app's broker numbers the levels, None if it has none."""
     from celery_dynprio.brokers.redis.client import REDIS_TRANSPORTS  # noqa: PLC0415 - redis is slow to import
 
     if app.connection_for_write().get_transport_cls().driver_type not in REDIS_TRANSPORTS:
         return None
     try:
         settings()  # reading them sets and checks the steps
-        steps = tuple((app.conf.broker_transport_options or {}).get("priority_steps", message.KOMBU_STEPS))
+        return Scale.of(steps_in(app.conf))
     except DynPrioError:  # reported where the settings are used
         return None
-    return steps
 
 
 def connect(app: Celery, settings: Callable[[], Settings], complete: Callable[..., None] = lambda **_: None) -> None:

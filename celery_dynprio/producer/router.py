@@ -21,7 +21,7 @@ from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 from celery_dynprio import message
 from celery_dynprio.complaints import Complaints
 from celery_dynprio.errors import OptionError
-from celery_dynprio.levels import Bands
+from celery_dynprio.levels import Bands, Scale
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy, Scorer
@@ -58,15 +58,15 @@ _UNKNOWN: Final = object()
 class Placement:
     """Gives tasks their first level: the policy's score, in equal bands. A policy that fails means the middle.
 
-    ``steps`` are kombu's ``priority_steps``, one for each level. Tasks are published only to levels that workers
+    ``scale`` is how the broker numbers the levels. Tasks are published only to levels that workers
     without the add-on take from as well: to the last such level that is not behind the one they belong to.
     """
 
-    def __init__(self, policy: Policy, steps: Sequence[int]) -> None:
-        self.steps = tuple(steps)
-        self._priorities = message.plain_priorities(steps)
+    def __init__(self, policy: Policy, scale: Scale) -> None:
+        self.scale = scale
+        self._priorities = tuple(map(scale.number_of, scale.levels))
         self._policy = policy
-        self._bands = Bands.equal(len(self.steps))
+        self._bands = Bands.equal(len(scale.levels))
         self._bound: tuple[float, Scorer, dict[tuple[Any, ...], int]] | None = None
         self.complain = Complaints(logger, "the policy failed at publishing, tasks start in the middle: %s")
 
@@ -96,10 +96,10 @@ class Placement:
     def unmanaged(self, priority: Any) -> Any:
         """Return the priority for an unmanaged queue: that asked for, or the one that kombu's own steps make of it."""
         try:
-            level = message.level_of(min(max(int(priority), 0), 9), self.steps)
+            level = self.scale.level_of(min(max(int(priority), 0), 9))
         except (TypeError, ValueError):  # kombu ignores it
             return priority
-        return priority if self.steps[level] == self._priorities[level] else self._priorities[level]
+        return priority if self.scale.numbers[level] == self._priorities[level] else self._priorities[level]
 
     def _bind(self, now: float) -> tuple[float, Scorer, dict[tuple[Any, ...], int]]:
         """Bind the policy for a while, in which tasks that look alike are scored once."""
@@ -248,7 +248,7 @@ class DynPrioRouter:
 
     def _header(self, call: _Call, plan: Plan, now: float) -> dict[str, Any]:
         """What the call asks for, before what its task declares, before what comes from a parent or an earlier try."""
-        parent, levels = self._parent(), len(plan.placement.steps)
+        parent, levels = self._parent(), len(plan.placement.scale.levels)
         options = call.options
         headers = options.get("headers")
         old = headers.get(HEADER) if headers else None
@@ -267,7 +267,7 @@ class DynPrioRouter:
             header.update(call.asked)
         header["at"] = now
         priority = options.get("priority")
-        pin = None if priority is None else self._pin(priority, parent, plan.placement.steps, again=again)
+        pin = None if priority is None else self._pin(priority, parent, plan.placement.scale, again=again)
         if pin is None and again:
             pin = _pinned(old, levels)
         if pin is not None:
@@ -276,10 +276,10 @@ class DynPrioRouter:
             return {field: value for field, value in header.items() if value is not None}
         return header
 
-    def _pin(self, priority: Any, parent: Any, steps: Sequence[int], *, again: bool) -> int | None:
+    def _pin(self, priority: Any, parent: Any, scale: Scale, *, again: bool) -> int | None:
         """The level that an explicit ``priority=`` pins a task to, None if there is no such thing."""
         try:
-            level = message.level_of(min(max(int(priority), 0), 9), steps)
+            level = scale.level_of(min(max(int(priority), 0), 9))
         except (TypeError, ValueError):  # kombu ignores it
             return None
         conf = self._app.conf
@@ -317,7 +317,7 @@ class DynPrioRouter:
             waiting, nesting = dependents(body), headers.get("replaced_task_nesting")
             if not waiting and not nesting:
                 return
-            replaced = nesting and self._replace(header, asked, nesting, len(plan.placement.steps))
+            replaced = nesting and self._replace(header, asked, nesting, len(plan.placement.scale.levels))
             if waiting:
                 header["n"] = waiting
             if waiting or replaced:

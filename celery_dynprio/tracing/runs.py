@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from celery_dynprio import message
+from celery_dynprio.levels import Scale
 from celery_dynprio.message import clean
 from celery_dynprio.models import is_level
 from celery_dynprio.tracing import context as tracing
@@ -52,8 +53,8 @@ class Running:
     """A run of a task in this process. Its span is made when it is first needed, mostly not in a task's thread.
 
     The run can be found by its request (:meth:`of`). It keeps no reference to the task's arguments, which may be large
-    and are free when the run has ended. ``outer`` has the span around an eager task, ``steps`` returns kombu's
-    ``priority_steps``, and ``started`` is in Unix seconds.
+    and are free when the run has ended. ``outer`` has the span around an eager task, ``scale`` returns how
+    the broker numbers the levels, and ``started`` is in Unix seconds.
     """
 
     __slots__ = (
@@ -69,8 +70,8 @@ class Running:
         "id",
         "known",
         "outer",
+        "scale",
         "started",
-        "steps",
         "task",
     )
 
@@ -79,10 +80,10 @@ class Running:
         task: Any,
         request: Any,
         fields: Mapping[str, Any],
-        steps: Callable[[], Sequence[int] | None],
+        scale: Callable[[], Scale | None],
         outer: Span | Spanned | None,
     ) -> None:
-        self.steps = steps
+        self.scale = scale
         self.task = task
         self.id = request.id
         self.delivery_info = request.delivery_info
@@ -113,7 +114,7 @@ class Running:
                 self.headers,
                 self.delivery_info,
                 name=self.task.name,
-                steps=self.steps(),
+                scale=self.scale(),
                 host=self.host,
                 started=self.started,
             )
@@ -160,14 +161,14 @@ def span_of_headers(
     delivery_info: object = None,
     *,
     name: str | None = None,
-    steps: Sequence[int] | None = None,
+    scale: Scale | None = None,
     host: str = "",
     started: float | None = None,
 ) -> Span:
     """Make the span of a run from its message. Never raises; all processes make the same span of the same message.
 
-    ``name`` is the task's name; None takes the one in the headers. ``steps`` are kombu's ``priority_steps`` (None if
-    the broker has no levels), ``host`` is the worker's name, and ``started`` is when the wait ended (Unix seconds).
+    ``name`` is the task's name; None takes the one in the headers. ``scale`` is how the broker numbers the
+    levels (None if it has none), ``host`` is the worker's name, and ``started`` is when the wait ended (Unix seconds).
     Malformed headers count as absent. Without a trace in the message, the ids are derived from those of task and root.
     """
     delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
@@ -184,7 +185,7 @@ def span_of_headers(
         clean(headers.get("task") if name is None else name),
         clean(delivery.get("routing_key")),
         clean(host),
-        _level(headers.get(message.HEADER), delivery.get("priority"), steps),
+        _level(headers.get(message.HEADER), delivery.get("priority"), scale),
         _wait(headers.get(message.HEADER), started),
         retries + 1,
         started,
@@ -223,14 +224,14 @@ def _digest(text: object) -> str:
     return hashlib.sha256(known.encode(errors="surrogatepass")).hexdigest()
 
 
-def _level(fields: object, priority: object, steps: Sequence[int] | None) -> int | None:
+def _level(fields: object, priority: object, scale: Scale | None) -> int | None:
     """Return the level of a message: the one to which it was last moved, else the one of its priority."""
-    if not steps or type(priority) is not int:
+    if scale is None or type(priority) is not int:
         return None
     moves = message.moves_of(fields)
-    # The priority alone would name a level that all workers take from: see message.plain_priorities.
+    # The priority alone would name a level that all workers take from: see levels.Scale.
     moved = moves[-1].target if moves else -1
-    return moved if 0 <= moved < len(steps) else message.level_of(priority, steps)
+    return moved if moved in scale.levels else scale.level_of(priority)
 
 
 def _wait(fields: object, started: float | None) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,8 @@ from celery.states import FAILURE, REVOKED
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
-from celery_dynprio.producer.propagation import steps_of
+from celery_dynprio.levels import Scale
+from celery_dynprio.producer.propagation import scale_of
 from celery_dynprio.tracing import context as tracing
 from celery_dynprio.tracing import failure_report as failures
 from celery_dynprio.tracing.context import Span
@@ -32,13 +33,13 @@ from celery_dynprio.worker.recorder import Recorder
 class Traced:
     """What is added to the class of a worker's requests.
 
-    ``span_steps`` are kombu's ``priority_steps``, None if the broker has no levels.
+    ``span_scale`` is how the broker numbers the levels, None if it has none.
     """
 
     # Celery's Request has slots; a base with more than that could not be laid out with them.
     __slots__ = ()
 
-    span_steps: Sequence[int] | None = None
+    span_scale: Scale | None = None
     told = False
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> None:  # noqa: FBT001 - Celery's signature
@@ -100,7 +101,7 @@ class Traced:
         return span_of_headers(
             self.request_dict,
             self.delivery_info,
-            steps=self.span_steps,
+            scale=self.span_scale,
             host=self.hostname,
             started=self.time_start,
         )
@@ -114,30 +115,30 @@ class TraceReceived(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         """Change the tasks' requests before the step that this one requires makes its strategies of them."""
         super().__init__(parent, **kwargs)
-        self._steps = steps_of(parent.app, lambda: None)  # type: ignore[arg-type,return-value]
+        self._scale = scale_of(parent.app, lambda: None)  # type: ignore[arg-type,return-value]
         for task in parent.app.tasks.values():
-            task.Request = traced_request(symbol_by_name(task.Request), self._steps)
+            task.Request = traced_request(symbol_by_name(task.Request), self._scale)
 
     def start(self, parent: Any) -> None:
         """Wrap the strategies, which are made anew with each connection."""
         for name, handle in parent.strategies.items():
-            parent.strategies[name] = _traced(handle, self._steps, parent.hostname)
+            parent.strategies[name] = _traced(handle, self._scale, parent.hostname)
 
 
 @functools.cache
-def traced_request(base: type, steps: Sequence[int] | None) -> type:
+def traced_request(base: type, scale: Scale | None) -> type:
     """A class of requests that is as ``base`` but for its traces; ``base`` itself if it has them already."""
-    return base if issubclass(base, Traced) else type(base.__name__, (Traced, base), {"span_steps": steps})
+    return base if issubclass(base, Traced) else type(base.__name__, (Traced, base), {"span_scale": scale})
 
 
-def _traced(handle: Callable[..., Any], steps: Sequence[int] | None, host: str) -> Callable[..., Any]:
+def _traced(handle: Callable[..., Any], scale: Scale | None, host: str) -> Callable[..., Any]:
     def traced(message: Any, payload: Any, *args: Any, **kwargs: Any) -> Any:
         def span() -> Span:
             # As Celery's Request does: the priority is no part of what the transport says of the delivery.
             delivery = {**(message.delivery_info or {}), "priority": (message.properties or {}).get("priority")}
             # The payload is decoded for task protocol 1 only.
             headers = {**payload, **message.headers} if isinstance(payload, dict) else message.headers
-            return span_of_headers(headers, delivery, steps=steps, host=host)
+            return span_of_headers(headers, delivery, scale=scale, host=host)
 
         with tracing.Deferred(span):
             return handle(message, payload, *args, **kwargs)

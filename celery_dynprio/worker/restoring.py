@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_dynprio.message import AddedSteps, level_of, plain_steps
+from celery_dynprio.levels import Scale
 
 
 class RestoreToPlainLists(bootsteps.StartStopStep):
@@ -24,12 +24,13 @@ class RestoreToPlainLists(bootsteps.StartStopStep):
         """Change what ``Channel._do_restore_message`` asks for (kombu 5.5 to 5.7), in the worker's own channel only."""
         channel = c.task_consumer.channel
         steps = getattr(channel, "priority_steps", None)
-        if isinstance(steps, AddedSteps):
-            channel._get_message_priority = _rounded(channel._get_message_priority, plain_steps(steps))  # noqa: SLF001
+        scale = None if steps is None else Scale.of(steps)
+        if scale is not None and scale.plain_numbers != scale.numbers:
+            channel._get_message_priority = _rounded(channel._get_message_priority, scale)  # noqa: SLF001
 
 
-def _rounded(priority_of: Any, plain: tuple[int, ...]) -> Any:
+def _rounded(priority_of: Any, scale: Scale) -> Any:
     def priority(message: Any, **options: Any) -> int:
-        return plain[level_of(priority_of(message, **options), plain)]
+        return scale.number_of(scale.level_of(priority_of(message, **options)))
 
     return priority

@@ -17,7 +17,8 @@ from celery_dynprio.brokers.redis.backlog import REACH, RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.message import HEADER, AddedSteps
+from celery_dynprio.levels import AddedSteps
+from celery_dynprio.message import HEADER
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place
 from celery_dynprio.ports.broker import Backlog
 from celery_dynprio.ports.lease import Kind as LeaseKind
@@ -377,7 +378,7 @@ class TestRedisOnly:
             taken = channel.basic_get("celery")
             assert taken is not None
             assert taken.properties["priority"] == 3
-            span = span_of_headers(taken.headers, taken.properties, steps=client.priority_steps)
+            span = span_of_headers(taken.headers, taken.properties, scale=client.scale)
             assert span.level == 5, "where it was taken from"
             channel.basic_reject(taken.delivery_tag, requeue=True)  # as a worker that stops
         assert [level for level, depth in backlog.count().items() if depth] == [3]

@@ -20,6 +20,7 @@ from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.reprioritizer import Reprioritizer
+from celery_dynprio.levels import Scale
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Moved, PendingTask, Role
 from celery_dynprio.policies import default_policy
@@ -28,7 +29,7 @@ from tests.servers import Database
 
 NOW = 1_700_000_000.0
 PICKLED = {"content-type": "application/x-python-serialize"}
-STEPS = tuple(range(10))
+SCALE = Scale.of(range(10))
 
 
 def envelope(headers: Any, *, body: str = "W1tdLCB7fSwge31d", **properties: Any) -> bytes:
@@ -129,7 +130,7 @@ def reprioritizer(client: RedisClient, window: int) -> Reprioritizer:
     return Reprioritizer(
         backlog=RedisBacklog(client, "celery", window),
         lease=RedisLease(client, "celery", "one", ttl=600),
-        planner=Planner(len(STEPS), window, 0.25),
+        planner=Planner(len(SCALE.levels), window, 0.25),
         policy=default_policy(),
         learned=_Nothing(),
         paused=lambda: False,
@@ -156,7 +157,7 @@ def test_hostile_messages_are_left_where_they_are(client: RedisClient, window: i
     everywhere += client.redis.hvals(client.queue_key("celery", "overflow"))
     everywhere += client.redis.hvals(client.queue_key("celery", "held"))
     left = client.redis.lrange(key, 0, -1)
-    twins = [raw for raw in stay if isinstance(message.parse(raw, NOW, STEPS), PendingTask)]
+    twins = [raw for raw in stay if isinstance(message.parse(raw, NOW, SCALE), PendingTask)]
     assert len(twins) == 2
     assert sum(raw in left for raw in twins) >= 1  # one of two with the same id may move
     for raw in set(stay) - set(twins):
@@ -180,28 +181,28 @@ def test_hostile_messages_are_left_where_they_are(client: RedisClient, window: i
     ],
 )
 def test_protocol_1_that_cannot_be_read_is_said(raw: bytes, reason: str) -> None:
-    assert message.parse(raw, NOW, STEPS) == f"protocol 1, {reason}"
+    assert message.parse(raw, NOW, SCALE) == f"protocol 1, {reason}"
 
 
 def test_protocol_1_is_read_from_its_body_or_from_our_header() -> None:
     body = {"id": "a", "task": "shop.checkout", "eta": "2030-01-01T00:00:00"}
     expected = PendingTask("a", "shop.checkout", NOW, pinned=5, scheduled=True)
-    assert message.parse(foreign_envelope(body), NOW, STEPS) == expected
+    assert message.parse(foreign_envelope(body), NOW, SCALE) == expected
     moved = message.rewrite(foreign_envelope(body), 3, expected)
     assert json.loads(moved)["headers"] == {
         HEADER: {"at": NOW, "pin": 5, "id": "a", "task": "shop.checkout", "eta": True}
     }, "a task among the headers would make it protocol 2"
     unreadable = json.dumps({**json.loads(moved), **PICKLED}).encode()
-    assert message.parse(unreadable, NOW + 9, STEPS) == expected
+    assert message.parse(unreadable, NOW + 9, SCALE) == expected
     assert message.headers_of(unreadable)["id"] == "a"
 
 
 def test_a_header_with_the_names_of_options_is_read_and_written_out() -> None:
     raw = envelope(task_headers(id="a", **{HEADER: {"weight": 9, "deadline": "30s", "key": "beat"}}))
     expected = PendingTask("a", "shop.checkout", NOW, 9.0, NOW + 30, "beat")
-    task = message.parse(raw, NOW, STEPS)
+    task = message.parse(raw, NOW, SCALE)
     assert task == expected
-    assert message.parse(message.rewrite(raw, 3, expected, changes={"w": 2}), NOW + 99, STEPS) == replace(
+    assert message.parse(message.rewrite(raw, 3, expected, changes={"w": 2}), NOW + 99, SCALE) == replace(
         expected, weight=2.0
     )
 
@@ -209,7 +210,7 @@ def test_a_header_with_the_names_of_options_is_read_and_written_out() -> None:
 @pytest.mark.parametrize("value", [None, True, "x", [], {}, -1, 10**400])
 def test_nonsense_under_the_names_of_options_counts_as_absent(value: Any) -> None:
     raw = envelope(task_headers(id="a", **{HEADER: dict.fromkeys(("weight", "deadline", "key"), value)}))
-    task = message.parse(raw, NOW, STEPS)
+    task = message.parse(raw, NOW, SCALE)
     assert isinstance(task, PendingTask)
     assert (task.weight, task.key) == (1.0, "x" if value == "x" else None)
 
@@ -217,7 +218,7 @@ def test_nonsense_under_the_names_of_options_counts_as_absent(value: Any) -> Non
 def test_names_and_keys_are_shared_between_tasks_and_not_for_ever() -> None:
     def read(number: int) -> PendingTask:
         headers = task_headers(task=f"name {number}", **{HEADER: {"key": f"key {number}"}})
-        task = message.parse(envelope(headers), NOW, STEPS)
+        task = message.parse(envelope(headers), NOW, SCALE)
         assert isinstance(task, PendingTask)
         return task
 
@@ -247,14 +248,14 @@ FIELDS = st.dictionaries(st.sampled_from(["at", "w", "due", "key", "n", "pin", "
 
 @given(raw=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_parsing_never_raises(raw: bytes) -> None:
-    assert isinstance(message.parse(raw, NOW, STEPS), str)
+    assert isinstance(message.parse(raw, NOW, SCALE), str)
 
 
 @given(fields=JSON | FIELDS, priority=JSON)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_a_hostile_header_gives_a_sane_task(fields: Any, priority: Any) -> None:
     raw = envelope(task_headers(**{HEADER: fields}), priority=priority)
-    task = message.parse(raw, NOW, STEPS)
+    task = message.parse(raw, NOW, SCALE)
     assert isinstance(task, PendingTask)
     assert 0 <= task.published < float("inf")
     assert 0 <= task.weight <= message.MAX_WEIGHT
@@ -262,7 +263,7 @@ def test_a_hostile_header_gives_a_sane_task(fields: Any, priority: Any) -> None:
     assert task.key is None or len(task.key.encode()) <= 4 * message.MAX_KEY
     assert 0 <= task.dependents <= message.MAX_DEPENDENTS
     assert task.pinned is None or task.pinned in range(10)
-    again = message.parse(message.rewrite(raw, 3, task, Moved(NOW, 5, 3, 0.5, "score")), NOW + 9, STEPS)
+    again = message.parse(message.rewrite(raw, 3, task, Moved(NOW, 5, 3, 0.5, "score")), NOW + 9, SCALE)
     assert isinstance(again, PendingTask)
     kept_its_age = fields is None or isinstance(fields, dict)
     assert again == (task if kept_its_age else replace(task, published=NOW + 9))

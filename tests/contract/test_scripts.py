@@ -24,7 +24,8 @@ from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.brokers.redis.usable import RedisUsableLevels
 from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.message import HEADER, AddedSteps
+from celery_dynprio.levels import AddedSteps
+from celery_dynprio.message import HEADER
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Run, is_level
 from celery_dynprio.tracing.records import SpanRecord
 from tests.apps import make_app

@@ -19,7 +19,7 @@ from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.usable import BATCH, RedisUsableLevels
 from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.message import AddedSteps
+from celery_dynprio.levels import AddedSteps
 from celery_dynprio.operators.fleet import Fleet
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.workers import Taker

@@ -15,7 +15,7 @@ from celery import Celery, signals
 import celery_dynprio
 from celery_dynprio import DynPrio, Weight, dynprio_task
 from celery_dynprio.errors import DynPrioError, SettingError
-from celery_dynprio.message import plain_steps
+from celery_dynprio.levels import Scale
 from celery_dynprio.policies import Policy
 
 REDIS = "redis://127.0.0.1:1/0"
@@ -188,7 +188,7 @@ def test_it_knows_its_steps_in_options_that_were_made_of_its_own() -> None:
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visibility_timeout": 77}
     assert dynprio.plain_steps == (0, 3, 6, 9)
     with app.connection_for_write() as connection, connection.clone() as clone:
-        assert plain_steps(clone.transport_options["priority_steps"]) == (0, 3, 6, 9)
+        assert Scale.of(clone.transport_options["priority_steps"]).plain_numbers == (0, 3, 6, 9)
 
 
 def test_steps_that_the_user_sets_after_ours_are_the_users() -> None:

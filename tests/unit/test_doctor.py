@@ -11,7 +11,7 @@ from celery_dynprio.brokers.redis.checks import ServerInfo, check_server
 from celery_dynprio.cli.doctor import draw
 from celery_dynprio.doctor.checks import Facts, check_conf, check_messages, check_workers
 from celery_dynprio.doctor.queue_checks import Pause, Queue, Traffic, check_routes, check_traffic
-from celery_dynprio.message import KOMBU_STEPS
+from celery_dynprio.levels import KOMBU_STEPS
 from celery_dynprio.ports.health import Finding
 
 STEPS = tuple(range(10))

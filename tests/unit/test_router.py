@@ -18,6 +18,7 @@ from celery import Celery, chain, chord, group
 
 from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, factor, tracing
 from celery_dynprio.errors import OptionError
+from celery_dynprio.levels import Scale
 from celery_dynprio.producer.canvas import dependents
 from celery_dynprio.producer.router import DynPrioRouter, Placement
 
@@ -660,7 +661,7 @@ def test_the_policy_is_bound_now_and_then_and_deadlines_stay_exact() -> None:
 
             return score
 
-    placement = Placement(1 * Watching(), range(10))
+    placement = Placement(1 * Watching(), Scale.of(range(10)))
     for now, slack in ((100.0, 7), (102.5, 7), (104.9, 8), (105.0, 7), (90.0, 7)):
         placement.priority("", "work", {"at": now, "due": now + slack})
     assert contexts == [100.0, 105.0, 90.0]

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_dynprio import DynPrio
+from celery_dynprio.levels import Scale
 from celery_dynprio.message import MAX_TEXT, clean
 from celery_dynprio.producer import propagation
 from celery_dynprio.producer.propagation import Propagation
@@ -327,11 +328,13 @@ def test_a_message_without_a_trace_gets_the_same_one_everywhere() -> None:
 
 def test_level_queue_and_wait_come_from_the_delivery() -> None:
     headers = {"id": "x", "task": "t", "dynprio": {"at": 100.0}}
-    span = span_of_headers(headers, {"priority": 7, "routing_key": "q"}, steps=(0, 3, 6, 9), host="w", started=102.5)
+    span = span_of_headers(
+        headers, {"priority": 7, "routing_key": "q"}, scale=Scale.of((0, 3, 6, 9)), host="w", started=102.5
+    )
     assert (span.level, span.queue, span.wait, span.host, span.started) == (2, "q", 2.5, "w", 102.5)
     headers["dynprio"] = {"at": 100.0, "mv": [[1, 0, 9, 0.1, "score"], [2, 9, 2, 0.9, "score"]]}
-    assert span_of_headers(headers, {"priority": 0}, steps=range(10)).level == 2, "where it was last moved to"
-    assert span_of_headers(headers, {"priority": 7}, steps=(0, 3)).level == 1, "there is no such level here"
+    assert span_of_headers(headers, {"priority": 0}, scale=Scale.of(range(10))).level == 2, "where it was last moved to"
+    assert span_of_headers(headers, {"priority": 7}, scale=Scale.of((0, 3))).level == 1, "there is no such level here"
     early = span_of_headers(headers, {"priority": 7}, started=99.0)
     assert (early.level, early.wait) == (None, 0.0)
 
@@ -349,7 +352,7 @@ FORGED = st.tuples(JSON, ROWS, JSON).map(list)
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON | FORGED), st.none() | JSON)
 def test_whatever_is_in_a_message_gives_a_bounded_printable_span(headers: dict[str, Any], delivery: object) -> None:
-    span = span_of_headers(headers, delivery, steps=(0, 3, 6, 9), host="w", started=1.0)
+    span = span_of_headers(headers, delivery, scale=Scale.of((0, 3, 6, 9)), host="w", started=1.0)
     assert tracing.read(span.traceparent) is not None
     assert len(span.lineage) <= tracing.MAX_LINEAGE
     texts = [span.task_id, span.task_name, span.queue, *(t for each in span.lineage for t in (each.name, each.id))]

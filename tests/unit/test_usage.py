@@ -82,7 +82,7 @@ def told(*, ran: float | None = 2.0, first: bool = True, **request: Any) -> Told
     app = Celery("learning", broker="memory://", set_as_current=False)
     task = app.task(name="work")(nothing)
     made = SimpleNamespace(**{"id": "1", "delivery_info": {}, "hostname": "w", **request})
-    run = Running(task, made, vars(made), Propagation(app, Settings).steps, None)
+    run = Running(task, made, vars(made), Propagation(app, Settings).scale, None)
     return Told(run, "SUCCESS", ran, "", first)
 
 

@@ -115,10 +115,10 @@ class RedisBacklog:
         self.capabilities = Capabilities()
         self._client = client
         self._redis = client.redis
-        self._steps = client.priority_steps
+        self._scale = client.scale
         self._window = window
         self._reach = max(REACH, window * 6 // 10)
-        self._lists = [client.level_key(queue, level) for level in range(len(self._steps))]
+        self._lists = [client.level_key(queue, level) for level in self._scale.levels]
         self._parked_keys = parked_keys(client, queue)
         self._moves_key = client.queue_key(queue, "moves")
         self._keys = [
@@ -142,9 +142,9 @@ class RedisBacklog:
         #: Of the last read, by task id: the message, and where in its list it is, as move.lua counts.
         self._front: dict[str, tuple[bytes, int]] = {}
         self._overflow = ParkedIndex(self._reader, self._parked_keys[OVERFLOW], self._parse)
-        self._depths: list[int] = [0] * len(self._steps)
+        self._depths: list[int] = [0] * len(self._scale.levels)
         #: What was read of each level, until it is asked how many of these messages have which size.
-        self._sizes: list[Sequence[tuple[int, Entry]] | Counter[int]] = [()] * len(self._steps)
+        self._sizes: list[Sequence[tuple[int, Entry]] | Counter[int]] = [()] * len(self._scale.levels)
         #: Levels that had messages which are too large to be moved.
         self._dear: dict[Place, _Dear] = {}
 
@@ -154,7 +154,7 @@ class RedisBacklog:
         Without ``overflow``, nothing new is learned of what is parked.
         """
         counts = self.count()
-        self._depths = [counts[level] for level in range(len(self._steps))]
+        self._depths = [counts[level] for level in self._scale.levels]
         parsed: dict[bytes, PendingTask | str] = {}
         foreign = Counter[str]()
         self._front = {}
@@ -245,7 +245,7 @@ class RedisBacklog:
     def spill(self, count: int, now: float, fence: str | None = None) -> int:
         """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
         parked = 0
-        for level in reversed(range(len(self._steps))):
+        for level in reversed(self._scale.levels):
             offset = 0  # what cannot be parked stays at the head, and is passed over
             while parked < count:
                 part = self._reader.look(self._lists[level], offset, min(CHUNK, count - parked))
@@ -338,11 +338,11 @@ class RedisBacklog:
         """Forget what was read; the client belongs to whoever made it."""
         self._parsed, self._front = {}, {}
         self._dear.clear()
-        self._sizes = [()] * len(self._steps)
+        self._sizes = [()] * len(self._scale.levels)
         self._overflow.clear()
 
     def _parse(self, raw: bytes, now: float) -> PendingTask | str:
-        return message.parse(raw, now, self._steps, self._client.default_priority)
+        return message.parse(raw, now, self._scale, self._client.default_priority)
 
     def _sources(self, moves: Sequence[Move]) -> list[tuple[bytes, int]]:
         """For each move: the message, and where in a list to look for it."""
@@ -361,7 +361,7 @@ class RedisBacklog:
         # What is parked by the thousand stays as it is; a cancelled task has to tell since when it is.
         if not raw or (move.target in {OVERFLOW, HELD} and move.changes is None):
             return _Step(move, raw, b"", where)
-        priority = self._client.priorities[move.target] if is_level(move.target) else None
+        priority = self._scale.number_of(move.target) if is_level(move.target) else None
         try:
             moved = Moved(self._clock(), move.source, move.target, move.score, move.reason)
             return _Step(move, raw, message.rewrite(raw, priority, move.task, moved, move.changes), where)

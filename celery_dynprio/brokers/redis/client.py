@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 from celery_dynprio.brokers.redis.trouble import explained
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, UnsupportedBrokerError
 from celery_dynprio.levels import Scale
-from celery_dynprio.message import plain_priorities, plain_steps
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -61,11 +60,7 @@ class RedisClient:
         #: The hash of the messages that workers have and did not acknowledge, of all queues.
         self.unacked_key = f"{self.prefix}{self._channel.unacked_key}"
         #: How kombu numbers the levels.
-        self.scale = Scale(tuple(self._channel.priority_steps), plain_steps(self._channel.priority_steps))
-        self.priority_steps: Sequence[int] = tuple(self._channel.priority_steps)
-        #: For each level the priority of a message there, and the levels that workers without the add-on take from.
-        self.priorities = plain_priorities(self._channel.priority_steps)
-        self.plain_levels = [level for level, step in enumerate(self.priority_steps) if step == self.priorities[level]]
+        self.scale = Scale.of(self._channel.priority_steps)
         #: The app's ``task_default_priority``, if the app is known.
         self.default_priority: int | None = None
         # A plain client: kombu's own prefixes only the first key of EVALSHA. It has the pool in which the channel has
@@ -89,7 +84,7 @@ class RedisClient:
 
     def level_key(self, queue: str, level: int) -> str:
         """The list in which kombu keeps this level of the queue (the rule of kombu's ``Channel._q_for_pri``)."""
-        priority = self.priority_steps[level]
+        priority = self.scale.numbers[level]
         return f"{self.prefix}{queue}{self.sep}{priority}" if priority else f"{self.prefix}{queue}"
 
     def queue_key(self, queue: str, what: str) -> str:

@@ -19,7 +19,7 @@ def count_places(client: RedisClient, queues: Iterable[str]) -> dict[str, dict[P
     pipe = client.redis.pipeline(transaction=False)
     places: list[tuple[str, Place]] = []
     for queue in queues:
-        for level in range(len(client.priority_steps)):
+        for level in client.scale.levels:
             pipe.llen(client.level_key(queue, level))
             places.append((queue, level))
         for place, key in parked_keys(client, queue).items():

@@ -13,6 +13,7 @@ from celery_dynprio.brokers.redis.checks import ServerInfo, check_rights, check_
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.rights import missing
+from celery_dynprio.levels import KOMBU_STEPS
 from celery_dynprio.models import PendingTask
 from celery_dynprio.ports.health import Finding
 
@@ -36,7 +37,7 @@ class RedisHealth:
     def unpolled(self, queues: Sequence[str]) -> dict[str, int]:
         """Count messages in the lists of steps that others may use and this app does not."""
         client = self._client
-        others = sorted({*message.KOMBU_STEPS, *range(10)} - set(client.priority_steps))
+        others = sorted({*KOMBU_STEPS, *range(10)} - set(client.scale.numbers))
         found = {}
         for queue in queues:
             for step in others:
@@ -48,9 +49,9 @@ class RedisHealth:
     def newest(self, queue: str, count: int) -> Iterator[PendingTask | str]:
         """Yield the newest tasks of each level."""
         client, now, reader = self._client, self._client.server_time(), Reader(self._client)
-        for level in range(len(client.priority_steps)):
+        for level in client.scale.levels:
             for _, raw in reader.look(client.level_key(queue, level), 0, count).found:
-                yield message.TOO_LARGE if isinstance(raw, int) else message.parse(raw, now, client.priority_steps)
+                yield message.TOO_LARGE if isinstance(raw, int) else message.parse(raw, now, client.scale)
 
 
 def server_info(client: RedisClient) -> ServerInfo:

@@ -46,10 +46,10 @@ class RedisUsableLevels:
         ttl: float = TTL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.plain = tuple(client.plain_levels)
-        self._all = tuple(range(len(client.priority_steps)))
+        self.plain = client.scale.plain
+        self._all = tuple(client.scale.levels)
         self._queue = queue
-        self._steps = client.priority_steps
+        self._steps = client.scale.numbers
         self._fleet = None if self.plain == self._all else fleet
         self._redis = client.redis
         self._lists = [client.level_key(queue, level) for level in self._all]
