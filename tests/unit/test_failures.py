@@ -23,6 +23,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from celery_dynprio import tracing
+from celery_dynprio.levels import Scale
 from celery_dynprio.producer import propagation
 from celery_dynprio.tracing import Ancestor, Span, describe, report
 from celery_dynprio.tracing import failure_report as failures
@@ -304,7 +305,7 @@ def request_of(app: Celery, **properties: Any) -> Any:
         properties={"priority": 6, **properties},
         delivery_info={"routing_key": "q"},
     )
-    made: Any = traced_request(OwnRequest, (0, 3, 6, 9))(
+    made: Any = traced_request(OwnRequest, Scale.of((0, 3, 6, 9)))(
         message, app=app, task=task, hostname="three@x", headers=headers
     )
     made.time_start = 1000.0
