@@ -1,4 +1,4 @@
-"""Objectives: which share of some tasks is to start in time, and what yields when it does not. Pure."""
+"""Objectives: the share of some tasks that has to start in time, and what yields when it does not. Pure."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any, Final, Literal
 from celery_dynprio.durations import EXAMPLES, Duration, seconds
 from celery_dynprio.errors import ArgumentError
 
-#: The shortest window, in seconds, over which attainment is told.
+#: The shortest window over which attainment is measured, in seconds.
 SHORTEST_WINDOW: Final = 10.0
 
-#: The most seconds that a promise may be about: thirty years.
+#: The longest duration in a promise, in seconds: thirty years.
 MOST_SECONDS: Final = 1e9
 
-#: Names of tasks whose matches are remembered.
+#: The most names of tasks whose matches are remembered.
 MAX_NAMES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Objective:
-    """A promise: of the tasks ``match``, the share ``target`` starts within ``within`` seconds of its publication.
+    """A promise: of the tasks that ``match``, the share ``target`` starts within ``within`` seconds of publication.
 
-    It is breached while less than ``target`` of what started in the last ``window`` seconds, and of what waits for
-    longer than ``within`` already, was in time. It has recovered once half of what is missing from ``target`` to 1 is
-    attained as well, so that it does not go to and fro.
+    What counts are the tasks that started in the last ``window`` seconds and those that have waited for longer than
+    ``within`` already. The objective is breached while less than ``target`` of them is in time. It has recovered once
+    their share is halfway between ``target`` and 1, so that it does not go back and forth.
 
-    With ``on_breach="degrade"`` the reprioritizers keep pending tasks ``expendable`` in the overflow, out of the
-    workers' reach, until it recovers: those that no ``priority=`` and no operator pinned, and each of them only until
-    it has waited for ``hold_at_most`` seconds. As many as leave the promised tasks their slots run all the same, and
+    With ``on_breach="degrade"`` the reprioritizers keep ``expendable`` tasks in the overflow, out of the workers'
+    reach, until it recovers. That spares tasks that a ``priority=`` or an operator pinned, and ends for each task once
+    it has waited for ``hold_at_most`` seconds. As many expendable tasks run as leave the promised ones their slots, and
     all of them once nothing promised has come for a tenth of the window. ``hook`` is called with a :class:`Standing`
     at each breach and recovery.
 
     ``match`` and ``expendable`` are globs on the task's name, as in :mod:`fnmatch`, one or several. Raises
-    :class:`~celery_dynprio.errors.ArgumentError` for a value that cannot be meant.
+    :class:`~celery_dynprio.errors.ArgumentError` for a value that makes no sense.
     """
 
     name: str
@@ -111,11 +111,11 @@ class Standing:
     #: Tasks that started within the window, and how many of them were in time.
     started: int = 0
     in_time: int = 0
-    #: Tasks that wait for longer than they should already.
+    #: Pending tasks that have waited too long already.
     overdue: int = 0
-    #: Since when it is breached (Unix seconds); None if it is not.
+    #: When it was breached (Unix seconds); None if it is not breached.
     since: float | None = None
-    #: Tasks that start in a second, as of late.
+    #: Tasks that started per second lately.
     rate: float = 0.0
 
     @property
@@ -126,7 +126,7 @@ class Standing:
 
     @property
     def is_breached(self) -> bool:
-        """Whether it counts as breached by its figures, given whether it was before."""
+        """Whether its figures make it breached now; that depends on whether it was before."""
         attained = self.attained
         if attained is None:
             return False
@@ -141,10 +141,10 @@ class Names:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def matching(self, name: str) -> tuple[int, ...]:
-        """The indexes of the lists that have a glob for this name."""
+        """Return the indexes of the lists with a glob that matches this name."""
         found = self._known.get(name)
         if found is None:
-            if len(self._known) >= MAX_NAMES:  # names come from messages: whoever sends many costs time, not memory
+            if len(self._known) >= MAX_NAMES:  # names come from messages: many of them may cost time, but no memory
                 self._known.clear()
             found = self._known[name] = tuple(
                 index for index, each in enumerate(self._lists) if any(fnmatchcase(name, glob) for glob in each)
@@ -153,7 +153,7 @@ class Names:
 
 
 def globs(value: object) -> tuple[str, ...]:
-    """The globs that a user gave as one text or several; none if that is neither."""
+    """Return the globs that a user gave as one text or several; none if the value is neither."""
     if isinstance(value, str):
         return (value,) if value else ()
     if isinstance(value, Sequence) and all(isinstance(each, str) and each for each in value):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from celery_dynprio.configuration.readers import READERS
+from celery_dynprio.configuration import readers
 from celery_dynprio.errors import SettingError
 from celery_dynprio.objectives import Objective
 from celery_dynprio.policies import Policy, default_policy
@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PREFIX: Final = "dynprio_"
 
-#: The decorator's name looks like a setting in a module that is its own configuration.
+#: Where a module is its own configuration, the decorator's name looks like a setting.
 NO_SETTINGS: Final = frozenset({"dynprio_task"})
+
+
+def setting(read: Callable[[str, Any], T], *, default: T) -> T:
+    """Return a field of :class:`Settings`; ``read`` is one of :mod:`celery_dynprio.configuration.readers`."""
+    return field(default=default, metadata={"read": read})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,56 +40,56 @@ class Settings:
     """
 
     #: The managed queues; by default the app's ``task_default_queue``.
-    queues: tuple[str, ...] = ("celery",)
+    queues: tuple[str, ...] = setting(readers.read_queues, default=("celery",))
     #: A policy, a factor, plain data (see :mod:`.configuration.declarations`), or its place, "module:attribute".
-    policy: Policy = field(default_factory=default_policy)
+    policy: Policy = field(default_factory=default_policy, metadata={"read": readers.read_policy})
     #: Seconds between two ticks of the reprioritizer.
-    interval: float = 1.0
+    interval: float = setting(readers.read_seconds, default=1.0)
     #: How many messages of a queue are kept in the front, within the workers' reach.
-    window: int = 10_000
+    window: int = setting(readers.read_count, default=10_000)
     #: Seconds of broker time that one tick may spend on moves.
-    budget: float = 0.2
+    budget: float = setting(readers.read_seconds, default=0.2)
     #: How far beyond its band, as a fraction of a band's width, a score must be before a task changes level.
-    hysteresis: float = 0.25
+    hysteresis: float = setting(readers.read_fraction, default=0.25)
     #: Whether workers start the reprioritizer when no other runs.
-    embedded: bool = True
+    embedded: bool = setting(readers.read_switch, default=True)
     #: Whether a subtask takes key, weight and deadline from its parent unless it has its own.
-    inherit: bool = True
+    inherit: bool = setting(readers.read_switch, default=True)
     #: Whether publishing fails if the key of a call cannot be found or is too long; else the task has no key.
-    strict: bool = False
+    strict: bool = setting(readers.read_switch, default=False)
     #: Seconds after which another reprioritizer takes over from one that went silent.
-    lease_ttl: float = 10.0
+    lease_ttl: float = setting(readers.read_seconds, default=10.0)
     #: Seconds in which learned use and runtimes lose half of their weight.
-    half_life: float = 600.0
+    half_life: float = setting(readers.read_seconds, default=600.0)
     #: Whether workers measure runtimes and use.
-    learn: bool = True
+    learn: bool = setting(readers.read_switch, default=True)
     #: Whether workers keep in the broker what became of each task, for ``dynprio trace``.
-    trace: bool = True
+    trace: bool = setting(readers.read_switch, default=True)
     #: Seconds for which a trace is kept after its last change.
-    trace_ttl: float = 86_400.0
+    trace_ttl: float = setting(readers.read_seconds, default=86_400.0)
     #: How many spans, runs of tasks, are kept of one trace, and of all traces together.
-    trace_max_spans: int = 1000
-    trace_total_spans: int = 100_000
+    trace_max_spans: int = setting(readers.read_count, default=1000)
+    trace_total_spans: int = setting(readers.read_count, default=100_000)
     #: "text" or "json": how workers format their logs, with trace, task and level; None leaves Celery's own formats.
-    log_format: str | None = None
-    #: The TCP port at which reprioritizers answer Prometheus, and the address that they listen on; None for no metrics,
-    #: and then workers count nothing for them.
-    metrics_port: int | None = None
-    metrics_host: str = "127.0.0.1"
+    log_format: str | None = setting(readers.read_log_format, default=None)
+    #: The TCP port at which reprioritizers answer Prometheus, and the address that they listen on. None means no
+    #: metrics; workers then count nothing for them.
+    metrics_port: int | None = setting(readers.read_port, default=None)
+    metrics_host: str = setting(readers.read_host, default="127.0.0.1")
     #: Whether reprioritizers send a Celery event for each move.
-    events: bool = False
+    events: bool = setting(readers.read_switch, default=False)
     #: Which share of which tasks is to start in time, and what yields when it does not; as objects or plain data.
-    objectives: tuple[Objective, ...] = ()
+    objectives: tuple[Objective, ...] = setting(readers.read_objectives, default=())
 
     def __post_init__(self) -> None:
-        for name, read in READERS.items():
-            object.__setattr__(self, name, read(PREFIX + name, getattr(self, name)))
+        for each in fields(self):
+            object.__setattr__(self, each.name, each.metadata["read"](PREFIX + each.name, getattr(self, each.name)))
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
         """Read the settings in whichever way the app was given them; this configures the app if it is not yet."""
         conf = app.conf.finalize()
-        known = [setting.name for setting in fields(cls)]
+        known = [each.name for each in fields(cls)]
         given = _given(conf, known)
         for name, (spelling, value) in given.items():
             if name not in known:
@@ -94,10 +101,10 @@ class Settings:
 
 
 def _given(conf: Any, known: Collection[str]) -> dict[str, tuple[str, Any]]:
-    """All that are ours, as they are spelled and by their name; the first map wins, as in Celery.
+    """Return the settings that are ours: by name, the user's spelling and the value. The first map wins, as in Celery.
 
-    With a namespace those are the names that begin with it, and in lower case, as Celery reads them, the settings that
-    there are. What ``app.conf.update(dynprio_...)`` sets is meant for us, too. Other names are the user's own.
+    With a namespace, ours are the names that begin with it and, as Celery reads these too, the lower-case names of
+    existing settings. So is whatever ``app.conf.update(dynprio_...)`` sets. All other names are the user's own.
     """
     reserved = re.compile(rf"{re.escape(conf.prefix) if conf.prefix else '(?:celery_)?'}{PREFIX}(\w+)", re.IGNORECASE)
     bare = re.compile(rf"{PREFIX}(\w+)")
@@ -115,14 +122,14 @@ def _given(conf: Any, known: Collection[str]) -> dict[str, tuple[str, Any]]:
 
 
 def _warn_of_bare(conf: Any, known: Collection[str]) -> None:
-    """Say which names would be ours with the namespace, and so are perhaps meant to be."""
+    """Warn of names that lack the app's namespace and so are not read, though they are probably meant to be."""
     for spelling in {str(spelling) for settings in conf.maps for spelling in settings}:
         if spelling.lower().startswith(PREFIX) and spelling.lower().removeprefix(PREFIX) in known:
             logger.warning("%s is not read: with the namespace of this app it is %s%s", spelling, conf.prefix, spelling)
 
 
 def _hint(spelling: str, name: str, known: Collection[str]) -> str:
-    """What may have been meant, in the user's own spelling."""
+    """Return the closest setting in the user's own spelling, or all settings."""
     written = spelling[: -len(name)]
     meant = [
         written + (each.upper() if written.isupper() else each) for each in difflib.get_close_matches(name, known, 1)

@@ -16,13 +16,14 @@ from uuid import uuid4
 import click
 from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import duration, one_line_errors, settings_of
+from celery_dynprio.cli.session import duration, installed_in, one_line_errors, settings_of
 
 if TYPE_CHECKING:
     from celery_dynprio.models import Report
     from celery_dynprio.monitoring.observers import Observers
     from celery_dynprio.operators.operations import Operations
     from celery_dynprio.ports.broker import Broker
+    from celery_dynprio.ports.installation import Installation
     from celery_dynprio.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _reprioritize(
         # An embedded one that leads nowhere leaves the waiting to its worker's timer.
         return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
 
-    with closing(_observers(app, settings, lenient=embedded)) as observers:
+    with closing(_observers(installed_in(app), settings, lenient=embedded)) as observers:
         broker = _reached(app, settings, stop, observers, patient=not once)
         if broker is None:
             return True
@@ -197,18 +198,18 @@ def _reprioritize(
     return not once or reported == len(chosen)
 
 
-def _observers(app: Any, settings: Settings, *, lenient: bool) -> Observers:
+def _observers(installation: Installation, settings: Settings, *, lenient: bool) -> Observers:
     from celery_dynprio.errors import SettingError  # noqa: PLC0415 - see the package
     from celery_dynprio.monitoring.observers import start  # noqa: PLC0415
 
     try:
-        return start(app, settings)
+        return start(installation, settings)
     except SettingError as exc:
         if not lenient:
             raise
         # Its worker would start it again and again, and nothing would be moved.
         logger.error("%s; going on without metrics", exc)  # noqa: TRY400 - one line
-        return start(app, replace(settings, metrics_port=None))
+        return start(installation, replace(settings, metrics_port=None))
 
 
 def _told(

@@ -38,10 +38,10 @@ _FACTORS: Final[Mapping[str, type[Factor]]] = {
 
 
 def policy_of(data: Mapping[str, Any] | Sequence[Any]) -> Policy:
-    """Return the policy that plain data tells.
+    """Return the policy that plain data describes.
 
-    A mapping has for each factor its weight, or its weight and options: ``{"weight": 2, "age": {"weight": 1,
-    "saturation": "5m"}}``. A list has mappings with a ``factor``, for several of one kind: ``[{"factor": "gauge",
+    A mapping has a weight, or a weight and options, for each factor: ``{"weight": 2, "age": {"weight": 1,
+    "saturation": "5m"}}``. A list of mappings with a ``factor`` can have several of one kind: ``[{"factor": "gauge",
     "source": "proj.load:cpu", "high": 90}]``. A factor of the user's own is a "module:attribute"; ``max`` and ``min``
     have their factors in a list ``of``. Raises :class:`~celery_dynprio.errors.DynPrioError`.
     """
@@ -52,10 +52,10 @@ def policy_of(data: Mapping[str, Any] | Sequence[Any]) -> Policy:
 
 
 def objectives_of(data: Mapping[str, Any] | Sequence[Any]) -> tuple[Objective, ...]:
-    """Return the objectives that plain data tells.
+    """Return the objectives that plain data describes.
 
-    A list of mappings with the fields of an :class:`~celery_dynprio.Objective` (or of such objects), or a mapping from
-    names to the other fields; ``hook`` may be a "module:attribute". Raises
+    It is a list of mappings with the fields of an :class:`~celery_dynprio.Objective` (or of such objects), or a mapping
+    from names to the other fields; ``hook`` may be a "module:attribute". Raises
     :class:`~celery_dynprio.errors.DynPrioError`.
     """
     if isinstance(data, Mapping):
@@ -98,7 +98,7 @@ def _factor(name: str, options: dict[str, Any]) -> Factor:
 
 
 def _own(place: str, options: Mapping[str, Any]) -> Factor:
-    """A factor of the user's, or what makes one."""
+    """Return a factor of the user's own, or what their class or function makes."""
     found = _imported(place)
     if not isinstance(found, Factor) and callable(found):
         found = found(**options)

@@ -1,9 +1,13 @@
-"""Read the values of settings as people have them: objects, plain data, and texts from the environment."""
+"""Read the values of settings as people write them: objects, plain data, and texts from the environment.
+
+A reader is called with the name and the value of a setting. It returns the value in the form that the add-on works
+with, and raises :class:`~celery_dynprio.errors.SettingError` for one that is not allowed.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from celery_dynprio.configuration.declarations import objectives_of, policy_of
@@ -15,7 +19,7 @@ from celery_dynprio.policies import Factor, Policy
 
 MAX_PORT: Final = 65_535
 
-#: What switches are called in environments, as in Celery's own strtobool.
+#: Words for switches in the environment, as in Celery's own strtobool.
 _WORDS: Final = {
     "true": True,
     "yes": True,
@@ -31,7 +35,8 @@ _WORDS: Final = {
 _NOTHING: Final = frozenset({"", "none"})
 
 
-def _queues(setting: str, value: Any) -> tuple[str, ...]:
+def read_queues(setting: str, value: Any) -> tuple[str, ...]:
+    """Read names of queues: a list, or a text with commas."""
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple, set, frozenset)) or not names:
         raise SettingError(setting, value, 'use a list of queue names, such as ["celery"], or "celery,mails"')
@@ -41,7 +46,8 @@ def _queues(setting: str, value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sorted(names) if isinstance(names, (set, frozenset)) else names))
 
 
-def _policy(setting: str, value: Any) -> Policy:
+def read_policy(setting: str, value: Any) -> Policy:
+    """Read a policy: itself, a factor, plain data, JSON, or the place of any of these, "module:attribute"."""
     found = _declared(setting, value)
     if isinstance(found, (Mapping, list, tuple)):
         try:
@@ -59,7 +65,8 @@ def _policy(setting: str, value: Any) -> Policy:
     return found
 
 
-def _objectives(setting: str, value: Any) -> tuple[Objective, ...]:
+def read_objectives(setting: str, value: Any) -> tuple[Objective, ...]:
+    """Read objectives: a list, plain data, JSON, or the place of any of these, "module:attribute"."""
     found = () if _is_nothing(value) else _declared(setting, value)
     if not isinstance(found, (Mapping, list, tuple)):
         allowed = (
@@ -77,7 +84,7 @@ def _objectives(setting: str, value: Any) -> tuple[Objective, ...]:
 
 
 def _declared(setting: str, value: Any) -> Any:
-    """What a text tells, JSON or a "module:attribute"; anything else as it is."""
+    """Return what a text means, JSON or a "module:attribute"; anything else stays as it is."""
     if not isinstance(value, str):
         return value
     if value.lstrip()[:1] in {"{", "["}:
@@ -91,35 +98,40 @@ def _declared(setting: str, value: Any) -> Any:
         raise SettingError(setting, value, f"cannot be imported: {exc!r}") from exc
 
 
-def _seconds(setting: str, value: Any) -> float:
+def read_seconds(setting: str, value: Any) -> float:
+    """Read a duration above 0."""
     found = seconds(value)
     if found is None or found <= 0:
         raise SettingError(setting, value, f"use {EXAMPLES}, above 0")
     return float(found)
 
 
-def _fraction(setting: str, value: Any) -> float:
+def read_fraction(setting: str, value: Any) -> float:
+    """Read a number from 0 to 1."""
     number = _number(value)
     if type(number) not in {int, float} or not 0 <= number <= 1:
         raise SettingError(setting, value, "use a number from 0 to 1")
     return float(number)
 
 
-def _count(setting: str, value: Any) -> int:
+def read_count(setting: str, value: Any) -> int:
+    """Read a whole number, 1 or above."""
     number = _number(value)
     if type(number) is not int or number < 1:
         raise SettingError(setting, value, "use a whole number, 1 or above")
     return number
 
 
-def _switch(setting: str, value: Any) -> bool:
+def read_switch(setting: str, value: Any) -> bool:
+    """Read True or False, or a word for it."""
     found = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
     if type(found) is not bool:
         raise SettingError(setting, value, "use True or False")
     return found
 
 
-def _log_format(setting: str, value: Any) -> str | None:
+def read_log_format(setting: str, value: Any) -> str | None:
+    """Read "text", "json" or None."""
     if _is_nothing(value):
         return None
     if isinstance(value, str) and value in {"text", "json"}:
@@ -127,7 +139,8 @@ def _log_format(setting: str, value: Any) -> str | None:
     raise SettingError(setting, value, 'use "text", "json" or None')
 
 
-def _port(setting: str, value: Any) -> int | None:
+def read_port(setting: str, value: Any) -> int | None:
+    """Read a TCP port, or None."""
     if _is_nothing(value):
         return None
     number = _number(value)
@@ -136,7 +149,8 @@ def _port(setting: str, value: Any) -> int | None:
     raise SettingError(setting, value, f"use a port, a whole number from 1 to {MAX_PORT}, or None")
 
 
-def _host(setting: str, value: Any) -> str:
+def read_host(setting: str, value: Any) -> str:
+    """Read an address to listen on."""
     if not isinstance(value, str) or not value:
         raise SettingError(setting, value, 'use an address, such as "127.0.0.1", or "0.0.0.0" for all of this machine')
     return value
@@ -147,7 +161,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """The number that a text tells; anything else as it is."""
+    """Return the number that a text stands for; anything else stays as it is."""
     if isinstance(value, str):
         for kind in (int, float):
             try:
@@ -155,29 +169,3 @@ def _number(value: Any) -> Any:
             except ValueError:
                 continue
     return value
-
-
-#: How each setting is read, by its name without the prefix; each raises SettingError.
-READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "queues": _queues,
-    "policy": _policy,
-    "interval": _seconds,
-    "window": _count,
-    "budget": _seconds,
-    "hysteresis": _fraction,
-    "embedded": _switch,
-    "inherit": _switch,
-    "strict": _switch,
-    "lease_ttl": _seconds,
-    "half_life": _seconds,
-    "learn": _switch,
-    "trace": _switch,
-    "trace_ttl": _seconds,
-    "trace_max_spans": _count,
-    "trace_total_spans": _count,
-    "log_format": _log_format,
-    "metrics_port": _port,
-    "metrics_host": _host,
-    "events": _switch,
-    "objectives": _objectives,
-}

@@ -1,1 +1,1 @@
-"""What is wrong with a deployment, and the remedy."""
+"""Finds what is wrong with a deployment, and names the remedy."""

@@ -1,1 +1,1 @@
-"""Observers of the reprioritizer; nothing of this is imported where it is off."""
+"""Observers of the reprioritizer: metrics, events and the page in Flower. What is off is never imported."""

@@ -1,10 +1,10 @@
 """Celery events for moves, and for breaches and recoveries of objectives: for ``celery events`` and other monitors.
 
-Their types have a group of their own. If the group were ``task``, monitors built on Celery's ``State`` would take the
-event's name for the task's new state, which neither RECEIVED nor STARTED replaces later, and its sender for one more
-worker (``celery.events.state``, Task.event and State._create_dispatcher, the same in 5.5 to 5.7). ``State`` ignores
-groups that it does not know. :func:`follow` makes it list moved tasks; the app of a
-:class:`~celery_dynprio.app.DynPrio` does this with its own ``State``.
+Their types have a group of their own, because Celery's ``State`` ignores groups that it does not know. In the group
+``task``, monitors built on ``State`` would take the event's name for the task's new state, which neither RECEIVED nor
+STARTED replaces later, and its sender for one more worker (``celery.events.state``, Task.event and
+State._create_dispatcher, the same in 5.5 to 5.7). :func:`follow` makes a ``State`` list moved tasks; the app of a
+:class:`~celery_dynprio.app.DynPrio` does this with its own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.events.state import State
 
-from celery_dynprio.brokers.redis.client import SOCKET_TIMEOUT
 from celery_dynprio.engine.reprioritizer import MAX_EVENTS
+from celery_dynprio.hosting.connections import new_connection
 from celery_dynprio.models import Move, Outcome, Place, Report, is_level
 from celery_dynprio.objectives import Standing
 from celery_dynprio.worker.sender import Sender, Store
@@ -25,7 +25,7 @@ from celery_dynprio.worker.sender import Sender, Store
 if TYPE_CHECKING:
     from celery import Celery
 
-#: The type of the event, and its group.
+#: The group of the events, and the type of the event of a move.
 GROUP: Final = "dynprio"
 TYPE: Final = f"{GROUP}-task-reprioritized"
 
@@ -35,10 +35,10 @@ RECOVERED: Final = f"{GROUP}-objective-recovered"
 
 
 class EventSender:
-    """Sends the events in a thread of its own: if the broker is away, events are dropped, and no tick is delayed.
+    """Sends the events in a thread of its own: if the broker is away, events are dropped and no tick is delayed.
 
-    Without ``moves``, only events of objectives are sent. ``rate`` is the largest number of moves sent in a second.
-    ``clock`` gives seconds that never go back.
+    Without ``moves``, only events of objectives are sent. At most ``rate`` moves are sent in a second. ``clock`` gives
+    seconds that never go back.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class EventSender:
         self._rate = rate
         self._clock = clock
         self._second = clock()
-        self._room = rate
-        self._over = 0
+        self._left = rate
+        self._excess = 0
 
     def dropped(self) -> int:
         """Return how many events were not sent: above the rate, or while the broker was away."""
-        return self._over + self._sender.dropped
+        return self._excess + self._sender.dropped
 
     def observe(self, report: Report) -> None:
         """Send one event for each move that was made, and for each objective that was breached or recovered."""
@@ -74,7 +74,7 @@ class EventSender:
                 if self._may_send():
                     self._sender.put(fields_of(report, move, now))
                 else:
-                    self._over += 1
+                    self._excess += 1
 
     def failed(self, queue: str, problem: Exception) -> None:
         """Do nothing: no task was moved."""
@@ -86,9 +86,9 @@ class EventSender:
     def _may_send(self) -> bool:
         now = self._clock()
         if now - self._second >= 1.0:
-            self._second, self._room = now, self._rate
-        self._room -= 1
-        return self._room >= 0
+            self._second, self._left = now, self._rate
+        self._left -= 1
+        return self._left >= 0
 
 
 def fields_of(report: Report, move: Move, now: float) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def follow(state: Any) -> None:
         if f"{GROUP}-{subject}" != TYPE:
             return
         if event["uuid"] not in state.tasks:
-            state.task_event("sent", event)  # State's own way to add a task that no worker has
+            state.task_event("sent", event)  # how State itself adds a task that no worker has yet
         task = state.tasks[event["uuid"]]
         task.reprioritized = {name: event.get(name) for name in ("queue", "from", "to", "score", "reason")}
 
@@ -172,16 +172,14 @@ class _Dispatch:
         self._connection = self._dispatcher = None
 
     def _open(self) -> None:
-        timeouts = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
-        options = {**timeouts, **(self._app.conf.broker_transport_options or {})}
-        self._connection = self._app.connection_for_write(transport_options=options)
-        self._connection.connect()  # once: a channel made without a connection would retry for ever
+        self._connection = new_connection(self._app)
+        self._connection.connect()  # once: a channel made without a connection would retry forever
         self._dispatcher = self._app.events.Dispatcher(
             self._connection,
             channel=self._connection.channel(),
             hostname=f"dynprio@{socket.gethostname()}",
             buffer_while_offline=False,
-            # As workers do with theirs: many events in one message.
+            # Many events in one message, as workers send theirs.
             buffer_group={GROUP},
             buffer_limit=MAX_EVENTS,
         )

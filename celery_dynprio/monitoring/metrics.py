@@ -16,7 +16,7 @@ from celery_dynprio.ports.histograms import BOUNDS, OTHER, Distribution, Series,
 
 PREFIX: Final = "dynprio_"
 
-#: How many keys, those with the most use, have a value of their own; the others are summed up.
+#: So many keys, those with the most use, have a value of their own; the others are added up.
 MOST_KEYS: Final = 20
 
 #: The label of a task without a fairness key, and of a task whose level is unknown.
@@ -31,26 +31,26 @@ _BUCKETS: Final = [*map(floatToGoString, BOUNDS), "+Inf"]
 
 def gauge(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, float]) -> Metric:
     """Return a value that can go up and down."""
-    made = GaugeMetricFamily(PREFIX + name, text, labels=labels)
+    family = GaugeMetricFamily(PREFIX + name, text, labels=labels)
     for label, value in values.items():
-        made.add_metric(label, float(value))
-    return made
+        family.add_metric(label, float(value))
+    return family
 
 
 def counter(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, float]) -> Metric:
-    """Return a value that only grows; ``_total`` is added to its name."""
-    made = CounterMetricFamily(PREFIX + name, text, labels=labels)
+    """Return a value that only grows; its name gets the suffix ``_total``."""
+    family = CounterMetricFamily(PREFIX + name, text, labels=labels)
     for label, value in values.items():
-        made.add_metric(label, float(value))
-    return made
+        family.add_metric(label, float(value))
+    return family
 
 
 def histogram(name: str, text: str, labels: Sequence[str], values: Mapping[Labels, Distribution]) -> Metric:
     """Return a histogram of durations in seconds."""
-    made = HistogramMetricFamily(PREFIX + name, text, labels=labels)
+    family = HistogramMetricFamily(PREFIX + name, text, labels=labels)
     for label, value in values.items():
-        made.add_metric(label, list(zip(_BUCKETS, accumulate(value.counts), strict=True)), value.total)
-    return made
+        family.add_metric(label, list(zip(_BUCKETS, accumulate(value.counts), strict=True)), value.total)
+    return family
 
 
 def waiting(reports: Iterable[Report]) -> Iterator[Metric]:
@@ -157,11 +157,11 @@ def objectives(standings: Sequence[Standing]) -> Iterator[Metric]:
 def use(seconds: Mapping[str, float]) -> Metric:
     """Return the use of worker time by fairness key."""
     ranked = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
-    told: dict[Labels, float] = {}
+    values: dict[Labels, float] = {}
     for place, (key, value) in enumerate(ranked):
         label = (clean(key) or NO_KEY) if place < MOST_KEYS else OTHER
-        told[(label,)] = told.get((label,), 0.0) + value
-    return gauge("use_seconds", "Decayed use of worker time by fairness key.", ("key",), told)
+        values[(label,)] = values.get((label,), 0.0) + value
+    return gauge("use_seconds", "Decayed use of worker time by fairness key.", ("key",), values)
 
 
 def _labels(key: SeriesKey) -> Labels:

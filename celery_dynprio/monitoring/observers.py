@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from celery_dynprio.errors import SettingError
 from celery_dynprio.models import Report
+from celery_dynprio.ports.installation import Installation
 from celery_dynprio.settings import Settings
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 
 class Observer(Protocol):
@@ -49,8 +47,11 @@ class Observers:
             observer.close()
 
 
-def start(app: Celery, settings: Settings) -> Observers:
-    """Start the observers in the settings; :class:`~celery_dynprio.errors.SettingError` if a package is missing."""
+def start(installation: Installation, settings: Settings) -> Observers:
+    """Start the observers that this process's ``settings`` ask for.
+
+    Raises :class:`~celery_dynprio.errors.SettingError` if a package is missing.
+    """
     port = settings.metrics_port
     if port is not None and importlib.util.find_spec("prometheus_client") is None:
         allowed = 'it needs a package: pip install "prometheus-client>=0.20"'
@@ -60,11 +61,11 @@ def start(app: Celery, settings: Settings) -> Observers:
     if settings.events or settings.objectives:
         from celery_dynprio.monitoring.events import EventSender  # noqa: PLC0415 - costs nothing where it is off
 
-        events = EventSender(app, moves=settings.events)
+        events = EventSender(installation.app, moves=settings.events)
         observers.append(events)
         dropped = events.dropped
     if port is not None:
         from celery_dynprio.monitoring.prometheus import Served  # noqa: PLC0415 - an extra
 
-        observers.append(Served(app, settings, port, dropped))
+        observers.append(Served(installation, settings, port, dropped))
     return Observers(observers)

@@ -14,26 +14,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.assembly import broker_errors
 from celery_dynprio.brokers.redis.dropped import RedisDropped
-from celery_dynprio.brokers.redis.histograms import RedisHistograms
-from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.engine.reprioritizer import NO_BROKER
-from celery_dynprio.errors import DynPrioError
+from celery_dynprio.errors import BrokerUnavailableError, DynPrioError
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role
 from celery_dynprio.monitoring import metrics
 from celery_dynprio.monitoring.server import Server
-from celery_dynprio.ports.histograms import Distribution, Series, SeriesKey
+from celery_dynprio.ports.histograms import Distribution, Histograms, Series, SeriesKey
+from celery_dynprio.ports.installation import Installation
+from celery_dynprio.ports.stores import Usage
 from celery_dynprio.settings import Settings
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 #: Seconds within which the broker must answer, while Prometheus waits.
 TIMEOUT: Final = 2.0
@@ -43,7 +39,7 @@ LEADING: Final = frozenset({Role.LEADER, Role.PAUSED})
 
 
 class Shared(NamedTuple):
-    """Figures that all processes share in the broker."""
+    """Figures that all processes share, kept in the broker."""
 
     series: Mapping[SeriesKey, Series]
     #: Decayed use in seconds by fairness key.
@@ -89,6 +85,7 @@ class Exporter(Collector):
         self._clock = clock
         self._queues = {queue: _Queue() for queue in settings.queues}
         self._errors = 0
+        self._away: tuple[type[Exception], ...] = (*broker_errors().any, BrokerUnavailableError)
 
     def observe(self, report: Report) -> None:
         """Store the report of a tick."""
@@ -106,7 +103,7 @@ class Exporter(Collector):
 
     def failed(self, queue: str, problem: Exception) -> None:
         """Count the failure of a tick of this queue."""
-        self._queues[queue].errors["broker" if isinstance(problem, NO_BROKER) else "other"] += 1
+        self._queues[queue].errors["broker" if isinstance(problem, self._away) else "other"] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics, as of now."""
@@ -191,9 +188,10 @@ class Exporter(Collector):
         )
 
     def _read(self) -> Shared | None:
+        failures: tuple[type[Exception], ...] = (*self._away, DynPrioError)
         try:
             return self._shared()
-        except (*NO_BROKER, DynPrioError):
+        except failures:
             self._errors += 1
             return None
 
@@ -201,10 +199,12 @@ class Exporter(Collector):
 class Served(Exporter):
     """The metrics of one process, served on a port."""
 
-    def __init__(self, app: Celery, settings: Settings, port: int, dropped: Callable[[], int] | None = None) -> None:
-        self._broker = _Broker(app, settings.half_life)
-        # Of all managed queues, not of those that --queues leaves this process.
-        super().__init__(settings, Settings.from_app(app).queues[0], self._broker.read, dropped)
+    def __init__(
+        self, installation: Installation, settings: Settings, port: int, dropped: Callable[[], int] | None = None
+    ) -> None:
+        self._reader = _Reader(installation, settings.half_life)
+        # The first of all managed queues, not of those that --queues leaves to this process.
+        super().__init__(settings, installation.settings.queues[0], self._reader.read, dropped)
         registry = CollectorRegistry()
         registry.register(self)
         self._server = Server(registry, port, settings.metrics_host)
@@ -213,28 +213,27 @@ class Served(Exporter):
     def close(self) -> None:
         """Close the port and the connection."""
         self._server.stop()
-        self._broker.close()
+        self._reader.close()
 
 
-class _Broker:
+class _Reader:
     """Reads the shared figures over a connection of its own, which is opened again after any error."""
 
-    def __init__(self, app: Celery, half_life: float) -> None:
-        self._app = app
+    def __init__(self, installation: Installation, half_life: float) -> None:
+        self._installation = installation
         self._half_life = half_life
-        self._open: tuple[RedisUsage, RedisHistograms, RedisDropped] | None = None
-        self._one = threading.Lock()
+        self._open: tuple[Usage, Histograms, RedisDropped] | None = None
+        self._lock = threading.Lock()
 
     def read(self) -> Shared:
-        with self._one:  # of two scrapes the second waits
+        with self._lock:  # of two scrapes the second waits
             try:
                 if self._open is None:
-                    timeouts = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
-                    options = {**(self._app.conf.broker_transport_options or {}), **timeouts}
-                    client = RedisClient(self._app.connection_for_write(transport_options=options))
-                    self._open = RedisUsage(client, self._half_life), RedisHistograms(client), RedisDropped(client)
+                    broker = self._installation.connect(TIMEOUT)
+                    stores, client = broker.stores, broker.client  # type: ignore[attr-defined]  # until spans count them
+                    self._open = stores.usage(self._half_life), stores.histograms(), RedisDropped(client)
                 usage, histograms, dropped = self._open
-                return Shared(histograms.read(), usage.read(time.time())[1], dropped.read())
+                return Shared(histograms.read(), usage.read(time.time()).use, dropped.read())
             except Exception:
                 self.close()
                 raise

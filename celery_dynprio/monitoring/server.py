@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 #: Seconds between two attempts to get a port that is in use.
 RETRY: Final = 2.0
 
-#: Seconds for answers that are under way when the server stops.
+#: Seconds for answers in progress when the server stops.
 STOP_TIMEOUT: Final = 3.0
 
 
 class Server:
     """Serves in threads of its own; while the port is in use, it keeps trying.
 
-    The port is in use for a moment whenever a reprioritizer takes over from another one on the same machine, which must
-    not stop it from reprioritizing.
+    The port is in use for a moment whenever a reprioritizer takes over from another one on the same machine. That must
+    not keep the new one from reprioritizing.
     """
 
     def __init__(self, registry: CollectorRegistry, port: int, host: str) -> None:
@@ -41,14 +41,14 @@ class Server:
         self._thread.join(STOP_TIMEOUT)
 
     def _serve(self) -> None:
-        said = False
+        warned = False
         while not self._stop.is_set():
             try:
                 server, thread = start_http_server(self._port, self._host, self._registry)
             except OSError as exc:
-                if not said:
+                if not warned:
                     logger.warning("no metrics yet, trying again: %s:%d: %s", self._host, self._port, exc)
-                said = True
+                warned = True
                 self._stop.wait(RETRY)
                 continue
             logger.info("metrics at http://%s:%d/metrics", self._host, self._port)

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.app.control import flatten_reply
 
+from celery_dynprio.hosting.connections import new_connection
 from celery_dynprio.levels import steps_in
 
 if TYPE_CHECKING:
     from celery import Celery
 
 logger = logging.getLogger("celery_dynprio.workers")
-
-#: Seconds after which a broker that is silent is given up.
-SOCKET_TIMEOUT: Final = 5.0
 
 #: Seconds of silence after which no more answers are expected. Workers answer within milliseconds, but those of the
 #: solo pool, which are silent while they run a task.
@@ -138,7 +136,7 @@ def answers(
 
     What a worker could not answer is left out. The second question is over as soon as all have answered it.
     """
-    with _connection(app) as connection:
+    with new_connection(app) as connection:
         # A mailbox for each: a late answer to the first question must not be counted as one to the second.
         one, two = (_mailbox(app, connection) for _ in range(2))
         told = _said(one.multi_call(first, timeout=timeout))
@@ -150,17 +148,8 @@ def answers(
 
 def tell(app: Celery, command: str, **arguments: Any) -> None:
     """Tell all workers to do something, one of Celery's control commands; nobody waits for their answers."""
-    with _connection(app) as connection:
+    with new_connection(app) as connection:
         _mailbox(app, connection).abcast(command, arguments)
-
-
-def _connection(app: Celery) -> Any:
-    """A connection of its own: the app's pool may have none left, and whoever waits for one there waits for ever."""
-    connection = app.connection_for_write()
-    if connection.transport.driver_type == "redis":
-        for option in ("socket_timeout", "socket_connect_timeout"):
-            connection.transport_options.setdefault(option, SOCKET_TIMEOUT)
-    return connection
 
 
 def _mailbox(app: Celery, connection: Any) -> Any:

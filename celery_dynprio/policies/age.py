@@ -27,7 +27,7 @@ class Age(Factor):
 
     @property
     def patience(self) -> float:
-        """Four times the saturation, in seconds."""
+        """Four times the saturation, in seconds; a task that has waited longer counts as starving."""
         return STARVING * self.saturation
 
     def bind(self, context: Context) -> Scorer:

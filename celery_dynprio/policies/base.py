@@ -1,4 +1,4 @@
-"""Factors give reasons for urgency; a policy combines them into one score and can explain it."""
+"""A factor is one reason for urgency; a policy combines factors into one score and can explain it."""
 
 from __future__ import annotations
 

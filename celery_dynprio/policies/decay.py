@@ -1,6 +1,6 @@
-"""How learned runtimes and use decay.
+"""How learned runtimes and use decay: with a half-life, so that recent runs count most.
 
-With a half-life, so that recent runs count most, as in Slurm's multifactor plugin (``PriorityDecayHalfLife``).
+This is ``PriorityDecayHalfLife`` of Slurm's multifactor plugin.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class DecayedMean(NamedTuple):
-    """Decayed seconds and decayed number of runs, as of ``at`` (Unix seconds)."""
+    """Seconds and number of runs, both decayed, as of ``at`` (Unix seconds)."""
 
     seconds: float
     runs: float

@@ -1,4 +1,4 @@
-"""How many tasks wait for a task to finish."""
+"""How many tasks wait for this one to finish."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from celery_dynprio.policies.base import Factor, Scorer, require_positive
 
 @dataclass(frozen=True)
 class Dependents(Factor):
-    """The number of tasks that wait for this one in its chain or chord; 1 from ``saturation`` of them on."""
+    """Grows with the number of tasks that wait for this one in its chain or chord, and is 1 from ``saturation`` on.
+
+    In a chain that is the length of the path that is left; to go by the longest path first is Hu's rule (1961).
+    """
 
     saturation: float = 10.0
 
     def __post_init__(self) -> None:
         require_positive("Dependents", "saturation", self.saturation)
 
-    def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - the task is all it needs
+    def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - depends on the task alone
         """Return the scorer."""
         saturation = self.saturation
 

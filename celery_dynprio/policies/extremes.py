@@ -38,7 +38,7 @@ class _Extreme(Factor):
 
 
 class Max(_Extreme):
-    """The largest of the factors: any one of the reasons is enough."""
+    """The largest of the factors, Zadeh's "or" of degrees (1965): any one of the reasons is enough."""
 
     @staticmethod
     def _choose(scorers: Sequence[Scorer]) -> Scorer:
@@ -46,7 +46,7 @@ class Max(_Extreme):
 
 
 class Min(_Extreme):
-    """The smallest of the factors: each of them can hold a task back."""
+    """The smallest of the factors, Zadeh's "and" of degrees (1965): each of them can hold a task back."""
 
     @staticmethod
     def _choose(scorers: Sequence[Scorer]) -> Scorer:

@@ -18,15 +18,15 @@ EXACT_SHARE: Final = 0.5
 class FairShare(Factor):
     """Slurm's classic fair share, ``2 ** (-(U / S) / damping)``, for keys that each used ``prior`` seconds more.
 
-    U is the key's part of all decayed use, S is the share of each key, 1 / number of keys. So a key that used its
-    share gets 0.5, one that used far more gets nearly 0, and one that used nothing gets more the more the others used,
-    up to nearly 1. An unknown key counts as unused. Where no use is known at all (in a producer, or at first), every
-    key gets 0.5. All tasks without a key count as one key.
+    U is the key's part of all decayed use; S is the share of each key, 1 / number of keys. A key that used exactly its
+    share gets 0.5, and one that used far more gets nearly 0. One that used nothing gets the more the more the others
+    used, up to nearly 1; so does an unknown key. Where no use is known at all (in a producer, or at first), every key
+    gets 0.5. All tasks without a key count as one key.
 
-    ``prior`` (seconds of worker time, or as in :data:`~celery_dynprio.durations.EXAMPLES`) is the use that decides
-    nothing: keys that differ by far less keep the order in which their tasks came. Without it, a tenant that nobody
-    knows yet would go before one that used a second, with all its tasks, however long they are. ``damping`` (Slurm's
-    FairShareDampeningFactor) above 1 distinguishes heavy users if there are very many keys.
+    ``prior`` (seconds of worker time, or as in :data:`~celery_dynprio.durations.EXAMPLES`) is the use that is ignored:
+    keys that differ by far less keep the order in which their tasks came. Without it all tasks of a new tenant,
+    however long, would go before those of one that used a second. ``damping`` (Slurm's FairShareDampeningFactor) above
+    1 tells heavy users apart if there are very many keys.
     """
 
     damping: float

@@ -38,8 +38,8 @@ class _Function(Factor):
 def factor(function: Callable[[PendingTask, Context], float]) -> Factor:
     """Make a factor of a function that takes a pending task and the context and returns a number from 0 to 1.
 
-    The factor has the function's name. A number outside of 0 to 1 raises
-    :class:`~celery_dynprio.errors.PolicyError` when a task is scored.
+    The factor is named after the function. If the function returns any other number, scoring that task raises
+    :class:`~celery_dynprio.errors.PolicyError`.
     """
     if not callable(function):
         raise PolicyError(f"@factor on {function!r}: use it on a function that takes a task and a context")

@@ -1,4 +1,4 @@
-"""A number from outside: CPU load, a value in Redis, a business signal."""
+"""A number from outside the queue: the CPU load, a value in Redis, a business signal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Gauge(Factor):
     arguments. It is read at the start of a tick, and in producers when they publish, but at most once in ``every``
     seconds, so it need not be fast.
 
-    A number that is added to every score does not change the order. ``match`` (a glob on the task name, as in
+    A number that is added to every score does not change the order. So ``match`` (a glob on the task name, as in
     :mod:`fnmatch`) selects the tasks that it applies to; all others get ``otherwise``. To make reports yield to
-    everything else while the machine is busy: ``Gauge(cpu_percent, low=90, high=30, match="reports.*", otherwise=1)``.
-    To limit another factor: ``Min(Weight(), Gauge(budget_left))``.
+    everything else while the machine is busy, as HTCondor's policy expressions do with the load average:
+    ``Gauge(cpu_percent, low=90, high=30, match="reports.*", otherwise=1)``. To limit another factor:
+    ``Min(Weight(), Gauge(budget_left))``.
 
     ``name`` is shown in explanations. Raises :class:`~celery_dynprio.errors.PolicyError` for values that are not
     numbers, for equal ``low`` and ``high``, and, when it is read, for a source that returns no number.
@@ -78,7 +79,7 @@ class Gauge(Factor):
         return score
 
     def _value(self, now: float) -> float:
-        reading = self._reading  # one assignment and one read: safe between threads
+        reading = self._reading  # read once and assigned once, so it needs no lock
         if reading is None or not 0 <= now - reading[0] < self._every:
             number = self._source() if callable(self._source) else self._source
             if not is_number(number):

@@ -10,9 +10,9 @@ from celery_dynprio.policies.base import Factor, Scorer
 
 @dataclass(frozen=True)
 class Weight(Factor):
-    """The task's weight (0 to 10), divided by 10."""
+    """The task's weight (0 to 10) divided by 10: importance relative to the highest, as Slurm's quality of service."""
 
-    def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - importance depends on nothing else
+    def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - depends on the task alone
         """Return the scorer."""
 
         def score(task: PendingTask) -> float:

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from celery_dynprio.brokers.redis.trouble import explained
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError, UnsupportedBrokerError
+from celery_dynprio.hosting.connections import new_connection
 from celery_dynprio.levels import Scale
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 #: What a broker that is away, restarting or failing over raises.
 BROKER_ERRORS: Final = (RedisError, OperationalError, OSError)
-
-#: Seconds. kombu waits for ever by default; a reprioritizer that hangs would keep a lease it cannot use.
-SOCKET_TIMEOUT: Final = 5.0
 
 #: kombu's names of the transports that keep a queue in Redis lists.
 REDIS_TRANSPORTS: Final = frozenset({"redis"})
@@ -72,13 +70,9 @@ class RedisClient:
     def from_app(cls, app: Celery, timeout: float | None = None) -> RedisClient:
         """Connect as the app's producers do, but give up on a silent broker after ``timeout`` seconds.
 
-        None leaves what the app's transport options say, or else :data:`SOCKET_TIMEOUT`.
+        None leaves what the app's transport options say, or else a few seconds.
         """
-        seconds = SOCKET_TIMEOUT if timeout is None else timeout
-        timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-        given = app.conf.broker_transport_options or {}
-        options = {**timeouts, **given} if timeout is None else {**given, **timeouts}
-        client = cls(app.connection_for_write(transport_options=options))
+        client = cls(new_connection(app, timeout))
         client.default_priority = app.conf.task_default_priority
         return client
 
