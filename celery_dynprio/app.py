@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
-from celery_dynprio.assembly import broker_errors, connect, supports
+from celery_dynprio.assembly import broker_errors, connect, operations, supports
 from celery_dynprio.durations import Due
 from celery_dynprio.errors import DynPrioError, SettingError
 from celery_dynprio.hosting.default_app import give_back, make_default
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_dynprio.operators.operations import Operations
+    from celery_dynprio.operators.results import Explanation, Listing
     from celery_dynprio.operators.steering import Result
-    from celery_dynprio.operators.views import Explanation, Page
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class DynPrio:
 
     # What waits: see celery_dynprio.operators.operations, whose methods these are, for an app
 
-    def pending(self, wanted: Filter | None = None, limit: int | None = None) -> Page:
+    def pending(self, wanted: Filter | None = None, limit: int | None = None) -> Listing:
         """List pending tasks in the order in which they are expected to run; see :meth:`~.views.Views.pending`.
 
         This and all that follows raises :class:`~celery_dynprio.errors.BrokerUnavailableError` if the broker does not
@@ -221,13 +221,11 @@ class DynPrio:
     @contextmanager
     def operations(self, by: str | None = None) -> Iterator[Operations]:
         """All operations, over one connection; ``by`` is who does it, for the audit: this process's user if None."""
-        from celery_dynprio.operators.operations import Operations  # noqa: PLC0415 - see _connect
-
         settings = self.settings
         errors = broker_errors()
         broker = connect(self.app)
         try:
-            yield Operations(self.app, broker, settings, by)
+            yield operations(self.app, broker, settings, by)
         except errors.any as exc:
             raise errors.explain(exc) from exc
         finally:

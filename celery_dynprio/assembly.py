@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from celery_dynprio.levels import Scale
 from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
 from celery_dynprio.ports.lease import Kind
 from celery_dynprio.ports.stores import Usage
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_dynprio.engine.reprioritizer import Reprioritizer
+    from celery_dynprio.operators.operations import Operations
 
 #: Seconds for which the levels of a queue may be used after the leader last said so; more where it ticks rarely.
 LEVELS_TTL = 30.0
@@ -43,6 +45,27 @@ def supports(app: Celery) -> bool:
     from celery_dynprio.brokers.redis.client import REDIS_TRANSPORTS  # noqa: PLC0415 - see the module
 
     return bool(app.connection_for_write().get_transport_cls().driver_type in REDIS_TRANSPORTS)
+
+
+def operations(
+    app: Celery, broker: Broker, settings: Settings, by: str | None = None, clock: Callable[[], float] | None = None
+) -> Operations:
+    """Return what operators can do on this broker; the ends of cancelled tasks are told as this app's workers do."""
+    from celery_dynprio.operators.operations import Operations  # noqa: PLC0415 - see the module
+    from celery_dynprio.operators.revocation import WorkerHooks  # noqa: PLC0415
+    from celery_dynprio.worker.recorder import Recorder  # noqa: PLC0415
+
+    def request_class(base: type, scale: Scale) -> type:
+        from celery_dynprio.worker.received import traced_request  # noqa: PLC0415 - only who cancels pays for it
+
+        return traced_request(base, scale)
+
+    def flush() -> None:
+        recorder = Recorder.of(app)
+        if recorder is not None:
+            recorder.senders.stop()
+
+    return Operations(app, broker, settings, by, clock, hooks=WorkerHooks(request_class, flush))
 
 
 def reprioritizers(

@@ -38,6 +38,9 @@ class MemoryScan(Iterator[tuple[Place, PendingTask, bytes]]):
     def __next__(self) -> tuple[Place, PendingTask, bytes]:
         return *next(self._pending), b""
 
+    def keep(self) -> None:
+        """Nothing: a task here is moved as it is."""
+
 
 class MemoryBacklog:
     """A queue of ``levels`` lists and two parked places; see :class:`~celery_dynprio.ports.broker.Backlog`.

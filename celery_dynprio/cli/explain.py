@@ -26,7 +26,7 @@ from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.plain import explanation_object, until
 
 if TYPE_CHECKING:
-    from celery_dynprio.operators.views import Explanation
+    from celery_dynprio.operators.results import Explanation
 
 _FACTORS: Final = (
     Column("factor", least=12),

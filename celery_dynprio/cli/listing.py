@@ -19,7 +19,7 @@ from celery_dynprio.operators.plain import turn_object, until
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.ordering import Turn
-    from celery_dynprio.operators.views import Page
+    from celery_dynprio.operators.results import Listing
 
 _COLUMNS: Final = (
     Column("#", right=True),
@@ -73,7 +73,7 @@ def list_(ctx: click.Context, /, *, limit: int, as_json: bool, **options: Any) -
         ctx.obj.echo(line)
 
 
-def draw(page: Page, now: float, width: int | None, *, filtered: bool = False) -> Iterator[str]:
+def draw(page: Listing, now: float, width: int | None, *, filtered: bool = False) -> Iterator[str]:
     """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
     if page.turns:
         yield from _rows(page, now, width)
@@ -86,7 +86,7 @@ def draw(page: Page, now: float, width: int | None, *, filtered: bool = False) -
         yield f"Workers have {page.delivered:,} more: running, reserved, or scheduled. `explain ID` tells which."
 
 
-def _rows(page: Page, now: float, width: int | None) -> Iterator[str]:
+def _rows(page: Listing, now: float, width: int | None) -> Iterator[str]:
     several = len({turn.queue for turn in page.turns}) > 1
     ids = [turn.task.id for turn in page.turns]
     yield from table(
@@ -98,7 +98,7 @@ def _rows(page: Page, now: float, width: int | None) -> Iterator[str]:
         yield counted(page.matching, "task")
 
 
-def as_object(page: Page, now: float) -> dict[str, Any]:
+def as_object(page: Listing, now: float) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "at": now,

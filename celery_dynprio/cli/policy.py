@@ -15,7 +15,7 @@ from celery_dynprio.cli.session import WrongUsage, json_option, operating, setti
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.ordering import Shift
-    from celery_dynprio.operators.views import Comparison
+    from celery_dynprio.operators.results import Comparison
     from celery_dynprio.policies import Policy
     from celery_dynprio.settings import Settings
 

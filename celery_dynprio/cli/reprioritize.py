@@ -62,7 +62,7 @@ def reprioritize(ctx: click.Context, /, **options: Any) -> None:
         ctx,
         "reprioritize",
         asked(options),
-        lambda operations, ids, why: operations.reprioritize(ids, changes, why),
+        lambda operations, tasks, why: operations.reprioritize(tasks, changes, why),
     )
 
 

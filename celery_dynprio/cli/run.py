@@ -149,11 +149,10 @@ def run(
 def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
-    from celery_dynprio.assembly import reprioritizers  # noqa: PLC0415 - see the package
+    from celery_dynprio.assembly import operations, reprioritizers  # noqa: PLC0415 - see the package
     from celery_dynprio.engine.reprioritizer import serve  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415
     from celery_dynprio.operators.fleet import Fleet  # noqa: PLC0415
-    from celery_dynprio.operators.operations import Operations  # noqa: PLC0415
     from celery_dynprio.operators.workers import Slots  # noqa: PLC0415
 
     reported = 0
@@ -189,7 +188,7 @@ def _reprioritize(
                 owner,
                 ", dry run" if dry_run else "",
             )
-            observe, failed = _told(observers, Operations(app, broker, settings))
+            observe, failed = _told(observers, operations(app, broker, settings))
             serve(chosen, settings.interval, stop, observe, finished, failed=failed)
         finally:
             fleet.stop()

@@ -28,7 +28,7 @@ from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.plain import standing_object
 
 if TYPE_CHECKING:
-    from celery_dynprio.operators.views import QueueStats, Stats
+    from celery_dynprio.operators.results import QueueStats, Stats
     from celery_dynprio.ports.stores import Entry
 
 #: Names and keys that are shown of what was learned.

@@ -25,7 +25,7 @@ def bump(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio bump 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio bump --key "tenant 7" --limit 10 --why "they called"
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "bump", asked(options), lambda operations, ids, why: operations.bump(ids, why))
+    steer(ctx, "bump", asked(options), lambda operations, tasks, why: operations.bump(tasks, why))
 
 
 @click.command(cls=CeleryCommand)
@@ -43,7 +43,7 @@ def hold(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio hold 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio hold --task "bank.*" --yes --why "the bank is down"
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "hold", asked(options), lambda operations, ids, why: operations.hold(ids, why), held=False)
+    steer(ctx, "hold", asked(options), lambda operations, tasks, why: operations.hold(tasks, why), held=False)
 
 
 @click.command(cls=CeleryCommand)
@@ -60,7 +60,7 @@ def release(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio release 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio release --held --yes
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "release", asked(options), lambda operations, ids, why: operations.release(ids, why), held=True)
+    steer(ctx, "release", asked(options), lambda operations, tasks, why: operations.release(tasks, why), held=True)
 
 
 @click.command(cls=CeleryCommand)
@@ -78,4 +78,4 @@ def cancel(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio cancel 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio cancel --trace 0af7651916cd43dd8448eb211c80319c --why "the order was withdrawn"
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "cancel", asked(options), lambda operations, ids, why: operations.cancel(ids, why))
+    steer(ctx, "cancel", asked(options), lambda operations, tasks, why: operations.cancel(tasks, why))

@@ -18,6 +18,7 @@ from celery_dynprio.message import MAX_ID, clean
 
 if TYPE_CHECKING:
     from celery_dynprio.operators.operations import Operations
+    from celery_dynprio.operators.sightings import Selection
     from celery_dynprio.operators.steering import Result
 
 _DONE: Final = "done"
@@ -71,7 +72,7 @@ def steer(
     ctx: click.Context,
     verb: str,
     wanted: Asked,
-    act: Callable[[Operations, Sequence[str], str], Sequence[Result]],
+    act: Callable[[Operations, Selection, str], Sequence[Result]],
     *,
     held: bool | None = None,
 ) -> None:
@@ -79,23 +80,22 @@ def steer(
 
     ``held`` says which of the tasks that match a filter can be meant: those that are held, those that are not, or all.
     """
-    from celery_dynprio.operators.workers import Workers  # noqa: PLC0415 - see the package
+    from celery_dynprio.operators.sightings import Selection  # noqa: PLC0415 - see the package
 
     if bool(wanted.ids) is bool(wanted.given):
         problem = "ids or a filter, not both" if wanted.ids else "ids, or a filter such as --task"
         raise WrongUsage(f"Which tasks to {verb}? Give {problem}.")
     if wanted.ids and wanted.limit is not None:
         raise WrongUsage("--limit goes with a filter, not with ids.")
-    selection = made({"held": held, **wanted.given})
+    condition = made({"held": held, **wanted.given})
     with operating(ctx.obj.app) as operations:
-        ids: Sequence[str] = [operations.whole_id(each) for each in wanted.ids]
-        missed = 0
-        if not ids:
-            page = operations.pending(selection, wanted.limit, Workers())
-            ids = [turn.task.id for turn in page.turns]
-            missed = page.missed if wanted.limit is None else 0
-            _confirm(verb, len(ids), page.matching, wanted)
-        results = act(operations, ids, wanted.why) if ids else []
+        if wanted.ids:
+            selection = Selection.of([operations.whole_id(each) for each in wanted.ids])
+        else:
+            selection = operations.select(condition, wanted.limit)
+            _confirm(verb, len(selection.ids), selection.matching, wanted)
+        results = act(operations, selection, wanted.why) if selection.ids else []
+    missed = selection.missed if wanted.limit is None else 0
     if wanted.as_json:
         print_json({**as_object(verb, results), "missed_at_most": missed})
     else:

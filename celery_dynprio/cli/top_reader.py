@@ -9,8 +9,8 @@ from typing import Final
 
 from celery_dynprio.cli.top_state import Asked, Known, queue_of
 from celery_dynprio.operators.operations import Operations
+from celery_dynprio.operators.results import QueueStats
 from celery_dynprio.operators.selection import Filter
-from celery_dynprio.operators.views import QueueStats
 from celery_dynprio.operators.workers import Workers
 
 #: Tasks that are read at a time: more than the tallest terminal has lines.

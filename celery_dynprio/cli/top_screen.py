@@ -13,7 +13,7 @@ from celery_dynprio.cli.rendering import counted, cut, pad, seconds, table
 from celery_dynprio.cli.top_state import Asked, queue_of
 from celery_dynprio.message import clean
 from celery_dynprio.models import HELD, place_name
-from celery_dynprio.operators.views import QueueStats
+from celery_dynprio.operators.results import QueueStats
 
 #: A piece of a line and how it looks: a class of :data:`STYLES`, or "".
 Piece: TypeAlias = tuple[str, str]

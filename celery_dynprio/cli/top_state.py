@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Final
 
 from celery_dynprio.engine.ordering import Turn
-from celery_dynprio.operators.views import Page, QueueStats, Stats
+from celery_dynprio.operators.results import Listing, QueueStats, Stats
 
 
 class Sort(Enum):
@@ -40,7 +40,7 @@ class Known:
     """What was read of the broker last."""
 
     stats: Stats
-    page: Page
+    page: Listing
     #: Moves a second, None until two reads tell.
     rate: float | None = None
     #: Seconds after which a waiting task counts as starving; None if the policy has no such number.

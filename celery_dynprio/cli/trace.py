@@ -10,9 +10,8 @@ import click
 from celery.bin.base import CeleryCommand
 
 from celery_dynprio.cli.rendering import counted, print_json
-from celery_dynprio.cli.session import connected, json_option, settings_of
+from celery_dynprio.cli.session import json_option, operating, settings_of
 from celery_dynprio.models import place_name
-from celery_dynprio.operators.abbreviations import whole
 from celery_dynprio.tracing.tree import as_object, walk
 
 if TYPE_CHECKING:
@@ -41,9 +40,8 @@ def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
     $ celery -A proj dynprio trace --json 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     settings = settings_of(ctx.obj.app)
-    with connected(ctx.obj.app) as broker:
-        spans = broker.stores.spans()
-        found = spans.read(trace_id) or spans.read(whole(trace_id, spans.ids_with))
+    with operating(ctx.obj.app) as operations:
+        found = operations.trace(trace_id) or operations.trace(operations.traced_id(trace_id))
     if found is None or not found.spans:
         raise click.ClickException(_unknown(trace_id, settings))
     if as_json:

@@ -10,7 +10,7 @@ from celery_dynprio.objectives import Standing, globs
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.ordering import Turn
-    from celery_dynprio.operators.views import Explanation
+    from celery_dynprio.operators.results import Explanation
 
 
 def until(at: float | None, now: float) -> float | None:

@@ -63,6 +63,9 @@ class Scan(Protocol):
     def __next__(self) -> tuple[Place, PendingTask, bytes]:
         """Return the next place, task and message."""
 
+    def keep(self) -> None:
+        """Keep the message that was returned last, so that its task can be moved as one that was found."""
+
 
 class Backlog(Protocol):
     """The pending tasks of one managed queue, wherever they wait.

@@ -14,7 +14,7 @@ import pytest
 
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.operators import operations
+from celery_dynprio.operators import cancelling
 from celery_dynprio.operators.operations import Operations
 from tests.conftest import MakeProject, StartCelery
 from tests.messages import numbers, pending
@@ -188,10 +188,10 @@ def test_what_a_killed_operator_had_begun_to_cancel_is_told(
     client = RedisClient.from_app(module.app)
     settings = module.dynprio.settings
     operator = Operations(
-        module.app, RedisBroker(client), settings, clock=lambda: time.time() - 2 * operations.ABANDONED
+        module.app, RedisBroker(client), settings, clock=lambda: time.time() - 2 * cancelling.ABANDONED
     )
     with monkeypatch.context() as patch:
-        patch.setattr(operations, "revoke", Mock(side_effect=SystemExit))
+        patch.setattr(cancelling, "revoke", Mock(side_effect=SystemExit))
         with pytest.raises(SystemExit):
             operator.cancel([result.id])
     client.close()

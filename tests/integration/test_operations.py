@@ -17,7 +17,7 @@ from celery import Celery, chord
 from celery.exceptions import TaskRevokedError
 
 from celery_dynprio import Age, DynPrio, FairShare, PendingTask, Policy, Weight, dynprio_task, factor, message, tracing
-from celery_dynprio.assembly import reprioritizers
+from celery_dynprio.assembly import operations, reprioritizers
 from celery_dynprio.brokers.redis import scan
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.broker import RedisBroker
@@ -29,9 +29,9 @@ from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.engine.reprioritizer import Reprioritizer
 from celery_dynprio.errors import ArgumentError, BrokerUnavailableError, DynPrioError, NotPendingError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, Run, is_level
-from celery_dynprio.operators import fates, operations, revocation, views
+from celery_dynprio.operators import cancelling, fates, revocation, views
+from celery_dynprio.operators.cancelling import Cancelling
 from celery_dynprio.operators.fates import Answer
-from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.operators.steering import Result
 from celery_dynprio.operators.workers import Workers
@@ -51,7 +51,7 @@ class Shop:
         self.dynprio = DynPrio(self.app)
         self.client = RedisClient.from_app(self.app)
         self.now = 0.0
-        self.operations = Operations(
+        self.operations = operations(
             self.app, RedisBroker(self.client), self.dynprio.settings, "ada@ops", clock=self._clock
         )
 
@@ -70,7 +70,7 @@ class Shop:
 
     def operator_dies(self) -> None:
         """Long ago, so that the last sign of life is over."""
-        self.now += operations.ABANDONED + 1
+        self.now += cancelling.ABANDONED + 1
         self.client.redis.delete("dynprio:cancelling")
 
     def reprioritizer(self) -> Reprioritizer:
@@ -119,7 +119,7 @@ def answers(results: list[Result]) -> list[Answer]:
 def failing(tries: list[str]) -> Callable[..., str]:
     """In place of what tells the end of a task."""
 
-    def tell(_: Operations, __: str, task_id: str, *___: object) -> str:
+    def tell(_: Cancelling, __: str, task_id: str, *___: object) -> str:
         tries.append(task_id)
         return "no backend"
 
@@ -504,7 +504,7 @@ class TestCancel:
             raise KeyboardInterrupt
 
         result = shop.report.delay("ada")
-        monkeypatch.setattr(operations, "revoke", die)
+        monkeypatch.setattr(cancelling, "revoke", die)
         with pytest.raises(KeyboardInterrupt):
             shop.operations.cancel([result.id])
         monkeypatch.undo()
@@ -522,29 +522,29 @@ class TestCancel:
     def test_a_living_operator_is_not_taken_for_dead_however_long_it_takes(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        leader = operations.Operations(shop.app, RedisBroker(shop.client), shop.dynprio.settings, clock=shop._clock)
+        leader = operations(shop.app, RedisBroker(shop.client), shop.dynprio.settings, clock=shop._clock)
         told: list[int] = []
         revoke = revocation.revoke
 
         def slow(*arguments: Any) -> None:
-            shop.now += operations.ABANDONED + 1
+            shop.now += cancelling.ABANDONED + 1
             told.append(leader.finish())
             revoke(*arguments)
 
-        monkeypatch.setattr(operations, "revoke", slow)
-        monkeypatch.setattr(operations, "SIGN_INTERVAL", 0.0)
+        monkeypatch.setattr(cancelling, "revoke", slow)
+        monkeypatch.setattr(cancelling, "SIGN_INTERVAL", 0.0)
         results = [shop.report.delay("ada") for _ in range(3)]
         shop.operations.cancel([result.id for result in results])
         assert told == [0, 0, 0]
-        assert 0 < shop.client.redis.pttl("dynprio:cancelling") <= 1000 * operations.ABANDONED
+        assert 0 < shop.client.redis.pttl("dynprio:cancelling") <= 1000 * cancelling.ABANDONED
 
     def test_the_work_of_a_dead_operator_is_done_in_slices(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         results = [shop.report.delay("ada") for _ in range(3)]
         with monkeypatch.context() as patch:
-            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
             shop.operations.cancel([result.id for result in results])
         shop.operator_dies()
-        monkeypatch.setattr(operations, "SLICE_SECONDS", -1.0)
+        monkeypatch.setattr(cancelling, "SLICE_SECONDS", -1.0)
         assert [shop.operations.finish() for _ in range(4)] == [1, 1, 1, 0]
         assert {result.state for result in results} == {"REVOKED"}
 
@@ -555,18 +555,18 @@ class TestCancel:
         revoke, odd = revocation.revoke, results[2].id
         tries: list[str] = []
 
-        def some(app: Any, broker: Any, task_id: str, raw: bytes) -> None:
+        def some(app: Any, broker: Any, task_id: str, *message: Any) -> None:
             tries.append(task_id)
             if task_id == odd:
                 raise ConnectionError("not this one")
-            revoke(app, broker, task_id, raw)
+            revoke(app, broker, task_id, *message)
 
         with monkeypatch.context() as patch:
-            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
             shop.operations.cancel([result.id for result in results])
         shop.operator_dies()
-        monkeypatch.setattr(operations, "revoke", some)
-        monkeypatch.setattr(operations, "SLICE_SECONDS", -1.0)
+        monkeypatch.setattr(cancelling, "revoke", some)
+        monkeypatch.setattr(cancelling, "SLICE_SECONDS", -1.0)
         assert sum(shop.operations.finish() for _ in range(6)) == 4
         assert tries.count(odd) <= 1
 
@@ -577,12 +577,12 @@ class TestCancel:
         tries: list[str] = []
         ids = [shop.report.delay("ada").id for _ in range(3)]
         with monkeypatch.context() as patch:
-            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
             shop.operations.cancel(ids)
         shop.operator_dies()
-        monkeypatch.setattr(operations, "AWAY", away)  # each try takes longer, and none does
-        monkeypatch.setattr(operations, "SLICE_SECONDS", 60.0)
-        monkeypatch.setattr(Operations, "_tell", failing(tries))
+        monkeypatch.setattr(cancelling, "AWAY", away)  # each try takes longer, and none does
+        monkeypatch.setattr(cancelling, "SLICE_SECONDS", 60.0)
+        monkeypatch.setattr(Cancelling, "tell_end", failing(tries))
         assert [shop.operations.finish() for _ in range(3)] == [0, 0, 0]
         assert len(tries) == tried
 
@@ -592,12 +592,12 @@ class TestCancel:
         ids = [shop.report.delay("ada").id for _ in range(4)]
         tries: list[str] = []
         with monkeypatch.context() as patch:
-            patch.setattr(operations.Operations, "_tell", lambda *_: "not told")
+            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
             shop.operations.cancel(ids)
         shop.operator_dies()
-        monkeypatch.setattr(operations, "SLICE_SECONDS", -1.0)
-        monkeypatch.setattr(operations, "RETRY", 0.0)
-        monkeypatch.setattr(Operations, "_tell", failing(tries))
+        monkeypatch.setattr(cancelling, "SLICE_SECONDS", -1.0)
+        monkeypatch.setattr(cancelling, "RETRY", 0.0)
+        monkeypatch.setattr(Cancelling, "tell_end", failing(tries))
         for _ in ids:
             shop.operations.finish()
         assert sorted(tries) == sorted(ids), "who failed before comes last"
@@ -733,6 +733,74 @@ class TestWhileOthersMove:
         assert shop.operations.explain(ids[-90]).turn.task.id == ids[-90]
 
 
+class TestSelection:
+    """What a filter found is not looked for again, unless it may be somewhere else by then."""
+
+    @pytest.fixture
+    def finds(self, monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+        """The ids that were looked for."""
+        find, found = RedisBacklog.find, list[set[str]]()
+
+        def noted(self: RedisBacklog, ids: Any, now: float) -> Any:
+            found.append(set(ids))
+            return find(self, ids, now)
+
+        monkeypatch.setattr(RedisBacklog, "find", noted)
+        return found
+
+    def test_an_operation_does_not_look_for_it_again(self, shop: Shop, finds: list[set[str]]) -> None:
+        ids = [shop.report.delay("ada", page).id for page in range(5)]
+        shop.checkout.delay("ada")
+        shop.park(*ids[:2])
+        finds.clear()
+        selection = shop.operations.select(Filter(task="shop.report"))
+        assert (set(selection.ids), selection.matching, selection.missed) == (set(ids), 5, 0)
+        assert answers(shop.operations.hold(selection)) == [Answer.DONE] * 5
+        assert finds == []
+        assert answers(shop.operations.release(shop.operations.select(Filter(held=True)))) == [Answer.DONE] * 5
+        assert finds == []
+        assert sorted(shop.ids(Filter(task="shop.report"), workers=Workers())) == sorted(ids)
+
+    def test_what_was_moved_since_is_looked_for(self, shop: Shop, finds: list[set[str]]) -> None:
+        ids = [shop.report.delay("ada", page).id for page in range(5)]
+        selection = shop.operations.select(Filter(task="shop.report"))
+        shop.park(ids[1])
+        shop.operations.bump([ids[2]])
+        finds.clear()
+        assert answers(shop.operations.hold(selection)) == [Answer.DONE] * 5
+        assert finds == [{ids[1], ids[2]}]
+        assert RedisBacklog(shop.client, "celery").count()[HELD] == 5
+
+    def test_what_was_delivered_since_is_not_pending(self, shop: Shop) -> None:
+        ids = [shop.report.delay("ada", page).id for page in range(3)]
+        selection = shop.operations.select(Filter(task="shop.report"))
+        shop.app.control.purge()
+        results = shop.operations.hold(selection)
+        assert [(result.id, result.answer) for result in results] == [(task_id, Answer.NOT_FOUND) for task_id in ids]
+
+    def test_a_limit_takes_those_that_run_next(self, shop: Shop) -> None:
+        ids = [shop.report.delay("ada", page).id for page in range(5)]
+        selection = shop.operations.select(Filter(task="shop.report"), 2)
+        assert (list(selection.ids), selection.matching) == (ids[:2], 5)
+        shop.operations.hold(selection)
+        assert RedisBacklog(shop.client, "celery").count()[HELD] == 2
+
+    def test_all_messages_with_an_id_are_meant(self, shop: Shop) -> None:
+        for level in (3, 3, 6):
+            shop.report.apply_async(("ada",), task_id="invoice-42", priority=level)
+        (result,) = shop.operations.hold(shop.operations.select(Filter(level=3)))
+        assert (result.messages, result.detail) == (3, "all of 3 messages with this id")
+
+    def test_more_than_are_kept_are_looked_for(
+        self, shop: Shop, finds: list[set[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("celery_dynprio.operators.sightings.MOST_KEPT", 2)
+        for page in range(5):
+            shop.report.delay("ada", page)
+        assert answers(shop.operations.hold(shop.operations.select(Filter(task="*")))) == [Answer.DONE] * 5
+        assert [len(ids) for ids in finds] == [3]
+
+
 class TestSeveralMessagesWithOneId:
     """An app gives ids of its own, an invoice's number, and publishes twice."""
 
@@ -774,7 +842,7 @@ class TestSeveralMessagesWithOneId:
         self, shop: Shop, where: dict[str, int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = []
-        monkeypatch.setattr(operations, "revoke", lambda *args: told.append(args[2]))
+        monkeypatch.setattr(cancelling, "revoke", lambda *args: told.append(args[2]))
         self.messages(shop, **where)
         (result,) = shop.operations.cancel([self.ID])
         assert (result.messages, told) == (sum(where.values()), [self.ID])
@@ -787,7 +855,7 @@ class TestSeveralMessagesWithOneId:
             raise KeyboardInterrupt
 
         self.messages(shop, front=3)
-        monkeypatch.setattr(operations, "revoke", die)
+        monkeypatch.setattr(cancelling, "revoke", die)
         with pytest.raises(KeyboardInterrupt):
             shop.operations.cancel([self.ID])
         monkeypatch.undo()
@@ -880,7 +948,7 @@ class TestAtWorkers:
         """What workers answer, by node name, and the ids that they are told to discard."""
         found: dict[str, Any] = {"answers": {}, "revoked": []}
         monkeypatch.setattr(fates, "answers", lambda *_: (found["answers"], found["answers"]))
-        monkeypatch.setattr(operations, "tell", lambda *_, task_id: found["revoked"].extend(task_id))
+        monkeypatch.setattr(cancelling, "tell", lambda *_, task_id: found["revoked"].extend(task_id))
         connection = shop.app.connection_for_write()
         found["take"] = lambda: connection.channel().basic_get("celery")
         yield found

@@ -30,9 +30,9 @@ from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTa
 from celery_dynprio.operators.fates import Answer
 from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.plain import explanation_object
+from celery_dynprio.operators.results import Ahead, Comparison, Explanation, Listing, QueueStats, Stats
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.operators.steering import Result
-from celery_dynprio.operators.views import Ahead, Comparison, Explanation, Page, QueueStats, Stats
 from celery_dynprio.operators.workers import Workers
 from celery_dynprio.policies import Age, Weight
 from celery_dynprio.ports.lease import Holder
@@ -93,7 +93,7 @@ class TestTable:
 
 class TestList:
     def test_rows(self) -> None:
-        page = Page(
+        page = Listing(
             [
                 turn(deadline=NOW - 3.25, key="ada"),
                 turn(OVERFLOW, 2, task_id="id-2"),
@@ -110,7 +110,7 @@ class TestList:
         ]
 
     def test_the_queue_is_shown_if_there_are_several(self) -> None:
-        lines = list(listing.draw(Page([turn(), turn(queue="mails")], 1234), NOW, None))
+        lines = list(listing.draw(Listing([turn(), turn(queue="mails")], 1234), NOW, None))
         assert [line.split()[7] for line in lines[:3]] == ["queue", "celery", "mails"]
         assert lines[-1] == "2 of 1,234 shown"
 
@@ -133,7 +133,7 @@ class TestList:
             )
             for index in range(16)
         ]
-        lines = list(listing.draw(Page(turns, 16), NOW, 80))
+        lines = list(listing.draw(Listing(turns, 16), NOW, 80))
         assert max(map(len, lines)) <= 80
         starts = [line.split()[-1].rstrip("…") for line in lines[1:-1]]
         assert len(starts) == 16
@@ -141,14 +141,14 @@ class TestList:
             assert [other.task.id for other in turns if other.task.id.startswith(start)] == [each.task.id]
 
     def test_nothing_waits(self) -> None:
-        assert list(listing.draw(Page([], 0), NOW, None)) == ["No tasks are waiting."]
-        assert list(listing.draw(Page([], 0), NOW, None, filtered=True)) == ["No pending tasks match."]
+        assert list(listing.draw(Listing([], 0), NOW, None)) == ["No tasks are waiting."]
+        assert list(listing.draw(Listing([], 0), NOW, None, filtered=True)) == ["No pending tasks match."]
         missed = "Up to 3 more tasks may match: they were moved during the search. Run it again to be sure."
-        assert list(listing.draw(Page([], 0, 3), NOW, None)) == ["No tasks are waiting.", missed]
-        assert list(listing.draw(Page([turn()], 1, 3), NOW, None))[-2:] == ["1 task", missed]
+        assert list(listing.draw(Listing([], 0, 3), NOW, None)) == ["No tasks are waiting.", missed]
+        assert list(listing.draw(Listing([turn()], 1, 3), NOW, None))[-2:] == ["1 task", missed]
 
     def test_json_has_these_keys(self) -> None:
-        found = json.loads(json.dumps(listing.as_object(Page([turn(OVERFLOW, deadline=NOW + 1)], 7), NOW)))
+        found = json.loads(json.dumps(listing.as_object(Listing([turn(OVERFLOW, deadline=NOW + 1)], 7), NOW)))
         assert (found["shown"], found["matching"], found["at"]) == (1, 7, NOW)
         assert found["tasks"] == [
             {

@@ -20,7 +20,7 @@ from celery_dynprio.cli.top_state import Asked, Known, Sort, State
 from celery_dynprio.cli.top_stderr import aside
 from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.models import HELD, PendingTask
-from celery_dynprio.operators.views import Page, QueueStats, Stats
+from celery_dynprio.operators.results import Listing, QueueStats, Stats
 from celery_dynprio.operators.workers import Workers
 from celery_dynprio.ports.lease import Holder
 
@@ -42,7 +42,7 @@ def queue(**changes: Any) -> QueueStats:
 
 def asked(*turns: Turn, stats: QueueStats | None = None, paused: bool = False, **changes: Any) -> Asked:
     found = Stats(NOW, paused, [stats or queue()], changes.pop("workers", WORKERS))
-    known = Known(found, Page(turns, len(turns)), patience=changes.pop("patience", 300.0))
+    known = Known(found, Listing(turns, len(turns)), patience=changes.pop("patience", 300.0))
     return Asked("celery", known, **changes)
 
 

@@ -294,9 +294,13 @@ class RedisBacklog:
             lambda raw: self._parse(raw, now),
             counts=self.count,
             moves=self.moves,
+            keep=self._keep,
             most=most,
             looks=looks,
         )
+
+    def _keep(self, task: PendingTask, raw: bytes, where: int) -> None:
+        self._front[task.ref] = raw, where
 
     def cancelled(self, ids: Sequence[str]) -> list[str]:
         """Those of these tasks that were cancelled, and whose end is not told yet."""

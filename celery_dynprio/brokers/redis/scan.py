@@ -26,8 +26,8 @@ class Scan(Iterator[Seen]):
 
     The levels come in order, each from its last task to the next to run; then what is held, and the overflow. If others
     move tasks meanwhile, all of it comes again, so a task may come several times. ``counts`` gives the messages in
-    each place, and ``moves`` how many were ever moved. After about ``most`` messages a look ends: of the front that
-    runs next.
+    each place, and ``moves`` how many were ever moved. ``keep`` is given a task of the front, its message, and where in
+    its list that is, as move.lua counts. After about ``most`` messages a look ends: of the front that runs next.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Scan(Iterator[Seen]):
         *,
         counts: Callable[[], Mapping[Place, int]],
         moves: Callable[[], int],
+        keep: Callable[[PendingTask, bytes, int], None],
         most: int | None = None,
         looks: int = MOST_LOOKS,
     ) -> None:
@@ -52,12 +53,20 @@ class Scan(Iterator[Seen]):
         self._parse = parse
         self._counts = counts
         self._moves = moves
+        self._keep = keep
+        #: The last message of the front that was yielded; None if the last one is parked.
+        self._last: tuple[PendingTask, bytes, int] | None = None
         self._most = most
         self._looks = looks
         self._all = self._until_nothing_moves()
 
     def __next__(self) -> Seen:
         return next(self._all)
+
+    def keep(self) -> None:
+        """Keep the message that was returned last; a parked one is found by its name."""
+        if self._last is not None:
+            self._keep(*self._last)
 
     def _until_nothing_moves(self) -> Iterator[Seen]:
         deep = False
@@ -79,9 +88,10 @@ class Scan(Iterator[Seen]):
         foreign: Counter[str] = Counter()
         for level in sorted(place for place in self._keys if is_level(place)):
             wanted = min(counts[level], left)
-            for _, raw in self._reader.tail(self._keys[level], counts[level], wanted):
+            for where, raw in self._reader.tail(self._keys[level], counts[level], wanted):
                 entry = self._parse(raw) if isinstance(raw, bytes) else TOO_LARGE
                 if isinstance(entry, PendingTask) and isinstance(raw, bytes):
+                    self._last = entry, raw, where
                     yield level, entry, raw
                 elif isinstance(entry, str):
                     foreign[entry] += 1
@@ -89,6 +99,7 @@ class Scan(Iterator[Seen]):
         self.foreign = foreign
 
     def _parked(self, counts: Mapping[Place, int], left: int) -> Iterator[Seen]:
+        self._last = None
         left -= sum(count for place, count in counts.items() if is_level(place))
         for place in (HELD, OVERFLOW):
             found = parked(self._reader, self._keys[place], self._parse)

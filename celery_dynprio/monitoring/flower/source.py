@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +17,9 @@ from celery_dynprio.monitoring.flower.lookups import Lookups
 from celery_dynprio.monitoring.flower.table import Wanted
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.plain import explanation_object, standing_object, turn_object
+from celery_dynprio.operators.results import Listing, QueueStats
 from celery_dynprio.operators.steering import Result
-from celery_dynprio.operators.views import QUICK, Page, QueueStats
+from celery_dynprio.operators.views import QUICK
 from celery_dynprio.operators.workers import Workers, ask
 from celery_dynprio.tracing.tree import as_object
 
@@ -60,7 +61,7 @@ class _Backlog:
     """All tasks that were pending at one moment (Unix seconds), or the first of them."""
 
     at: float
-    page: Page
+    listing: Listing
 
 
 class Source:
@@ -126,15 +127,15 @@ class Source:
         if not wanted.selective and wanted.end <= QUICK:
             with self._operations() as operations:
                 now = time.time()
-                page = operations.pending(limit=wanted.end, workers=self._known_workers())
-                return self._rows(operations, page.turns[wanted.start :], page.matching, now)
+                listing = operations.pending(limit=wanted.end, workers=self._known_workers())
+                return self._rows(operations, listing.turns[wanted.start :], listing.matching, now)
         kept = self._backlog.get(PATIENCE, 0.0)
         if kept is None:
             return {"rows": [], "matching": 0, "reading": True}
-        turns, matching = wanted.of(kept.page.turns)
+        turns, matching = wanted.of(kept.listing.turns)
         with self._operations() as operations:
             table = self._rows(operations, turns, matching, kept.at)
-        left_out = kept.page.matching - len(kept.page.turns)
+        left_out = kept.listing.matching - len(kept.listing.turns)
         return {**table, "age": max(time.time() - kept.at, 0.0), "left_out": left_out}
 
     def _rows(self, operations: Operations, turns: Sequence[Turn], matching: int, now: float) -> dict[str, Any]:
@@ -158,8 +159,7 @@ class Source:
                 told, state = explanation_object(found, time.time()), "pending"
             except NotPendingError as exc:
                 told, state = None, f"{exc.answer} {exc.detail}".rstrip()
-        with closing(self._dynprio().connect()) as broker:
-            trace = broker.stores.spans().read(task_id)
+            trace = operations.trace(task_id)
         return {"id": task_id, "state": state, "explanation": told, "trace": trace and as_object(trace)}
 
     def _read_backlog(self) -> _Backlog:

@@ -1,0 +1,32 @@
+"""Scores tasks for operators: a policy that fails spoils no view and no operation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from celery_dynprio.engine.scores import Scores
+from celery_dynprio.models import Context, Contribution, PendingTask
+from celery_dynprio.policies.base import Policy, Scorer
+
+logger = logging.getLogger("celery_dynprio.views")
+
+
+def scorer(policy: Policy, context: Context) -> Scorer:
+    """Return the policy as a function of the task; a task that it cannot score gets a score in the middle."""
+
+    def complain(problem: object) -> None:
+        logger.warning("the policy failed, what it could not score counts as in the middle: %r", problem)
+
+    return Scores(policy, complain).bind(context)
+
+
+def contributions(policy: Policy, task: PendingTask, context: Context) -> Sequence[Contribution]:
+    """Return what each factor adds to a task's score now; nothing for a pinned task, which no policy moves."""
+    if task.pinned is not None:
+        return ()
+    try:
+        return policy.explain(task, context)
+    except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+        logger.warning("the policy failed: %r", exc)
+        return ()
