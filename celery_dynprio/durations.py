@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: seconds, a timedelta, or a text such as "30s" or "1h30m". Pure."""
+"""Durations as people write them: seconds, a timedelta, or a text such as "30s" or "1h30m". Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Final, TypeAlias
 #: Seconds as a number, a timedelta, or a text: a number of seconds, or numbers with the units ms, s, m, h and d.
 Duration: TypeAlias = float | timedelta | str
 
-#: When something is due: in so long, or at a moment, which has to have a time zone.
+#: When something is due: after a duration, or at a moment, which must have a time zone.
 Due: TypeAlias = float | timedelta | str | datetime
 
-#: What errors tell people to write.
+#: What error messages suggest.
 EXAMPLES: Final = 'seconds as a number, a timedelta, or a text such as "30s", "5m" or "1h30m"'
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -23,7 +23,7 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|[smhd])\s*")
 
 
 def seconds(value: object) -> float | None:
-    """Return the seconds of a :data:`Duration`, which may be negative or 0; None if it is none, or is not finite."""
+    """Return the seconds of a :data:`Duration`, which may be negative or 0; None for any other or infinite value."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, str):

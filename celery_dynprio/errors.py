@@ -1,4 +1,4 @@
-"""Every error of this package has one root, so that one ``except`` catches them all."""
+"""All errors of this package have one root, so that one ``except`` catches them all."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class BrokerUnavailableError(DynPrioError):
 
 
 class BrokerRefusedError(DynPrioError):
-    """The broker answers, and refuses a command: it is out of memory, a replica, or the user may not do this."""
+    """The broker refuses a command: it is out of memory or a replica, or its user lacks a right."""
 
 
 class LeaseLostError(DynPrioError):
@@ -54,7 +54,7 @@ class LeaseLostError(DynPrioError):
 
 
 class ArgumentError(DynPrioError):
-    """An operation was asked for with a value that is not allowed."""
+    """An argument has a value that is not allowed."""
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
         super().__init__(f"{name} = {value!r}: {allowed}")
@@ -64,13 +64,13 @@ class ArgumentError(DynPrioError):
 
 
 class NotPendingError(DynPrioError):
-    """The task is not pending: a worker has it, it is finished, or it never was in a managed queue."""
+    """The task is not pending: a worker has it, it is finished, or it was never in a managed queue."""
 
     def __init__(self, task_id: str, answer: str, queues: Sequence[str], detail: str = "") -> None:
         super().__init__(f"task {task_id!r} is not pending in {', '.join(queues)}: {answer} {detail}".rstrip())
         self.task_id = task_id
         #: "already running", "scheduled", "reserved", "already finished", "already cancelled" or "not found".
         self.answer = answer
-        #: Where it is and until when, as far as known.
+        #: Where it is and until when, as far as is known.
         self.detail = detail
         self.queues = queues

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from celery_dynprio.settings import Settings
 
-#: The fields of each record; outside of tasks all are "". ``level`` is the priority level, ``wait`` is in seconds.
+#: The fields of each record; outside of tasks, all are "". ``level`` is the priority level, ``wait`` is in seconds.
 FIELDS: Final = ("trace_id", "span_id", "parent_span_id", "task_id", "task_name", "queue", "level", "wait")
 
 TEXT: Final = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
@@ -41,7 +41,7 @@ def fields_of(span: Span | None) -> dict[str, Any]:
 
 
 class TraceFilter(logging.Filter):
-    """Adds the fields to each record of a handler; filters none out."""
+    """Adds the fields to each record of a handler, and lets all records pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields."""
@@ -56,7 +56,7 @@ class TraceFilter(logging.Filter):
 
 
 class _TaskFilter(TraceFilter):
-    """For Celery's own format of task loggers, which calls an unknown task ``???``."""
+    """For Celery's own format of task loggers, in which an unknown task is ``???``."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         super().filter(record)
@@ -77,19 +77,22 @@ class TextFormatter(logging.Formatter):
         fields = {name: getattr(record, name, "") for name in FIELDS}
         if not fields["trace_id"]:
             return line
-        told = [f"trace={fields['trace_id']} span={fields['span_id']}"]
+        parts = [f"trace={fields['trace_id']} span={fields['span_id']}"]
         if fields["task_id"]:
-            told.append(f"task={fields['task_name']}[{fields['task_id']}] queue={fields['queue']}")
+            parts.append(f"task={fields['task_name']}[{fields['task_id']}] queue={fields['queue']}")
         if fields["level"] != "":
-            told.append(f"P{fields['level']}")
+            parts.append(f"P{fields['level']}")
         if isinstance(fields["wait"], float):
-            told.append(f"waited {fields['wait']:.3f} s")
+            parts.append(f"waited {fields['wait']:.3f} s")
         first, *rest = line.split("\n")
-        return "\n".join((f"{first} ({' '.join(told)})", *(f"{more} ({told[0].split()[0]})" for more in rest)))
+        return "\n".join((f"{first} ({' '.join(parts)})", *(f"{more} ({parts[0].split()[0]})" for more in rest)))
 
 
 def json_formatter() -> logging.Formatter:
-    """Return a formatter for one JSON object a line; :class:`SettingError` without python-json-logger 3.1 or newer."""
+    """Return a formatter for one JSON object a line.
+
+    Raises :class:`~celery_dynprio.errors.SettingError` without python-json-logger 3.1 or newer.
+    """
     try:
         from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - an extra
     except ImportError:
@@ -102,9 +105,9 @@ def json_formatter() -> logging.Formatter:
 
 
 def add_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ARG001
-    """Add the fields to an event of structlog: a processor, to be placed after ``add_log_level``.
+    """Add the fields to an event of structlog; place this processor after ``add_log_level``.
 
-    If the event has a ``level``, which is structlog's name for the log level, ours is ``priority_level``.
+    If the event has a ``level``, structlog's name for the log level, ours becomes ``priority_level``.
     """
     fields = fields_of(tracing.current())
     if "level" in event:
@@ -114,7 +117,7 @@ def add_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> M
 
 
 class _Setup:
-    """Puts filter and format onto the handlers that Celery has set up."""
+    """Gives the handlers that Celery has set up their filter and format."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
@@ -124,8 +127,8 @@ class _Setup:
         chosen = self._settings().log_format
         for handler in logger.handlers if logger is not None else ():
             if not any(isinstance(each, TraceFilter) for each in handler.filters):
-                celery_s_own = chosen is None and isinstance(handler.formatter, TaskFormatter)
-                handler.addFilter(_TaskFilter() if celery_s_own else TraceFilter())
+                has_celerys_format = chosen is None and isinstance(handler.formatter, TaskFormatter)
+                handler.addFilter(_TaskFilter() if has_celerys_format else TraceFilter())
             if chosen is not None:
                 handler.setFormatter(json_formatter() if chosen == "json" else TextFormatter())
 
@@ -136,7 +139,7 @@ class _Setup:
 
 
 def connect(app: Celery, settings: Callable[[], Settings]) -> None:
-    """Add the fields to all that this app's processes log from their start on; a second call changes nothing."""
+    """Add the fields to whatever this app's processes log from their start on; a second call changes nothing."""
     setup = _Setup(settings)
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(setup, weak=False, dispatch_uid=_uid(app))
@@ -144,7 +147,7 @@ def connect(app: Celery, settings: Callable[[], Settings]) -> None:
 
 
 def disconnect(app: Celery) -> None:
-    """Leave alone the loggers that are set up from now on."""
+    """Leave loggers that are set up from now on as they are."""
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.disconnect(dispatch_uid=_uid(app))
     signals.import_modules.disconnect(sender=app, dispatch_uid=_uid(app))

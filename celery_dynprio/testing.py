@@ -1,4 +1,4 @@
-"""For the tests of those who use this package: tasks to score, and stand-ins that need no broker.
+"""For tests of your own: tasks to score, and stand-ins that need no broker.
 
 Check a policy of your own by the order it gives::
 
@@ -21,7 +21,7 @@ from celery_dynprio.stores.memory import MemoryUsage
 
 __all__ = ["NOW", "MemoryBacklog", "MemoryLease", "MemoryUsage", "pending_task", "ranked"]
 
-#: The present of these tests, Unix seconds.
+#: The time at which these tasks are scored, Unix seconds.
 NOW = 1_700_000_000.0
 
 
@@ -48,7 +48,7 @@ def ranked(
     runtimes: Mapping[str, float] | None = None,
     use: Mapping[str, float] | None = None,
 ) -> list[PendingTask]:
-    """Return the tasks in the order in which the policy wants them run; of equal scores the oldest first.
+    """Return the tasks in the order in which the policy wants them to run; of equal scores the oldest first.
 
     ``runtimes`` are learned seconds by task name, ``use`` is decayed use in seconds by fairness key.
     """
@@ -57,7 +57,7 @@ def ranked(
 
 
 class MemoryLease:
-    """A lease that is always to be had; None as ``fence`` means that somebody else has it."""
+    """A lease that is always free, or always taken by somebody else if ``fence`` is None."""
 
     def __init__(self, fence: str | None = "1") -> None:
         self.fence = fence
@@ -68,12 +68,12 @@ class MemoryLease:
         return self.fence
 
     def renew(self) -> None:
-        """Nothing: it never runs out."""
+        """Do nothing: it never expires."""
 
     def release(self) -> None:
-        """Note that it was given back."""
+        """Remember that it was released."""
         self.released = True
 
     def holder(self) -> Holder | None:
-        """Who has it now."""
+        """Return the holder."""
         return None if self.fence is None or self.released else Holder("testing", "dedicated", 1)

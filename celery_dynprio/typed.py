@@ -1,5 +1,5 @@
 # ruff: noqa: D102, FBT001, FBT002, PLR0917 - as Celery has them
-"""What type checkers know of tasks, whether celery-types is installed or not; at run time they are Celery's own."""
+"""What type checkers know of tasks, with or without celery-types. At run time these are Celery's own classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["UNSET", "CallOptions", "P", "R_co", "TypedResult", "TypedSignature",
 
 
 class Unset(Enum):
-    """Stands for an argument that was not given, where None is one that can be."""
+    """Stands for an argument that was not given, where None is a value."""
 
     UNSET = "not given"
 
@@ -21,7 +21,7 @@ UNSET: Final = Unset.UNSET
 
 
 class CallOptions(TypedDict, total=False):
-    """The option ``dynprio`` of one call: :func:`~celery_dynprio.dynprio_task` tells what each of them is."""
+    """The option ``dynprio`` of one call; see :func:`~celery_dynprio.dynprio_task`."""
 
     weight: float
     deadline: Due | None
@@ -123,7 +123,7 @@ else:
     P, R_co = ParamSpec("P"), TypeVar("R_co", covariant=True)
 
     class TypedTask(Task):
-        """Celery's Task, which can be subscripted itself only from Celery 5.6 on."""
+        """Celery's Task; before Celery 5.6, that cannot be subscripted."""
 
         abstract = True
         __class_getitem__ = classmethod(GenericAlias)

@@ -15,7 +15,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 
 
 class WSGIMiddleware:
-    """Runs each request of a WSGI app in :func:`celery_dynprio.tracing.use`, also while its body is streamed."""
+    """Runs each request of a WSGI app in :func:`celery_dynprio.tracing.use`, including the streaming of its body."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self.app = app
@@ -24,7 +24,7 @@ class WSGIMiddleware:
         """Answer a request (PEP 3333)."""
         with tracing.use(environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")) as span:
             body = self.app(environ, start_response)
-        # Servers recognize these types and send them faster.
+        # Servers recognize these types, and send them faster.
         file_wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(body, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(body, file_wrapper)):
             return body
@@ -73,7 +73,7 @@ def trace_flask(app: Any) -> None:
 
 
 def django_middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Django middleware, for both kinds of views: ``MIDDLEWARE = ["celery_dynprio.web.django_middleware", ...]``."""
+    """Middleware for Django, sync and async: ``MIDDLEWARE = ["celery_dynprio.web.django_middleware", ...]``."""
     from asgiref.sync import iscoroutinefunction  # noqa: PLC0415 - comes with Django
 
     if iscoroutinefunction(get_response):

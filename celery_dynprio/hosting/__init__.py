@@ -1,1 +1,1 @@
-"""What the add-on lives in: Celery's default app, the modules that workers load, and Django's connections."""
+"""What the add-on lives in: Celery's default app, its connections, the user's modules, and Django."""

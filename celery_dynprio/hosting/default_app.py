@@ -1,7 +1,7 @@
-"""Celery's default app: the one whose tasks shared tasks are in every thread but the one that created an app.
+"""Celery's default app: shared tasks belong to it in all threads but the one that created an app.
 
 ``Celery()`` becomes the current app of its own thread only. In any other thread (a view of a web server, a pool) Celery
-falls back to the default app, and if nobody set one, to an app that it makes up: with no add-on, and with a broker on
+falls back to the default app. If nobody set one, Celery makes one up, which has no add-on and whose broker is
 amqp://localhost.
 """
 
@@ -16,15 +16,15 @@ from celery import Celery, _state
 logger = logging.getLogger("celery_dynprio.default_app")
 
 
-#: The apps that :func:`make_default` made the default one.
+#: The apps that :func:`make_default` made the default app.
 _ours: WeakSet[Celery] = WeakSet()
 
 
 def make_default(app: Celery) -> bool:
-    """Make this the default app if nobody has set one; tell whether it was done.
+    """Make this the default app if nobody has set one; return whether it is now.
 
-    An app that is not to be the current one of its own thread (``set_as_current=False``) is made the default one too,
-    as tasks that name no app would otherwise have none; it gives way to the next that is to be current.
+    This includes an app that was created with ``set_as_current=False``, since tasks that name no app would otherwise
+    have none. It gives way to the next app without that option.
     """
     present = _state.default_app
     gives_way = present in _ours and app.set_as_current and not present.set_as_current
@@ -36,13 +36,13 @@ def make_default(app: Celery) -> bool:
 
 
 def give_back(app: Celery) -> None:
-    """Let there be no default app again, if this still is it."""
+    """Unset the default app if it is still this one."""
     if _state.default_app is app:
         _state.set_default_app(None)
 
 
 def warn_of_fallback(app: Any) -> None:
-    """Warn if the app that is being finalized, and so used, is the one that Celery made up."""
+    """Warn if the app that is finalized, and so used, is the one that Celery made up."""
     if _is_fallback(app):
         logger.warning(
             "a task declared with @dynprio_task is used where no app is the current or the default one: Celery's own "
@@ -52,5 +52,5 @@ def warn_of_fallback(app: Any) -> None:
 
 
 def _is_fallback(app: Any) -> bool:
-    """Whether this is what ``celery._state._get_current_app`` makes where there is no default app."""
+    """Whether ``celery._state._get_current_app`` made this app because there was no default app."""
     return isinstance(app, Celery) and app.main == "default" and app.fixups == [] and not app.set_as_current

@@ -1,4 +1,4 @@
-"""Import the user's code as a worker does: the app's modules, and what a setting names by "module:attribute"."""
+"""Imports the user's code as a worker does: the app's modules, and "module:attribute" in a setting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kombu.utils.imports import symbol_by_name
 if TYPE_CHECKING:
     from celery import Celery
 
-#: The attribute of an app's loader that says that its modules are imported.
+#: The attribute that marks an app's loader once its modules are imported.
 _LOADED: Final = "_dynprio_loaded"
 
 

@@ -1,4 +1,4 @@
-"""What Django's databases need of us: connections that are closed again, and tasks published with a commit."""
+"""Django's databases: their connections are closed again, and tasks are published at a commit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ logger = logging.getLogger("celery_dynprio.orm")
 
 
 def close_connections() -> None:
-    """Close what this thread has open to Django's databases and caches; without Django, do nothing.
+    """Close this thread's connections to Django's databases and caches; without Django, do nothing.
 
     Celery's ``DjangoWorkerFixup`` does so around each task: otherwise a connection that the server has closed fails
-    for ever. To be called where user code may have run, and only in threads that are ours. Never raises.
+    forever. Call it where user code may have run, and only in threads of this package. Never raises.
     """
     conf, db = sys.modules.get("django.conf"), sys.modules.get("django.db")
     if conf is None or db is None or not conf.settings.configured:
@@ -23,12 +23,12 @@ def close_connections() -> None:
     for close in (db.connections.close_all, close_caches):
         try:
             close()
-        except Exception as exc:  # noqa: BLE001 - broken already: Django forgets it, and opens another
+        except Exception as exc:  # noqa: BLE001 - it is broken; Django opens another
             logger.debug("a connection of Django could not be closed: %r", exc)
 
 
 def on_commit(call: Callable[[], object]) -> None:
-    """Call it when Django's present transaction is committed, at once if there is none."""
+    """Run ``call`` when Django's current transaction is committed, at once if there is none."""
     from django.db import transaction  # noqa: PLC0415 - only projects in Django call this
 
     transaction.on_commit(call)

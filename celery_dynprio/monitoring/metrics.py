@@ -55,52 +55,66 @@ def histogram(name: str, text: str, labels: Sequence[str], values: Mapping[Label
 
 def waiting(reports: Iterable[Report]) -> Iterator[Metric]:
     """Yield how many tasks are pending in each queue, and for how long, as of the last read of a tick."""
-    read = [(report.queue, report, report.snapshot) for report in reports if report.snapshot is not None]
-    places = [(queue, report, shot, level) for queue, report, shot in read for level in range(len(shot.levels))]
-    yield gauge(
-        "pending",
-        "Messages in the front: those that workers can take now.",
-        ("queue", "level"),
-        {(queue, str(level)): shot.depths[level] for queue, _, shot, level in places},
-    )
-    yield gauge(
-        "parked",
-        "Messages in the overflow.",
-        ("queue",),
-        {(queue,): shot.overflow_depth for queue, _, shot in read},
-    )
-    yield gauge(
-        "held", "Messages that an operator holds.", ("queue",), {(queue,): shot.held_depth for queue, _, shot in read}
-    )
-    yield gauge(
-        "left_alone",
-        "Messages that the add-on does not understand.",
-        ("queue", "reason"),
-        {(queue, reason): count for queue, _, shot in read for reason, count in shot.foreign.items()},
-    )
-    yield gauge(
-        "oldest_wait_seconds",
-        "The longest wait of a task that is not held.",
-        ("queue",),
-        {(queue,): _longest(report, _all(shot)) for queue, report, shot in read},
-    )
-    yield gauge(
-        "level_oldest_wait_seconds",
-        "The longest wait of a task by the level where it is now.",
-        ("queue", "level"),
-        {(queue, str(level)): _longest(report, shot.levels[level]) for queue, report, shot, level in places},
-    )
+    read = [(report, report.snapshot) for report in reports if report.snapshot is not None]
+    yield from _depths(read)
+    yield from _waits(read)
     yield gauge(
         "held_back",
         "Parked messages that yield to an objective.",
         ("queue",),
-        {(queue,): report.held_back for queue, report, _ in read},
+        {(report.queue,): report.held_back for report, _ in read},
     )
     yield gauge(
         "moves_deferred",
         "Moves that the last tick put off because its budget was used up.",
         ("queue",),
-        {(queue,): report.deferred for queue, report, _ in read},
+        {(report.queue,): report.deferred for report, _ in read},
+    )
+
+
+def _depths(read: Sequence[tuple[Report, Snapshot]]) -> Iterator[Metric]:
+    yield gauge(
+        "pending",
+        "Messages in the front: those that workers can take now.",
+        ("queue", "level"),
+        {(report.queue, str(level)): shot.depths[level] for report, shot in read for level in range(len(shot.levels))},
+    )
+    yield gauge(
+        "parked",
+        "Messages in the overflow.",
+        ("queue",),
+        {(report.queue,): shot.overflow_depth for report, shot in read},
+    )
+    yield gauge(
+        "held",
+        "Messages that an operator holds.",
+        ("queue",),
+        {(report.queue,): shot.held_depth for report, shot in read},
+    )
+    yield gauge(
+        "left_alone",
+        "Messages that the add-on does not understand.",
+        ("queue", "reason"),
+        {(report.queue, reason): count for report, shot in read for reason, count in shot.foreign.items()},
+    )
+
+
+def _waits(read: Sequence[tuple[Report, Snapshot]]) -> Iterator[Metric]:
+    yield gauge(
+        "oldest_wait_seconds",
+        "The longest wait of a task that is not held.",
+        ("queue",),
+        {(report.queue,): _longest(report, _all(shot)) for report, shot in read},
+    )
+    yield gauge(
+        "level_oldest_wait_seconds",
+        "The longest wait of a task by the level where it is now.",
+        ("queue", "level"),
+        {
+            (report.queue, str(level)): _longest(report, pending)
+            for report, shot in read
+            for level, pending in enumerate(shot.levels)
+        },
     )
 
 
@@ -173,6 +187,6 @@ def _all(snapshot: Snapshot) -> list[PendingTask]:
     return [task for tasks in (*snapshot.levels, list(snapshot.overflow.values())) for task in tasks]
 
 
-def _longest(report: Report, waiting: Sequence[PendingTask]) -> float:
-    oldest = min((task.published for task in waiting), default=report.started)
+def _longest(report: Report, pending: Sequence[PendingTask]) -> float:
+    oldest = min((task.published for task in pending), default=report.started)
     return max(report.started - oldest, 0.0)
