@@ -85,7 +85,7 @@ class Exporter(Collector):
         self._clock = clock
         self._queues = {queue: _Queue() for queue in settings.queues}
         self._errors = 0
-        self._away: tuple[type[Exception], ...] = (*broker_errors().any, BrokerUnavailableError)
+        self._broker_errors: tuple[type[Exception], ...] = (*broker_errors().any, BrokerUnavailableError)
 
     def observe(self, report: Report) -> None:
         """Store the report of a tick."""
@@ -103,7 +103,7 @@ class Exporter(Collector):
 
     def failed(self, queue: str, problem: Exception) -> None:
         """Count the failure of a tick of this queue."""
-        self._queues[queue].errors["broker" if isinstance(problem, self._away) else "other"] += 1
+        self._queues[queue].errors["broker" if isinstance(problem, self._broker_errors) else "other"] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics, as of now."""
@@ -188,7 +188,7 @@ class Exporter(Collector):
         )
 
     def _read(self) -> Shared | None:
-        failures: tuple[type[Exception], ...] = (*self._away, DynPrioError)
+        failures: tuple[type[Exception], ...] = (*self._broker_errors, DynPrioError)
         try:
             return self._shared()
         except failures:
