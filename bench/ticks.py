@@ -15,7 +15,7 @@ from bench.backlog import Watch, fill, message
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.engine.reprioritizer import Reprioritizer
+from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.models import Context, Outcome, Run
 from celery_dynprio.policies import default_policy
 from celery_dynprio.ports.stores import Usage, UsageFigures
@@ -42,7 +42,7 @@ def _measure(size: int) -> dict[str, Any]:
         fill(client, size)
         watch = Watch(client, server.port)
         before = psutil.Process().memory_info().rss
-        (reprioritizer,) = reprioritizers(RedisBroker(client), _settings(), "bench", learned=_Learned())
+        (reprioritizer,) = reprioritizers(RedisBroker(client), _settings(), "bench", usage=_Learned())
         figures = _ticks(client, reprioritizer, size)
         return (
             figures

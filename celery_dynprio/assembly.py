@@ -6,19 +6,21 @@ redis is slow to import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.levels import Scale
 from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
 from celery_dynprio.ports.lease import Kind
 from celery_dynprio.ports.stores import Usage
-from celery_dynprio.settings import Settings
+from celery_dynprio.settings import MAX_EVENTS, Settings
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_dynprio.engine.reprioritizer import Reprioritizer
+    from celery_dynprio.engine.guard import Guard
+    from celery_dynprio.engine.tick import Reprioritizer
     from celery_dynprio.operators.operations import Operations
 
 #: Seconds for which the levels of a queue may be used after the leader last said so; more where it ticks rarely.
@@ -78,45 +80,60 @@ def reprioritizers(
     dry_run: bool = False,
     slots: Callable[[str], int] = lambda _: 0,
     workers: WorkersOfQueues | None = None,
-    learned: Usage | None = None,
+    usage: Usage | None = None,
 ) -> list[Reprioritizer]:
     """Return the reprioritizers of ``queues`` (all managed queues if None) on this broker.
 
     ``owner`` names this process in the lease. They report what the settings want to be monitored. ``slots`` gives how
     many tasks of a queue run at once, 0 if it cannot tell. ``workers`` knows where the workers take tasks from; without
-    it only those levels are used that workers without the add-on take from too. ``learned`` replaces what the broker
+    it only those levels are used that workers without the add-on take from too. ``usage`` replaces what the broker
     remembers of use and runtimes.
     """
-    from celery_dynprio.engine.admission import Admission  # noqa: PLC0415 - see the module
-    from celery_dynprio.engine.guard import Guard  # noqa: PLC0415
-    from celery_dynprio.engine.keeper import Keeper  # noqa: PLC0415
+    from celery_dynprio.engine.keeper import Keeper  # noqa: PLC0415 - see the module
     from celery_dynprio.engine.planner import Planner  # noqa: PLC0415
-    from celery_dynprio.engine.reprioritizer import MAX_EVENTS, Reprioritizer  # noqa: PLC0415
+    from celery_dynprio.engine.tick import Reprioritizer  # noqa: PLC0415
 
-    stores, clock = broker.stores, broker.clock
-    learned = learned or stores.usage(settings.half_life)
-    switch = stores.switch()
-    attainment = stores.attainment(settings.objectives, clock, settings.interval)
-    admission = Admission(settings.interval)
+    guard = _guards(broker, settings, slots)
     keeper = Keeper(settings.lease_ttl)
+    usage = usage or broker.stores.usage(settings.half_life)
+    paused = broker.stores.switch().paused
     return [
         Reprioritizer(
-            backlog=broker.backlog(queue, settings.window, clock=clock, beat=keeper.beat),
+            backlog=broker.backlog(queue, settings.window, clock=broker.clock, beat=keeper.beat),
             lease=broker.lease(queue, owner, kind, settings.lease_ttl),
             planner=Planner(len(broker.scale.levels), settings.window, settings.hysteresis),
             policy=settings.policy,
-            learned=learned,
-            paused=switch.paused,
+            usage=usage,
+            paused=paused,
             budget=settings.budget,
             window=settings.window,
             dry_run=dry_run,
             watched=settings.metrics_port is not None,
             traced=MAX_EVENTS if settings.events else 0,
-            guard=Guard(queue, settings.objectives, attainment, slots, admission) if settings.objectives else None,
+            trace_of=_trace_of,
+            guard=guard(queue),
             levels=broker.levels(queue, workers, max(LEVELS_TTL, 3 * settings.interval)),
             owner=owner,
             keeper=keeper,
-            clock=clock,
+            clock=broker.clock,
         )
         for queue in (settings.queues if queues is None else queues)
     ]
+
+
+def _guards(broker: Broker, settings: Settings, slots: Callable[[str], int]) -> Callable[[str], Guard | None]:
+    """Return what makes the guard of a queue; all of them share the slots of the same workers."""
+    if not settings.objectives:
+        return lambda _: None
+    from celery_dynprio.engine.admission import Admission  # noqa: PLC0415 - see the module
+    from celery_dynprio.engine.guard import Guard  # noqa: PLC0415
+
+    attainment = broker.stores.attainment(settings.objectives, broker.clock, settings.interval)
+    admission = Admission(settings.interval)
+    return lambda queue: Guard(queue, settings.objectives, attainment, slots, admission, clean_up=close_connections)
+
+
+def _trace_of(headers: Mapping[str, Any]) -> str:
+    from celery_dynprio.tracing.runs import span_of_headers  # noqa: PLC0415 - see the module
+
+    return span_of_headers(headers).trace_id

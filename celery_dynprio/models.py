@@ -107,10 +107,10 @@ class Snapshot:
     """The pending tasks of one queue at one moment, as far as they were read."""
 
     #: For each level the tasks that can be moved, the next to run first.
-    levels: Sequence[Sequence[PendingTask]]
+    levels: tuple[tuple[PendingTask, ...], ...]
     #: For each level all messages in the broker, read or not, ours or not.
-    depths: Sequence[int]
-    #: Overflow known so far, by task id. A live view: it changes with the next read or apply.
+    depths: tuple[int, ...]
+    #: Overflow known so far, by task id.
     overflow: Mapping[str, PendingTask]
     #: All messages that are parked as overflow, that are held, and of cancelled tasks whose end is not told yet.
     overflow_depth: int = 0

@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 PREFIX: Final = "dynprio_"
 
+#: With ``dynprio_events``, at most so many moves are sent as events in a second.
+MAX_EVENTS: Final = 100
+
 #: Where a module is its own configuration, the decorator's name looks like a setting.
 NO_SETTINGS: Final = frozenset({"dynprio_task"})
 

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from celery_dynprio import message
@@ -74,9 +75,9 @@ class MemoryBacklog:
         depths = [len(level) for level in self._levels]
         repeated = sum(depths) - len(seen)
         return Snapshot(
-            levels,
-            depths,
-            self._parked[OVERFLOW],
+            tuple(levels),
+            tuple(depths),
+            MappingProxyType(self._parked[OVERFLOW].copy()),
             len(self._parked[OVERFLOW]),
             len(self._parked[HELD]),
             len(self._parked[CANCELLED]),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celery_dynprio.models import Report
     from celery_dynprio.monitoring.observers import Observers
     from celery_dynprio.operators.operations import Operations
-    from celery_dynprio.ports.broker import Broker
+    from celery_dynprio.ports.broker import Broker, BrokerErrors
     from celery_dynprio.ports.installation import Installation
     from celery_dynprio.settings import Settings
 
@@ -150,7 +150,8 @@ def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
     from celery_dynprio.assembly import operations, reprioritizers  # noqa: PLC0415 - see the package
-    from celery_dynprio.engine.reprioritizer import serve  # noqa: PLC0415
+    from celery_dynprio.engine.loop import serve  # noqa: PLC0415
+    from celery_dynprio.hosting.orm import close_connections  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415
     from celery_dynprio.operators.fleet import Fleet  # noqa: PLC0415
     from celery_dynprio.operators.workers import Slots  # noqa: PLC0415
@@ -188,8 +189,17 @@ def _reprioritize(
                 owner,
                 ", dry run" if dry_run else "",
             )
-            observe, failed = _told(observers, operations(app, broker, settings))
-            serve(chosen, settings.interval, stop, observe, finished, failed=failed)
+            observe, failed = _told(observers, operations(app, broker, settings), broker.errors)
+            serve(
+                chosen,
+                settings.interval,
+                stop,
+                observe,
+                finished,
+                errors=broker.errors,
+                failed=failed,
+                clean_up=close_connections,
+            )
         finally:
             fleet.stop()
             broker.close()
@@ -212,16 +222,16 @@ def _observers(installation: Installation, settings: Settings, *, lenient: bool)
 
 
 def _told(
-    observers: Observers, operations: Operations
+    observers: Observers, operations: Operations, errors: BrokerErrors
 ) -> tuple[Callable[[Report], None], Callable[[str, Exception], None]]:
     """Who is told of each report and of each failed tick.
 
     The log, the observers, and what tells the end of tasks if the operator who cancelled them died.
     """
-    from celery_dynprio.engine.reprioritizer import TickLog  # noqa: PLC0415
+    from celery_dynprio.engine.ticklog import TickLog  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415 - see the package
 
-    log = TickLog()
+    log = TickLog(errors)
 
     def observe(report: Report) -> None:
         log.observe(report)

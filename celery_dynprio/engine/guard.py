@@ -9,34 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Final, Protocol
+from typing import Final
 
 from celery_dynprio.engine.admission import Admission, slots_needed
-from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.models import PendingTask, Snapshot
 from celery_dynprio.objectives import Names, Objective, Standing, globs
+from celery_dynprio.ports.stores import Attainment
 
 logger = logging.getLogger("celery_dynprio.guard")
 
 #: Seconds for which the figures must say that a breach is over: what was overdue may have started late, and its worker
-#: tells so a second later.
-TOLD_WITHIN: Final = 3.0
+#: counts that a second later.
+SETTLED_AFTER: Final = 3.0
 
 #: Once a promised task has waited for this share of its time, nothing expendable is let through.
 PRESSING: Final = 0.5
-
-
-class Attainment(Protocol):
-    """Where starts are counted and breaches are remembered."""
-
-    def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
-        """Say how many tasks of one queue are overdue, by the index of the objective."""
-
-    def read(self) -> Sequence[Standing]:
-        """How all of them stand."""
-
-    def turn(self, standing: Standing) -> Standing | None:
-        """Note a breach or a recovery; None if another was first."""
 
 
 class Yielding:
@@ -91,7 +78,8 @@ class Guard:
     """Watches some objectives for one queue.
 
     ``slots`` says how many tasks of a queue the workers run at once, 0 if that is not known. ``admission`` is shared
-    with the guards of other queues that the same workers take from.
+    with the guards of other queues that the same workers take from. ``clean_up`` is called at the end of each thread in
+    which a user's hook ran.
     """
 
     def __init__(
@@ -101,12 +89,15 @@ class Guard:
         attainment: Attainment,
         slots: Callable[[str], int] = no_slots,
         admission: Admission | None = None,
+        *,
+        clean_up: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue = queue
         self._objectives = objectives
         self._attainment = attainment
         self._slots = slots
         self._admission = admission or Admission(1.0)
+        self._clean_up = clean_up
         self._names = Names([objective.match for objective in objectives])
         self._hooks: list[threading.Thread] = []
         #: Since when the figures say that a breach is over, by the index of the objective (Unix seconds).
@@ -132,7 +123,7 @@ class Guard:
                 if after is not None:
                     standings[index] = after
                     turned.append(after)
-                    self._tell(after)
+                    self._announce(after)
         return Watched(standings, turned, Yielding(standings, now))
 
     def relax(
@@ -180,7 +171,7 @@ class Guard:
             self._met.pop(index, None)
             return standing.since is None and standing.is_breached
         self._met[index] = min(self._met.get(index, now), now)  # the clock may have gone back
-        return now - self._met[index] >= TOLD_WITHIN
+        return now - self._met[index] >= SETTLED_AFTER
 
     def _overdue(self, snapshot: Snapshot, now: float) -> Mapping[int, int]:
         counts: Counter[int] = Counter()
@@ -191,12 +182,14 @@ class Guard:
                     counts[index] += 1
         return counts
 
-    def _tell(self, standing: Standing) -> None:
+    def _announce(self, standing: Standing) -> None:
         """Log it, and call the user's hook, in a thread of its own: no tick waits for it."""
         logger.log(logging.INFO if standing.since is None else logging.WARNING, "%s", describe(standing))
         if standing.objective.hook is None:
             return
-        thread = threading.Thread(target=_call, args=(standing,), name="dynprio objective hook", daemon=True)
+        thread = threading.Thread(
+            target=_call, args=(standing, self._clean_up), name="dynprio objective hook", daemon=True
+        )
         self._hooks = [*filter(threading.Thread.is_alive, self._hooks), thread]
         try:
             thread.start()
@@ -238,7 +231,7 @@ def describe(standing: Standing) -> str:
     return f"{line}; holding back {expendable}, each for {objective.hold_at_most:g} s at most"
 
 
-def _call(standing: Standing) -> None:
+def _call(standing: Standing, clean_up: Callable[[], object]) -> None:
     hook = standing.objective.hook
     try:
         if hook is not None:
@@ -246,4 +239,4 @@ def _call(standing: Standing) -> None:
     except Exception:
         logger.exception("the hook of objective %r failed", standing.objective.name)
     finally:
-        close_connections()  # Django's are those of a thread
+        clean_up()

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.events.state import State
 
-from celery_dynprio.engine.reprioritizer import MAX_EVENTS
 from celery_dynprio.hosting.connections import new_connection
 from celery_dynprio.models import Move, Outcome, Place, Report, is_level
 from celery_dynprio.objectives import Standing
+from celery_dynprio.settings import MAX_EVENTS
 from celery_dynprio.worker.sender import Sender, Store
 
 if TYPE_CHECKING:

@@ -68,7 +68,8 @@ def turns_of(
     queue: str, waiting: Waiting, score: Scorer, context: Context, *, slots: int, yielding: Yielding
 ) -> list[Turn]:
     """Put all that waits in one queue in order, with the expected starts if ``slots`` tasks run at once."""
-    snapshot = Snapshot(waiting.levels, [len(tasks) for tasks in waiting.levels], waiting.overflow)
+    levels = tuple(map(tuple, waiting.levels))
+    snapshot = Snapshot(levels, tuple(map(len, levels)), waiting.overflow)
 
     def stays(turn: Turn) -> bool:
         return turn.place == HELD or (turn.place == OVERFLOW and yielding.yields(turn.task))

@@ -79,3 +79,6 @@ class MemoryUsage:
     def read(self, now: float) -> UsageFigures:
         """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
         return UsageFigures.as_of(now, self._half_life, self._runtimes, self._use)
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""

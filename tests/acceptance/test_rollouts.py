@@ -22,9 +22,9 @@ from celery import Celery
 
 from celery_dynprio import DynPrio, Weight
 from celery_dynprio.assembly import reprioritizers
-from celery_dynprio.brokers.redis.broker import RedisBroker
+from celery_dynprio.brokers.redis.broker import ERRORS, RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.engine.reprioritizer import serve
+from celery_dynprio.engine.loop import serve
 from celery_dynprio.operators.fleet import Fleet
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.worker.restoring import RestoreToPlainLists
@@ -94,7 +94,7 @@ class Shop:
         leaders = reprioritizers(RedisBroker(self.client), self.settings, "test:1:x", workers=fleet)
 
         def run() -> None:
-            serve(leaders, 0.02, stop)
+            serve(leaders, 0.02, stop, errors=ERRORS)
             fleet.stop()
 
         self._reprioritizing = stop, threading.Thread(target=run)

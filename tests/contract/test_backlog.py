@@ -235,6 +235,26 @@ def test_only_the_newest_fence_moves(bench: Bench) -> None:
     assert bench.backlog.apply([move], newest) == [Outcome.MOVED]
 
 
+def test_a_snapshot_stays_as_it_was_read(bench: Bench) -> None:
+    """Whatever is moved, parked or taken later, also by itself and by what is read next."""
+    first, second, third = (task() for _ in range(3))
+    for each in (first, second, third):
+        bench.publish(each, 4)
+    bench.backlog.read(NOW)
+    bench.backlog.apply([Move(first, 4, OVERFLOW, 0.1, "overflow")])
+    early = bench.backlog.read(NOW)
+    bench.backlog.apply([Move(second, 4, OVERFLOW, 0.1, "overflow"), Move(first, OVERFLOW, 0, 0.9, "refill")])
+    late = bench.backlog.read(NOW)
+    bench.backlog.close()
+    assert bench.backlog.spill(1, NOW) == 1
+    bench.backlog.read(NOW)
+    assert (dict(early.overflow), early.levels[4]) == ({first.id: first}, (second, third))
+    assert (dict(late.overflow), late.levels[4], late.levels[0]) == ({second.id: second}, (third,), (first,))
+    assert (early.depths[4], late.depths[4]) == (2, 1)
+    with pytest.raises(TypeError):
+        late.overflow[first.id] = first  # type: ignore[index]
+
+
 def test_spill_parks_the_newest_of_the_last_levels_first(bench: Bench) -> None:
     low, high = [task() for _ in range(5)], [task() for _ in range(5)]
     for each in low:

@@ -19,11 +19,12 @@ from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.engine.planner import Planner
-from celery_dynprio.engine.reprioritizer import Reprioritizer
+from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.levels import Scale
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import Moved, PendingTask, Role
 from celery_dynprio.policies import default_policy
+from celery_dynprio.stores.memory import MemoryUsage
 from tests.apps import make_app
 from tests.servers import Database
 
@@ -132,16 +133,11 @@ def reprioritizer(client: RedisClient, window: int) -> Reprioritizer:
         lease=RedisLease(client, "celery", "one", ttl=600),
         planner=Planner(len(SCALE.levels), window, 0.25),
         policy=default_policy(),
-        learned=_Nothing(),
+        usage=MemoryUsage(),
         paused=lambda: False,
         window=window,
         clock=lambda: next(clock),
     )
-
-
-class _Nothing:
-    def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - nothing was learned
-        return {}, {}
 
 
 @pytest.mark.parametrize("window", [10_000, 20])

@@ -17,7 +17,7 @@ from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.engine.planner import Planner
-from celery_dynprio.engine.reprioritizer import Reprioritizer
+from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import (
     CANCELLED,
@@ -33,6 +33,8 @@ from celery_dynprio.models import (
 )
 from celery_dynprio.policies import Age, Deadline, FairShare, Weight
 from celery_dynprio.ports.broker import Backlog
+from celery_dynprio.ports.stores import UsageFigures
+from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
 from tests.apps import make_app
 from tests.servers import Database
@@ -61,9 +63,9 @@ class Dying:
         raise Killed
 
 
-class Learned:
-    def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - nothing ages here
-        return {"a": 1.0, "b": 20.0}, {"ada": 30.0, "bob": 1.0}
+class Learned(MemoryUsage):
+    def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
+        return UsageFigures({"a": 1.0, "b": 20.0}, {"ada": 30.0, "bob": 1.0})
 
 
 class Agreement(RuleBasedStateMachine):
@@ -89,7 +91,7 @@ class Agreement(RuleBasedStateMachine):
             lease=lease,
             planner=Planner(LEVELS, WINDOW, 0.25),
             policy=POLICY,
-            learned=Learned(),
+            usage=Learned(),
             paused=lambda: False,
             budget=1e9,
             window=WINDOW,

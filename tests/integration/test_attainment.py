@@ -132,7 +132,7 @@ def test_another_promise_is_another_objective(valkey: Database) -> None:
 
 
 def test_two_targets_of_a_rollout_do_not_undo_each_others_breaches(valkey: Database) -> None:
-    clock, nothing = Clock(), Snapshot([()] * 10, [0] * 10, {})
+    clock, nothing = Clock(), Snapshot(((),) * 10, (0,) * 10, {})
     sides = [replace(CHECKOUTS, target=target) for target in (0.9, 0.99)]
     kept = [attainment(valkey.url, side, clock=clock) for side in sides]
     kept[0].add([Start("shop.checkout", wait) for wait in [1.0] * 97 + [9.0] * 3])

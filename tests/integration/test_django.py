@@ -117,7 +117,11 @@ def test_no_connection_outlives_a_round_of_ticks_or_a_hook(project: Project) -> 
         from celery_dynprio.engine.guard import _call
         from celery_dynprio.objectives import Objective, Standing
         from celery_dynprio.engine.planner import Planner
-        from celery_dynprio.engine.reprioritizer import Reprioritizer, serve
+        from celery_dynprio.brokers.redis.broker import ERRORS
+        from celery_dynprio.engine.loop import serve
+        from celery_dynprio.engine.tick import Reprioritizer
+        from celery_dynprio.hosting.orm import close_connections
+        from celery_dynprio.ports.stores import UsageFigures
         from celery_dynprio.testing import MemoryLease
         from django.db import connection
         from policies import rows
@@ -136,13 +140,21 @@ def test_no_connection_outlives_a_round_of_ticks_or_a_hook(project: Project) -> 
             lease=MemoryLease(),
             planner=Planner(10, 100, 0.25),
             policy=1 * Gauge(look, every="1ms"),
-            learned=SimpleNamespace(read=lambda now: ({}, {})),
+            usage=SimpleNamespace(read=lambda now: UsageFigures({}, {})),
             paused=lambda: False,
         )
-        serve([queue], 0.01, stop, lambda _: None, lambda _: len(seen) >= 4)
+        serve(
+            [queue],
+            0.01,
+            stop,
+            lambda _: None,
+            lambda _: len(seen) >= 4,
+            errors=ERRORS,
+            clean_up=close_connections,
+        )
         del seen[4:]
         seen.append(connection.connection is None)
-        _call(Standing(Objective("a", "b", 1, hook=lambda _: seen.append(rows()))))
+        _call(Standing(Objective("a", "b", 1, hook=lambda _: seen.append(rows()))), close_connections)
         seen.append(connection.connection is None)
         print(json.dumps(seen))
         """,

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.broker import ERRORS
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.engine.keeper import PATIENCE, Keeper
+from celery_dynprio.engine.loop import serve
 from celery_dynprio.engine.planner import Planner
-from celery_dynprio.engine.reprioritizer import Reprioritizer, serve
+from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.models import Context, PendingTask, Report, Role
 from celery_dynprio.policies import Weight, factor
 from celery_dynprio.settings import Settings
+from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
 from celery_dynprio.worker.candidate import Child, Watch
 from tests.apps import make_app
@@ -29,11 +32,6 @@ LEASE = "dynprio:celery:lease"
 
 #: Seconds: a lease that is renewed has more than half of it left.
 TTL = 600.0
-
-
-class Learned:
-    def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - nothing ages here
-        return {}, {}
 
 
 @pytest.fixture
@@ -54,7 +52,7 @@ def reprioritizer(client: RedisClient, policy: Any = 1 * Weight(), **backlog: An
         lease=RedisLease(client, "celery", "one", ttl=TTL),
         planner=Planner(10, 100, 0.25),
         policy=policy,
-        learned=Learned(),
+        usage=MemoryUsage(),
         paused=lambda: False,
         keeper=keeper,
     )
@@ -92,7 +90,9 @@ def test_the_lease_is_kept_between_two_ticks_however_far_apart(valkey: Database,
         first.set()
 
     with ExitStack() as ends:
-        thread = threading.Thread(target=serve, args=([reprioritizer(client)], 3600.0, stop, observe))
+        thread = threading.Thread(
+            target=serve, args=([reprioritizer(client)], 3600.0, stop, observe), kwargs={"errors": ERRORS}
+        )
         ends.callback(thread.join)
         ends.callback(stop.set)
         thread.start()

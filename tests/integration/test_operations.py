@@ -26,7 +26,7 @@ from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.search import Search
 from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.engine.reprioritizer import Reprioritizer
+from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.errors import ArgumentError, BrokerUnavailableError, DynPrioError, NotPendingError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, Run, is_level
 from celery_dynprio.operators import cancelling, fates, revocation, views

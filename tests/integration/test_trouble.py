@@ -17,10 +17,10 @@ from celery_dynprio import DynPrio
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis import client as redis_client
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
-from celery_dynprio.brokers.redis.broker import RedisBroker
+from celery_dynprio.brokers.redis.broker import ERRORS, RedisBroker
 from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.trouble import explained
-from celery_dynprio.engine.reprioritizer import TickLog
+from celery_dynprio.engine.ticklog import TickLog
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError
 from celery_dynprio.message import HEADER, MAX_BYTES, moves_of
 from celery_dynprio.models import HELD, OVERFLOW, Move, Role
@@ -143,7 +143,7 @@ def test_an_error_of_the_broker_says_what_it_is_and_what_to_do(
     assert type(found) is kind
     assert remedy in str(found)
     assert str(error) in str(found)
-    TickLog().failed("celery", error)
+    TickLog(ERRORS).failed("celery", error)
     (record,) = caplog.records
     assert remedy in record.getMessage()
     assert (record.levelname, record.exc_info) == ("ERROR" if kind is BrokerRefusedError else "WARNING", None)

@@ -17,7 +17,7 @@ from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.usable import BATCH, RedisUsableLevels
-from celery_dynprio.engine.reprioritizer import Reprioritizer
+from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import AddedSteps
 from celery_dynprio.operators.fleet import Fleet

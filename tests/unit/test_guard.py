@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from celery_dynprio.brokers.memory import MemoryBacklog
-from celery_dynprio.engine.guard import TOLD_WITHIN, Guard, Yielding
-from celery_dynprio.engine.reprioritizer import Reprioritizer, describe, serve
+from celery_dynprio.brokers.redis.broker import ERRORS
+from celery_dynprio.engine.guard import SETTLED_AFTER, Guard, Yielding
+from celery_dynprio.engine.loop import serve
+from celery_dynprio.engine.tick import Reprioritizer
+from celery_dynprio.engine.ticklog import describe
 from celery_dynprio.errors import BrokerUnavailableError
-from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role, is_level
+from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role, Start, is_level
 from celery_dynprio.objectives import Objective, Standing
+from celery_dynprio.ports.stores import Attainment, UsageFigures
+from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
 from tests.unit.test_reprioritizer import NOW, reprioritizer
 
 CHECKOUTS = Objective("checkouts", "checkout", 5, 0.9, on_breach="degrade", expendable="report", hold_at_most=60)
 
 
-class Counts:
+class Attained(Attainment):
+    """Nothing but what a guard needs."""
+
+    def add(self, starts: Iterable[Start]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Counts(Attained):
     """Attainment in this process; ``first`` is whether no other process is quicker."""
 
     def __init__(self, *standings: Standing, first: bool = True) -> None:
@@ -86,7 +99,7 @@ def test_a_breach_holds_back_what_is_expendable_until_it_recovers(caplog: pytest
         queue.consume()
     with caplog.at_level(logging.INFO, "celery_dynprio.guard"):
         assert list(ticking.tick().turned) == []
-        ticking.clock = lambda: NOW + TOLD_WITHIN
+        ticking.clock = lambda: NOW + SETTLED_AFTER
         report = ticking.tick()
     assert report.turned[0].since is None
     assert "is met: 96.0% in time" in caplog.messages[-1]
@@ -168,7 +181,7 @@ def test_a_task_with_an_eta_is_not_overdue() -> None:
 
 
 def test_the_end_waits_a_while_for_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_dynprio.engine.reprioritizer.HOOK_TIMEOUT", 60.0)
+    monkeypatch.setattr("celery_dynprio.engine.loop.HOOK_TIMEOUT", 60.0)
     may_end, seen = threading.Event(), []
 
     def hook(standing: Standing) -> None:
@@ -184,7 +197,7 @@ def test_the_end_waits_a_while_for_hooks(monkeypatch: pytest.MonkeyPatch) -> Non
         may_end.set()
 
     ticking.backlog.close = closing  # type: ignore[method-assign]
-    serve([ticking], 1.0, stop, finished=lambda _: True)
+    serve([ticking], 1.0, stop, finished=lambda _: True, errors=ERRORS)
     assert len(seen) == 1
 
 
@@ -259,13 +272,13 @@ def test_a_clock_that_goes_back_and_a_pause_begin_the_seconds_of_a_recovery_anew
         assert [each.since for each in ticking.tick().turned] == ([None] if later == -3593 else [])
 
 
-class Breach:
+class Breach(Attained):
     """An objective that is breached for as long as the test lasts; ``rate`` promised tasks start in a second."""
 
     def __init__(self, rate: float) -> None:
         self.standing = Standing(CHECKOUTS, 100, 0, since=NOW, rate=rate)
 
-    def tell(self, _: str, overdue: Mapping[int, int]) -> None:
+    def tell(self, queue: str, overdue: Mapping[int, int]) -> None:  # noqa: ARG002 - there is one
         self.standing = replace(self.standing, overdue=overdue.get(0, 0))
 
     def read(self) -> Sequence[Standing]:
@@ -275,12 +288,13 @@ class Breach:
         raise AssertionError(standing)
 
 
-@dataclass
-class Learned:
-    runtimes: Mapping[str, float]
+class Learned(MemoryUsage):
+    def __init__(self, runtimes: Mapping[str, float]) -> None:
+        super().__init__()
+        self.runtimes = runtimes
 
-    def read(self, _: float) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        return self.runtimes, {}
+    def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
+        return UsageFigures(self.runtimes, {})
 
 
 def simulated(
@@ -312,7 +326,7 @@ def guarded_by(breach: Breach, queue: MemoryBacklog, slots: int, learned: Learne
     guard = Guard("celery", [replace(CHECKOUTS, hold_at_most=1e6)], breach, lambda _: slots)
     breach.standing = replace(breach.standing, objective=replace(CHECKOUTS, hold_at_most=1e6))
     ticking = reprioritizer(queue, guard=guard)
-    ticking.learned = learned
+    ticking.usage = learned
     return ticking
 
 

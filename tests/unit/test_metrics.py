@@ -30,9 +30,9 @@ def shared(runs: Iterable[Run] = (), **use: float) -> Shared:
 
 def report(queue: str = "orders", role: Role = Role.LEADER, **values: Any) -> Report:
     if role in {Role.LEADER, Role.PAUSED}:
-        waiting = [pending_task(waited=5.0), pending_task(waited=8.0)]
+        waiting = pending_task(waited=5.0), pending_task(waited=8.0)
         parked = {task.id: task for task in [pending_task(waited=30.0)]}
-        snapshot = Snapshot([waiting, (), [pending_task(waited=1.0)]], [2, 1, 1], parked, 4, 3, 0, {"not JSON": 1})
+        snapshot = Snapshot((waiting, (), (pending_task(waited=1.0),)), (2, 1, 1), parked, 4, 3, 0, {"not JSON": 1})
         values = {"snapshot": snapshot, "deferred": 6, **values}
     return Report(queue, role, NOW, 0.05, **values)
 

@@ -53,7 +53,8 @@ class Queue:
         return next((tasks.pop(0) for tasks in self.levels if tasks), None)
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(self.levels, [len(tasks) for tasks in self.levels], self.overflow, len(self.overflow))
+        levels = tuple(map(tuple, self.levels))
+        return Snapshot(levels, tuple(map(len, levels)), self.overflow, len(self.overflow))
 
     def plan(
         self,

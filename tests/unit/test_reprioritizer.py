@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 
 from celery_dynprio.brokers.memory import MemoryBacklog
+from celery_dynprio.brokers.redis.broker import ERRORS
+from celery_dynprio.engine.loop import serve
 from celery_dynprio.engine.planner import Planner
-from celery_dynprio.engine.reprioritizer import Reprioritizer, TickLog, describe, planned, serve
+from celery_dynprio.engine.tick import Reprioritizer
+from celery_dynprio.engine.ticklog import TickLog, describe, planned
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.models import OVERFLOW, Context, Move, Outcome, PendingTask, Report, Role
+from celery_dynprio.models import OVERFLOW, Context, Outcome, PendingTask, Report, Role
 from celery_dynprio.policies import Age, Policy, Weight, default_policy, factor
+from celery_dynprio.ports.stores import UsageFigures
 from celery_dynprio.protocol1 import NOT_JSON
+from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
 
 NOW = 1000.0
-
-
-class NothingLearned:
-    def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - nothing ages here
-        return {}, {}
 
 
 def backlog(*levels: Any) -> MemoryBacklog:
@@ -45,7 +45,7 @@ def reprioritizer(backlog: MemoryBacklog, **options: Any) -> Reprioritizer:
         lease,
         Planner(10, window, 0.25),
         policy,
-        options.pop("usage", NothingLearned()),
+        options.pop("usage", MemoryUsage()),
         options.pop("paused", lambda: False),
         window=window,
         clock=lambda: NOW,
@@ -109,9 +109,9 @@ def test_a_deep_front_is_parked_in_bulk_and_comes_back_best_first() -> None:
 
 
 def test_a_flood_of_an_unknown_tenant_does_not_overtake_one_that_used_a_second() -> None:
-    class Used(NothingLearned):
-        def read(self, now: float) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ARG002 - as above
-            return {}, {"acme": 1.2, "bolt": 1.2}
+    class Used(MemoryUsage):
+        def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
+            return UsageFigures({}, {"acme": 1.2, "bolt": 1.2})
 
     queue = MemoryBacklog("celery")
     queue.fence = "1"
@@ -147,7 +147,7 @@ def test_the_lease_is_given_back_at_the_end() -> None:
         seen.append(report)
         stop.set()
 
-    serve([reprioritizer(backlog((5, 1.0)), lease=lease)], 0.01, stop, observe)
+    serve([reprioritizer(backlog((5, 1.0)), lease=lease)], 0.01, stop, observe, errors=ERRORS)
     assert len(seen) == 1
     assert lease.released
 
@@ -166,6 +166,7 @@ def test_trouble_in_one_queue_does_not_stop_another(caplog: pytest.LogCaptureFix
         stop,
         seen.append,
         finished=lambda reports: len(reports) == 1,
+        errors=ERRORS,
     )
     assert [report.queue for report in seen] == ["celery"]
     assert "orders: the broker does not answer: away at 1000.0; trying again" in caplog.text
@@ -184,12 +185,12 @@ def test_failures_are_told_and_the_loop_goes_on() -> None:
 
     away = Away("celery")
     away.fence = "1"
-    serve([reprioritizer(away)], 0.01, stop, failed=failed)
+    serve([reprioritizer(away)], 0.01, stop, errors=ERRORS, failed=failed)
     assert told == [("celery", ConnectionError)]
 
 
 def test_only_a_tick_that_changed_something_is_news(caplog: pytest.LogCaptureFixture) -> None:
-    paused, log, queue = [False], TickLog(), backlog((5, 1.0))
+    paused, log, queue = [False], TickLog(ERRORS), backlog((5, 1.0))
     ticking = reprioritizer(queue, paused=lambda: paused[0])
 
     def levels(ticks: int) -> list[str]:
@@ -246,7 +247,10 @@ def test_no_task_waits_for_ever_under_a_policy_with_age() -> None:
 def test_a_dry_run_tells_what_it_would_do() -> None:
     queue = backlog((5, 1.0), (5, 9.0))
     report = reprioritizer(queue, dry_run=True).tick()
-    assert all(isinstance(move, Move) for move in report.moves)
+    assert [(move.task.id, move.source, move.target, move.reason) for move in report.moves] == [
+        ("1", 5, 0, "score"),
+        ("0", 5, 9, "score"),
+    ]
     assert describe(report).startswith("celery: dry run, read 2 of 2, would move 2, in ")
     assert [line.partition(":")[0] for line in planned(report)] == [
         f"would move {move.task.name}[{move.task.id}] from P{move.source} to P{move.target}" for move in report.moves

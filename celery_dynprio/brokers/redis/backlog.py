@@ -169,7 +169,7 @@ class RedisBacklog:
         if overflow:
             self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
         parked = counts[OVERFLOW], counts[HELD], counts[CANCELLED]
-        return Snapshot(levels, self._depths, self._overflow.tasks, *parked, foreign)
+        return Snapshot(tuple(levels), tuple(self._depths), self._overflow.frozen(), *parked, foreign)
 
     def _level(self, level: Place, depth: int, wanted: int) -> Sequence[tuple[int, Entry]]:
         """The ``wanted`` messages of a level that run next, the last first; what was read before if that is dear."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.reading import Pace, Reader
@@ -21,8 +22,9 @@ class ParkedIndex:
 
     def __init__(self, reader: Reader, key: str, parse: Callable[[bytes, float], PendingTask | str]) -> None:
         self.key = key
-        #: Known so far, by task id.
-        self.tasks: dict[str, PendingTask] = {}
+        #: Known so far, by task id, and whether somebody was given it, so that it may not change.
+        self._tasks: dict[str, PendingTask] = {}
+        self._given = False
         #: Of these, the bytes of the messages that are not small.
         self.sizes: dict[str, int] = {}
         self._reader = reader
@@ -32,20 +34,27 @@ class ParkedIndex:
         self._cursor: Any = 0
         self._scanning = False
 
+    def frozen(self) -> Mapping[str, PendingTask]:
+        """Return what is known now, by task id. It does not change: the next change here makes a copy first."""
+        self._given = True
+        return MappingProxyType(self._tasks)
+
     def remember(self, task: PendingTask, size: int) -> None:
         """Note a task that was parked, and how many bytes its message has."""
-        self.tasks[task.id] = task
+        self._own()
+        self._tasks[task.id] = task
         if size > SMALL:
             self.sizes[task.id] = size
 
     def forget(self, task_id: str) -> None:
         """Note that a task is parked no more."""
-        self.tasks.pop(task_id, None)
+        self._own()
+        self._tasks.pop(task_id, None)
         self.sizes.pop(task_id, None)
 
     def clear(self) -> None:
         """Forget all: somebody else may have moved any of them meanwhile."""
-        self.tasks.clear()
+        self._tasks, self._given = {}, False
         self.sizes.clear()
         self._unreadable.clear()
         self._scanning = False
@@ -55,7 +64,7 @@ class ParkedIndex:
         if not depth:
             self.clear()
         if not self._scanning:
-            if depth <= len(self.tasks) + len(self._unreadable):
+            if depth <= len(self._tasks) + len(self._unreadable):
                 return
             self._scanning, self._cursor, self._pace = True, 0, Pace()
             self._unreadable.clear()
@@ -66,9 +75,14 @@ class ParkedIndex:
             for field, raw in entries.items():
                 entry = self._parse(raw, now)
                 if isinstance(entry, PendingTask) and entry.id.encode() == field:
-                    self.remember(self.tasks.get(entry.id, entry), len(raw))
+                    self.remember(self._tasks.get(entry.id, entry), len(raw))
                 else:
                     self._unreadable.add(field)
             if not self._cursor:
                 self._scanning = False
                 return
+
+    def _own(self) -> None:
+        """Copy what somebody was given: 0.6 ms for 100,000 tasks, and only where something changes."""
+        if self._given:
+            self._tasks, self._given = self._tasks.copy(), False

@@ -1,0 +1,104 @@
+"""The loop around the ticks: it goes on whatever fails, and lets go of everything at the end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Final
+
+from celery_dynprio.engine.tick import Reprioritizer
+from celery_dynprio.engine.ticklog import TickLog
+from celery_dynprio.models import Report
+from celery_dynprio.ports.broker import BrokerErrors
+
+logger = logging.getLogger("celery_dynprio.reprioritizer")
+
+#: Seconds to wait after a failed tick: the first, doubled each time, and the longest.
+FIRST_BACKOFF: Final = 0.5
+LONGEST_BACKOFF: Final = 10.0
+
+#: Seconds that the hooks of objectives may take at the end.
+HOOK_TIMEOUT: Final = 2.0
+
+
+def serve(
+    reprioritizers: Sequence[Reprioritizer],
+    interval: float,
+    stop: threading.Event,
+    observe: Callable[[Report], None] | None = None,
+    finished: Callable[[Sequence[Report]], bool] = lambda _: False,
+    *,
+    errors: BrokerErrors,
+    failed: Callable[[str, Exception], None] | None = None,
+    clean_up: Callable[[], object] = lambda: None,
+) -> None:
+    """Tick every ``interval`` seconds until ``stop`` is set, or ``finished`` returns true for the last reports.
+
+    ``observe`` is called with each report. Nothing that happens in a tick ends the loop: ``failed`` is called with the
+    queue and the problem, and the tick is tried again after a growing pause. Where they are None, both are logged.
+    ``clean_up`` is called after each round of ticks, which run the user's code. Everything is released at the end.
+    """
+    log = TickLog(errors)
+    observe, failed = observe or log.observe, failed or log.failed
+    keeper = next((each.keeper for each in reprioritizers if each.keeper), None)
+    failures = 0
+    with keeper.working() if keeper else nullcontext():
+        try:
+            while not stop.is_set():
+                began = time.monotonic()
+                reports, trouble = _round(reprioritizers, stop, observe, failed)
+                clean_up()
+                if finished(reports):
+                    break
+                failures = failures + 1 if trouble else 0
+                pause = max(_pause(interval, failures) - (time.monotonic() - began), 0.0)
+                if keeper:
+                    keeper.rest(pause)
+                stop.wait(pause)
+        finally:
+            _close(reprioritizers, errors)
+            _await_hooks(reprioritizers)
+
+
+def _round(
+    reprioritizers: Sequence[Reprioritizer],
+    stop: threading.Event,
+    observe: Callable[[Report], None],
+    failed: Callable[[str, Exception], None],
+) -> tuple[list[Report], bool]:
+    """Tick once for each queue; return the reports, and whether anything failed."""
+    reports, trouble = [], False
+    for reprioritizer in reprioritizers:
+        if stop.is_set():
+            break
+        try:
+            report = reprioritizer.tick()
+            observe(report)
+            reports.append(report)
+        except Exception as exc:  # noqa: BLE001 - one queue's trouble must not stop the others
+            trouble = True
+            failed(reprioritizer.backlog.queue, exc)
+    return reports, trouble
+
+
+def _pause(interval: float, failures: int) -> float:
+    """Return the seconds from the beginning of one round to the next, after so many failed rounds in a row."""
+    return min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF) if failures else interval
+
+
+def _close(reprioritizers: Sequence[Reprioritizer], errors: BrokerErrors) -> None:
+    for reprioritizer in reprioritizers:
+        try:
+            reprioritizer.close()
+        except errors.any as exc:
+            queue = reprioritizer.backlog.queue
+            logger.warning("%s: the lease could not be given back and expires: %s", queue, exc)
+
+
+def _await_hooks(reprioritizers: Sequence[Reprioritizer]) -> None:
+    until = time.monotonic() + HOOK_TIMEOUT
+    for guard in filter(None, (reprioritizer.guard for reprioritizer in reprioritizers)):
+        guard.close(max(until - time.monotonic(), 0.0))

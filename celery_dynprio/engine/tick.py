@@ -1,0 +1,290 @@
+"""One tick of one queue: read, score, plan, move, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from celery_dynprio.complaints import Complaints
+from celery_dynprio.engine.guard import Guard, Watched
+from celery_dynprio.engine.keeper import Keeper, follows
+from celery_dynprio.engine.planner import Plan, Planner
+from celery_dynprio.engine.scores import Scores
+from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.levels import Bands
+from celery_dynprio.models import Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot, is_level
+from celery_dynprio.objectives import Standing
+from celery_dynprio.policies.base import Policy, Scorer
+from celery_dynprio.ports.broker import Backlog, UsableLevels
+from celery_dynprio.ports.lease import Lease
+from celery_dynprio.ports.stores import Usage
+
+logger = logging.getLogger("celery_dynprio.reprioritizer")
+
+#: The front may be this much deeper than the window before its newest messages are parked in bulk.
+SLACK: Final = 1.2
+
+#: One tick parks at most this many windows in bulk, so that a tick stays short however much arrived.
+SPILL_WINDOWS: Final = 2
+
+#: What stands for a queue that was not read.
+_UNREAD: Final = Snapshot((), (), {})
+
+
+class _Places:
+    """Scores a task by its present place, so that a policy broken from the start leaves the order as it is."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._scores: dict[str, float] | None = None
+
+    def __call__(self, task: PendingTask) -> float:
+        if self._scores is None:  # most ticks never ask
+            bands = Bands.equal(len(self._snapshot.levels))
+            levels = enumerate(self._snapshot.levels)
+            self._scores = {each.id: bands.middle(level) for level, tasks in levels for each in tasks}
+        return self._scores.get(task.id, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was read, and what the guard found in it."""
+
+    snapshot: Snapshot
+    standings: Sequence[Standing] = ()
+    turned: Sequence[Standing] = ()
+    #: Whether a task is to be parked for an objective; None if none is.
+    yields: Callable[[PendingTask], bool] | None = None
+    #: The part of the overflow that does not yield.
+    overflow: Mapping[str, PendingTask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What was moved, or in a dry run planned."""
+
+    moves: Sequence[Move] = ()
+    outcomes: Sequence[Outcome] = ()
+    deferred: int = 0
+    spilled: int = 0
+    traces: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reprioritizer:
+    """Keeps the pending tasks of one queue in order; everything it works with is handed in.
+
+    ``clock`` gives Unix seconds. ``budget`` is how many seconds of broker time the moves of one tick may take.
+    ``paused`` tells whether an operator stopped all moves; with ``watched``, the queue is read and reported meanwhile.
+    ``guard`` watches the app's objectives. ``levels`` are those that tasks may be put into (None: all), for ``owner``.
+    ``keeper`` renews the lease while a tick lasts. Of the first ``traced`` moves of a tick, the trace ids are reported,
+    which ``trace_of`` returns for a message's headers.
+    """
+
+    backlog: Backlog
+    lease: Lease
+    planner: Planner
+    policy: Policy
+    usage: Usage
+    paused: Callable[[], bool]
+    budget: float = 0.2
+    window: int = 10_000
+    dry_run: bool = False
+    watched: bool = False
+    traced: int = 0
+    trace_of: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    guard: Guard | None = None
+    levels: UsableLevels | None = None
+    owner: str = ""
+    keeper: Keeper | None = None
+    clock: Callable[[], float] = time.time
+    _scores: Scores = field(init=False)
+    _bands: Bands | None = field(init=False, default=None)
+    _fence: str | None = field(init=False, default=None)
+    _turned: list[Standing] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        beat = self.keeper.beat if self.keeper else _nothing
+        queue = self.backlog.queue.replace("%", "%%")
+        complain = Complaints(logger, f"dynprio {queue}: the policy failed, the last scores stand: %r")
+        self._scores = Scores(self.policy, complain, beat)
+
+    def tick(self) -> Report:
+        """Put the queue in order once, if this process leads it.
+
+        Raises what the broker's client raises when the broker is away; whatever was moved by then is moved.
+        """
+        with self.keeper.working() if self.keeper else nullcontext():
+            return self._tick()
+
+    def close(self) -> None:
+        """Give the lease and the backlog back, and see to it that nothing waits where no worker looks."""
+        try:
+            if self.levels is not None and self._fence is not None and not self.paused():
+                with suppress(LeaseLostError):  # then it is for the other one to do
+                    self.levels.leave(self.owner, self._fence)
+        finally:
+            if self.keeper:
+                self.keeper.drop(self.lease)
+            try:
+                if not self.dry_run:
+                    self.lease.release()
+            finally:
+                self.backlog.close()
+
+    def _tick(self) -> Report:
+        started, timer = self.clock(), time.monotonic()
+        role, fence = self._role()
+        look, work = None, _Work()
+        if role in {Role.LEADER, Role.DRY_RUN}:
+            try:
+                look, work = self._work(started, fence)
+            except LeaseLostError:
+                role = Role.STANDBY
+        elif role is Role.PAUSED:
+            look = self._idle(started)
+        return self._report(role, started, time.monotonic() - timer, look, work)
+
+    def _report(self, role: Role, started: float, seconds: float, look: _Look | None, work: _Work) -> Report:
+        # A tick that failed leaves them to the next one: no process finds them again.
+        turned, self._turned = self._turned, []
+        seen = look.snapshot if look else _UNREAD
+        return Report(
+            self.backlog.queue,
+            role,
+            started,
+            seconds,
+            read=sum(map(len, seen.levels)),
+            front=sum(seen.depths),
+            overflow=seen.overflow_depth,
+            held=seen.held_depth,
+            cancelled=seen.cancelled_depth,
+            foreign=seen.foreign,
+            moves=work.moves,
+            outcomes=work.outcomes,
+            deferred=work.deferred,
+            spilled=work.spilled,
+            snapshot=look.snapshot if look else None,
+            traces=work.traces,
+            standings=look.standings if look else (),
+            turned=turned,
+            held_back=len(seen.overflow) - len(look.overflow) if look else 0,
+        )
+
+    def _role(self) -> tuple[Role, str | None]:
+        if self.dry_run:
+            return Role.DRY_RUN, None
+        fence = self._lead()
+        if fence is None:
+            return Role.STANDBY, None
+        return (Role.PAUSED if self.paused() else Role.LEADER), fence
+
+    def _lead(self) -> str | None:
+        """Take or renew the lease; forget what was read if others led meanwhile, who may have moved anything."""
+        fence, earlier = self.lease.acquire(), self._fence
+        self._fence = fence
+        if self.keeper:
+            (self.keeper.drop if fence is None else self.keeper.hold)(self.lease)
+        if not follows(fence, earlier):
+            self.backlog.close()
+        return fence
+
+    def _idle(self, now: float) -> _Look | None:
+        """What a paused leader does: it moves nothing."""
+        if self.levels is not None:
+            self.levels.warn()
+        if not self.watched:
+            return None
+        snapshot = self.backlog.read(now)
+        return self._look(snapshot, self.guard.look(snapshot, now, acts=False) if self.guard else None)
+
+    def _work(self, now: float, fence: str | None) -> tuple[_Look, _Work]:
+        spilled = 0 if self.dry_run else self._spill(now, fence)
+        usable, spent = self._usable(fence)
+        snapshot = self.backlog.read(now)
+        figures = self.usage.read(now)
+        score = self._scores.bind(Context(now, *figures), _Places(snapshot))
+        look = self._look(snapshot, self._watch(snapshot, now, score, figures.runtimes))
+        self._turned += look.turned
+        plan = self._plan(look, score, now, usable, max(self.budget - spent, 0.0))
+        self._bands = plan.bands
+        self._forget(snapshot)
+        traces = self._traces(plan.moves[: self.traced])
+        outcomes = () if self.dry_run else self._apply(plan.moves)
+        return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
+
+    def _look(self, snapshot: Snapshot, watched: Watched | None) -> _Look:
+        if watched is None:
+            return _Look(snapshot, overflow=snapshot.overflow)
+        found = _Look(snapshot, watched.standings, watched.turned, overflow=snapshot.overflow)
+        if not watched.yielding or not self.backlog.capabilities.parks:
+            return found
+        yields = watched.yielding.yields
+        overflow = {task_id: task for task_id, task in snapshot.overflow.items() if not yields(task)}
+        return replace(found, yields=yields, overflow=overflow)
+
+    def _watch(self, snapshot: Snapshot, now: float, score: Scorer, runtimes: Mapping[str, float]) -> Watched | None:
+        """What the guard found, and what it lets through all the same."""
+        if self.guard is None:
+            return None
+
+        def best(tasks: Mapping[str, PendingTask]) -> list[PendingTask]:
+            chosen = self._scores.candidates(tasks, score, self.window)
+            return sorted(chosen.values(), key=lambda task: (-score(task), task.published))
+
+        watched = self.guard.look(snapshot, now, acts=not self.dry_run)
+        return self.guard.relax(watched, snapshot, now, runtimes, best)
+
+    def _plan(self, look: _Look, score: Scorer, now: float, usable: Sequence[Place] | None, budget: float) -> Plan:
+        candidates = self._scores.candidates(look.overflow, score, self.window)
+        return self.planner.plan(
+            replace(look.snapshot, overflow=candidates),
+            score,
+            now,
+            bands=self._bands,
+            patience=self._scores.patience(),
+            cost=self.backlog.cost,
+            budget=budget,
+            yields=look.yields,
+            usable=usable,
+        )
+
+    def _traces(self, moves: Sequence[Move]) -> Mapping[str, str]:
+        headers = self.backlog.headers(moves) if moves else {}
+        return {task_id: self.trace_of(found) for task_id, found in headers.items()}
+
+    def _apply(self, moves: Sequence[Move]) -> Sequence[Outcome]:
+        earlier, fence = self._fence, self._lead()  # nobody renewed it while the process was stopped
+        if fence is None or not follows(fence, earlier):
+            raise LeaseLostError(
+                f"queue {self.backlog.queue!r}: another reprioritizer led it meanwhile; nothing was moved"
+            )
+        return self.backlog.apply(moves, fence)
+
+    def _usable(self, fence: str | None) -> tuple[Sequence[Place] | None, float]:
+        """The levels that tasks may be put into; the others are emptied, which took so many seconds of the budget."""
+        if self.levels is None:
+            return None, 0.0
+        usable, began = self.levels.now(), time.monotonic()
+        moved = 0 if fence is None else self.levels.keep(usable, fence, self.budget)
+        return usable, time.monotonic() - began if moved else 0.0
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        front = {task.id for tasks in snapshot.levels for task in tasks}
+        self._scores.prune(front, snapshot.overflow, known=len(front) + len(snapshot.overflow))
+
+    def _spill(self, now: float, fence: str | None) -> int:
+        if not self.backlog.capabilities.parks:
+            return 0
+        front = sum(count for place, count in self.backlog.count().items() if is_level(place))
+        if front <= SLACK * self.window:
+            return 0
+        return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)
+
+
+def _nothing() -> None:
+    """Nobody waits for a sign of life."""
