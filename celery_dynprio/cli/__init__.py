@@ -23,7 +23,7 @@ from celery_dynprio.cli.reprioritize import reprioritize
 from celery_dynprio.cli.run import run
 from celery_dynprio.cli.stats import stats
 from celery_dynprio.cli.steer import bump, cancel, hold, release
-from celery_dynprio.cli.top import top
+from celery_dynprio.cli.top.command import top
 from celery_dynprio.cli.trace import trace
 
 __all__ = ["dynprio"]

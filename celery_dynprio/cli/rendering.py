@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import click
+from wcwidth import wcswidth
 
 from celery_dynprio.message import MAX_ID, clean
 
@@ -61,21 +61,19 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
 
 def wide(text: str) -> int:
     """How many cells of a terminal a printable text fills: East Asian wide characters two, combining accents none."""
-    return len(text) if text.isascii() else sum(map(_cells, text))
+    return len(text) if text.isascii() else wcswidth(text)
 
 
 def cut(text: str, size: int, *, keep_end: bool = False) -> str:
     """A text that fills at most so many cells; "…" is where it was cut."""
     if wide(text) <= size:
         return text
-    kept, left = "", size - 1
-    for character in reversed(text) if keep_end else text:
-        left -= _cells(character)
-        if left < 0:
-            break
-        kept = character + kept if keep_end else kept + character
     if size < 1:
         return ""
+    kept = text
+    while wide(kept) >= size:
+        excess = max((wide(kept) - size) // 2, 1)  # no character is wider than two cells
+        kept = kept[excess:] if keep_end else kept[:-excess]
     return f"…{kept}" if keep_end else f"{kept}…"
 
 
@@ -147,9 +145,3 @@ def _fitted(columns: Sequence[Column], widths: Sequence[int], width: int) -> lis
             fitted[index] -= cut
             excess -= cut
     return fitted
-
-
-def _cells(character: str) -> int:
-    if unicodedata.category(character) in {"Mn", "Me"}:  # drawn over the one before
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1

@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from celery_dynprio.cli import top_reader
-from celery_dynprio.cli.top_reader import RARELY, Reader
-from celery_dynprio.cli.top_state import Asked
+from celery_dynprio.cli.top import reader as top_reader
+from celery_dynprio.cli.top.reader import RARELY, Reader
+from celery_dynprio.cli.top.state import View
 from celery_dynprio.operators import views, workers
 from tests.conftest import MakeProject, StartWorker
 from tests.servers import Database
@@ -41,17 +41,17 @@ def test_workers_are_asked_rarely(
     now = 0.0
     with module.dynprio.operations() as operations:
         reader = Reader(operations, 300.0, lambda: now)
-        first = reader.read(Asked("celery"))
+        first = reader.read(View("celery"))
         assert (list(first.stats.workers.slots.values()), first.patience, first.rate) == ([1], 300.0, None)
         worker.container.kill()
         module.report.delay()
         now = RARELY - 0.1
-        soon = reader.read(Asked("celery"))
+        soon = reader.read(View("celery"))
         assert soon.stats.workers == first.stats.workers
         assert (sum(soon.stats.queues[0].depths), soon.rate) == (1, 0.0)
         assert any(soon.stats.queues[0].oldest)
         now = RARELY
-        later = reader.read(Asked("celery"))
+        later = reader.read(View("celery"))
         assert not later.stats.workers.slots
 
 
@@ -63,7 +63,7 @@ def test_longest_waits_of_a_deep_front_are_read_rarely(
     now = 0.0
 
     def waiting(reader: Reader) -> list[tuple[int, bool]]:
-        (queue,) = reader.read(Asked("celery")).stats.queues
+        (queue,) = reader.read(View("celery")).stats.queues
         return [
             (depth, wait is not None) for depth, wait in zip(queue.depths, queue.oldest, strict=True) if depth or wait
         ]
@@ -88,8 +88,8 @@ def test_a_filter_is_part_of_a_name_or_a_pattern(make_project: MakeProject, valk
         operations.hold([held])
         reader = Reader(operations)
 
-        def found(**asked: object) -> list[str]:
-            return sorted(turn.task.name for turn in reader.read(Asked("celery", **asked)).page.turns)  # type: ignore[arg-type]
+        def found(**view: object) -> list[str]:
+            return sorted(turn.task.name for turn in reader.read(View("celery", **view)).listing.turns)  # type: ignore[arg-type]
 
         assert found() == ["shop.mail", "shop.mail", "shop.report"]
         assert found(text="rep") == ["shop.report"]

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.cli import top_keys
 from celery_dynprio.cli.rendering import wide
-from celery_dynprio.cli.top_keys import Keys
-from celery_dynprio.cli.top_screen import HELP, STYLES, alarms, draw, room_for
-from celery_dynprio.cli.top_state import Asked, Known, Sort, State
-from celery_dynprio.cli.top_stderr import aside
+from celery_dynprio.cli.top import keys as top_keys
+from celery_dynprio.cli.top.keys import Keys
+from celery_dynprio.cli.top.screen import HELP, STYLES, alarms, draw, room_for
+from celery_dynprio.cli.top.state import Figures, Sort, State, View
+from celery_dynprio.cli.top.stderr import aside
 from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.models import HELD, PendingTask
 from celery_dynprio.operators.results import Listing, QueueStats, Stats
@@ -30,8 +30,8 @@ WORKERS: Final = Workers({"w1@host": 4}, {"w1@host": frozenset({"celery"})})
 LEADER: Final = Holder("host:1:abcd", "dedicated", 1)
 
 
-def turn(number: int, *, place: int = 3, score: float = 0.5, waited: float = 5.0, **known: Any) -> Turn:
-    task = PendingTask(f"id-{number}", known.pop("name", "shop.report"), published=NOW - waited, **known)
+def turn(number: int, *, place: int = 3, score: float = 0.5, waited: float = 5.0, **fields: Any) -> Turn:
+    task = PendingTask(f"id-{number}", fields.pop("name", "shop.report"), published=NOW - waited, **fields)
     return Turn("celery", task, place, None if place == HELD else number, score, waited, NOW + number)
 
 
@@ -40,13 +40,13 @@ def queue(**changes: Any) -> QueueStats:
     return replace(quiet, **changes)
 
 
-def asked(*turns: Turn, stats: QueueStats | None = None, paused: bool = False, **changes: Any) -> Asked:
+def view(*turns: Turn, stats: QueueStats | None = None, paused: bool = False, **changes: Any) -> View:
     found = Stats(NOW, paused, [stats or queue()], changes.pop("workers", WORKERS))
-    known = Known(found, Listing(turns, len(turns)), patience=changes.pop("patience", 300.0))
-    return Asked("celery", known, **changes)
+    figures = Figures(found, Listing(turns, len(turns)), patience=changes.pop("patience", 300.0))
+    return View("celery", figures, **changes)
 
 
-def texts(look: Asked, width: int = 80, height: int = 24, now: float = NOW) -> list[str]:
+def texts(look: View, width: int = 80, height: int = 24, now: float = NOW) -> list[str]:
     return ["".join(text for _, text in line).rstrip() for line in draw(look, width, height, now)]
 
 
@@ -56,7 +56,7 @@ MANY: Final = [turn(number, deadline=NOW + number, key="ada") for number in rang
 class TestScreen:
     def test_of_80_by_24(self) -> None:
         stats = queue(depths=[1, 0, 0, 198, 0, 0, 0, 0, 0, 1], oldest=[2.0, *[None] * 2, 9.0, *[None] * 6], held=7)
-        lines = texts(asked(*MANY, stats=stats))
+        lines = texts(view(*MANY, stats=stats))
         assert lines[0].startswith("dynprio top  celery  ")
         assert lines[1:10] == [
             "front 200  parked 0  held 7  1 worker, 4 slots  moves/s -",
@@ -75,7 +75,7 @@ class TestScreen:
         assert lines[23].startswith("q quit  ? help")
 
     def test_more_rows_show_more_tasks(self) -> None:
-        lines = texts(asked(*MANY), 200, 50)
+        lines = texts(view(*MANY), 200, 50)
         assert len(lines) == 50
         assert [line.split()[0] for line in lines[10:48]] == [str(number) for number in range(1, 39)]
 
@@ -83,12 +83,17 @@ class TestScreen:
         st.integers(1, 250),
         st.integers(1, 60),
         st.text(max_size=30),
-        st.sampled_from([{}, {"pane": HELP.splitlines()}, {"error": "away"}, {"typing": "漢" * 99}, {"known": None}]),
+        st.sampled_from([{}, {"pane": HELP.splitlines()}, {"error": "away"}, {"typing": "漢" * 99}, {"figures": None}]),
     )
     def test_fills_any_terminal_and_no_more(self, width: int, height: int, text: str, changes: dict[str, Any]) -> None:
-        told: dict[str, Any] = {"question": f"cancel {text}?", "said": text, "said_until": NOW + 1, "warned": text}
+        texts: dict[str, Any] = {
+            "question": f"cancel {text}?",
+            "message": text,
+            "message_until": NOW + 1,
+            "warned": text,
+        }
         tasks = [turn(1, name=text, key=text), turn(2, name=HOSTILE, key="漢字" * 20), *MANY[:60]]
-        for look in (replace(asked(*tasks), **changes), asked(*tasks, **told)):
+        for look in (replace(view(*tasks), **changes), view(*tasks, **texts)):
             lines = draw(look, width, height, NOW)
             assert len(lines) == height
             for line in lines:
@@ -98,36 +103,36 @@ class TestScreen:
                 assert {style for style, _ in line} <= {*STYLES, ""}
 
     def test_the_selected_task_stays_in_sight(self) -> None:
-        look = asked(*MANY)
+        look = view(*MANY)
         for _ in range(50):
             look = look.step(1)
         (selected,) = [line for line in draw(look, 80, 24, NOW) if line[0][0] == "selected"]
         assert selected[0][1].split()[0] == "51"
 
     def test_what_was_done_is_told_for_a_while(self) -> None:
-        look = asked(*MANY, said="bump: done", said_until=NOW + 5)
+        look = view(*MANY, message="bump: done", message_until=NOW + 5)
         assert texts(look)[22] == "bump: done"
         assert texts(look, now=NOW + 6)[22] == "sorted by turn, 200 of 200 read"
 
     def test_a_question_is_asked_in_the_narrowest_terminal(self) -> None:
-        assert texts(asked(question="cancel shop.report 679cb899?"), 20)[22] == "cancel shop.r… (y/n)"
+        assert texts(view(question="cancel shop.report 679cb899?"), 20)[22] == "cancel shop.r… (y/n)"
 
     def test_before_the_first_read(self) -> None:
-        assert texts(Asked("celery"))[1] == "reading ..."
-        assert texts(Asked("celery", error="the broker does not answer: refused"))[1] == (
+        assert texts(View("celery"))[1] == "reading ..."
+        assert texts(View("celery", error="the broker does not answer: refused"))[1] == (
             "! the broker does not answer: refused"
         )
 
 
 class TestPane:
     def test_help_fits_80_by_24(self) -> None:
-        look = asked(*MANY).open(HELP.splitlines())
+        look = view(*MANY).open(HELP.splitlines())
         assert texts(look)[9:22] == [*HELP.splitlines(), *[""] * 5]
 
     LINES: Final = [f"line {number}" for number in range(30)]
 
     def test_scrolls_to_its_end_and_no_further(self) -> None:
-        look = asked(*MANY).open(self.LINES)
+        look = view(*MANY).open(self.LINES)
         room = room_for(look, 24)
         assert texts(look)[9] == "line 0"
         for by, first in ((1, 1), (99, 30 - room), (-1, 29 - room), (-99, 0)):
@@ -135,33 +140,33 @@ class TestPane:
             assert texts(look)[9] == f"line {first}"
 
     def test_leaves_no_line_out_below_once_the_terminal_grew(self) -> None:
-        look = asked(*MANY).open(self.LINES)
+        look = view(*MANY).open(self.LINES)
         look = look.scroll(99, room_for(look, 24))
         assert "line 0" in texts(look, 200, 50)
 
 
 class TestAlarms:
     def test_none_while_all_is_well(self) -> None:
-        assert alarms(asked(turn(1, deadline=NOW + 1)), NOW) == []
+        assert alarms(view(turn(1, deadline=NOW + 1)), NOW) == []
 
     @pytest.mark.parametrize(
         ("look", "expected"),
         [
-            (asked(paused=True), "paused: p resumes"),
-            (asked(stats=queue(leader=None)), "no reprioritizer leads"),
-            (asked(workers=Workers()), "no worker answers"),
-            (asked(turn(1, deadline=NOW - 1), turn(2, deadline=NOW - 2)), "2 tasks past the deadline"),
-            (asked(stats=queue(oldest=[None, 301.0])), "starving: the oldest waits for 301 s"),
-            (asked(stats=queue(oldest=[None, 9000.0]), patience=None), "the oldest waits for 2.5 h"),
-            (asked(error="the broker does not answer: refused"), "the broker does not answer: refused"),
-            (asked(warned="the policy failed"), "the policy failed"),
+            (view(paused=True), "paused: p resumes"),
+            (view(stats=queue(leader=None)), "no reprioritizer leads"),
+            (view(workers=Workers()), "no worker answers"),
+            (view(turn(1, deadline=NOW - 1), turn(2, deadline=NOW - 2)), "2 tasks past the deadline"),
+            (view(stats=queue(oldest=[None, 301.0])), "starving: the oldest waits for 301 s"),
+            (view(stats=queue(oldest=[None, 9000.0]), patience=None), "the oldest waits for 2.5 h"),
+            (view(error="the broker does not answer: refused"), "the broker does not answer: refused"),
+            (view(warned="the policy failed"), "the policy failed"),
         ],
     )
-    def test_one_each(self, look: Asked, expected: str) -> None:
+    def test_one_each(self, look: View, expected: str) -> None:
         assert alarms(look, NOW) == [expected]
 
     def test_patience_is_the_policys(self) -> None:
-        assert alarms(asked(stats=queue(oldest=[301.0]), patience=600.0), NOW) == []
+        assert alarms(view(stats=queue(oldest=[301.0]), patience=600.0), NOW) == []
 
 
 class TestAsked:
@@ -182,46 +187,48 @@ class TestAsked:
         ],
     )
     def test_sorts(self, sort: Sort, expected: list[int]) -> None:
-        assert [turn.position for turn in asked(*self.TURNS, sort=sort).turns()] == expected
+        assert [turn.position for turn in view(*self.TURNS, sort=sort).turns()] == expected
 
     def test_all_sorts_in_turn(self) -> None:
         assert [sort.next() for sort in Sort] == [Sort.SCORE, Sort.WAIT, Sort.DEADLINE, Sort.KEY, Sort.TURN]
 
     def test_selects_within_the_tasks(self) -> None:
-        look = asked(*self.TURNS)
+        look = view(*self.TURNS)
         assert [look.step(by).selected for by in (-9, 0, 1, 9)] == ["id-1", "id-1", "id-2", "id-3"]
-        assert Asked("celery").step(1).chosen() is None
+        assert View("celery").step(1).chosen() is None
 
     def test_beside_one_that_goes(self) -> None:
-        look = asked(*self.TURNS)
+        look = view(*self.TURNS)
         assert [replace(look, selected=f"id-{number}").leave().selected for number in (1, 2, 3)] == [
             "id-2",
             "id-3",
             "id-2",
         ]
-        assert asked(turn(1)).leave().selected == "id-1"
+        assert view(turn(1)).leave().selected == "id-1"
 
     def test_of_a_selected_task_that_is_gone_the_first_is_left(self) -> None:
-        chosen = asked(*self.TURNS, selected="gone").chosen()
+        chosen = view(*self.TURNS, selected="gone").chosen()
         assert chosen is not None
         assert chosen.task.id == "id-1"
 
     def test_takes_what_was_read_for_what_is_asked(self) -> None:
-        look, known = asked(*self.TURNS, error="away"), asked(turn(1)).known
-        assert known is not None
-        taken = look.take(look, known, "odd")
-        assert (taken.known, taken.error, taken.warned) == (known, "", "odd")
+        look, figures = view(*self.TURNS, error="away"), view(turn(1)).figures
+        assert figures is not None
+        taken = look.take(look, figures, "odd")
+        assert (taken.figures, taken.error, taken.warned) == (figures, "", "odd")
         for changes in ({"queue": "mails"}, {"text": "x"}, {"held": True}, {"frozen": True}):
             changed = replace(look, **changes)
-            assert changed.take(look, known, "") is changed, changes
-        assert replace(look, known=None, frozen=True).take(look, known, "").known is known, "frozen before it was read"
+            assert changed.take(look, figures, "") is changed, changes
+        assert replace(look, figures=None, frozen=True).take(look, figures, "").figures is figures, (
+            "frozen before it was read"
+        )
 
 
 class TestKeys:
     TURNS: Final = (turn(1), turn(2))
 
     def keys(self, *queues: str) -> tuple[Keys, State, Mock]:
-        state, background = State(asked(*self.TURNS, pane=("explained",), selected="id-2", frozen=True)), Mock()
+        state, background = State(view(*self.TURNS, pane=("explained",), selected="id-2", frozen=True)), Mock()
         return Keys(state, background, queues, lambda: (80, 24), Mock()), state, background
 
     @pytest.mark.parametrize("pressed", ["/x\n", "H", "\t"])
@@ -229,18 +236,18 @@ class TestKeys:
         keys, state, background = self.keys("celery", "mails")
         for key in pressed:
             keys.next_queue() if key == "\t" else keys.press(key)
-        assert (state.asked.known, state.asked.pane, state.asked.selected, state.asked.frozen) == (None, (), "", False)
+        assert (state.view.figures, state.view.pane, state.view.selected, state.view.frozen) == (None, (), "", False)
         background.look.assert_called_once()
         for key in "bhrce":
             keys.press(key)
         background.do.assert_not_called()
-        assert not state.asked.question
+        assert not state.view.question
 
     def test_the_only_queue_stays_as_it_is(self) -> None:
         keys, state, background = self.keys("celery")
-        before = state.asked
+        before = state.view
         keys.next_queue()
-        assert state.asked is before
+        assert state.view is before
         background.look.assert_not_called()
 
     @pytest.mark.parametrize("elsewhere", [False, True])
@@ -254,7 +261,7 @@ class TestKeys:
         if elsewhere:
             keys.next_queue()
         explain(Mock())
-        assert (state.asked.pane, state.asked.selected) == (((), "") if elsewhere else (["why"], "id-2"))
+        assert (state.view.pane, state.view.selected) == (((), "") if elsewhere else (["why"], "id-2"))
 
 
 class TestStderr:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_dynprio.cli.explain import draw as draw_explanation
-from celery_dynprio.cli.top_background import SHOWN, Background
-from celery_dynprio.cli.top_screen import HELP, room_for
-from celery_dynprio.cli.top_state import Asked, State
+from celery_dynprio.cli.top.background import SHOWN, Background
+from celery_dynprio.cli.top.screen import HELP, room_for
+from celery_dynprio.cli.top.state import State, View
 
 if TYPE_CHECKING:
     from celery_dynprio.operators.operations import Operations
@@ -39,9 +39,9 @@ class Keys:
         self._acts: dict[str, Callable[[], None]] = {
             "q": leave,
             "?": self._help,
-            "s": lambda: state.set(sort=state.asked.sort.next()),
+            "s": lambda: state.set(sort=state.view.sort.next()),
             "/": lambda: state.set(typing="", pane=()),
-            "H": lambda: self._show(held=not state.asked.held),
+            "H": lambda: self._show(held=not state.view.held),
             " ": self._freeze,
             "e": self._explain,
             "b": lambda: self._steer("bump", lambda operations, task_id: operations.bump([task_id])),
@@ -53,41 +53,41 @@ class Keys:
 
     def press(self, key: str) -> None:
         """Do what a character stands for; a newline is Enter, a backspace character is Backspace."""
-        asked = self._state.asked
-        if asked.typing is not None:
-            self._type(asked.typing, key)
-        elif asked.question:
+        view = self._state.view
+        if view.typing is not None:
+            self._type(view.typing, key)
+        elif view.question:
             self._answer(agreed=key == "y")
         elif key in self._acts:
-            self._say("")
+            self._show_message("")
             self._acts[key]()
 
     def step(self, by: int, pages: int = 0) -> None:
         """Select another task, or scroll what is open, by lines and by screens."""
-        room = room_for(self._state.asked, self._size()[1])
+        room = room_for(self._state.view, self._size()[1])
         by += pages * max(room - 1, 1)
-        self._state.change(lambda asked: asked.scroll(by, room) if asked.pane else asked.step(by))
+        self._state.change(lambda view: view.scroll(by, room) if view.pane else view.step(by))
 
     def next_queue(self) -> None:
         """Look at the next managed queue, if there is another one."""
         if len(self._queues) == 1:
             return
-        index = (self._queues.index(self._state.asked.queue) + 1) % len(self._queues)
+        index = (self._queues.index(self._state.view.queue) + 1) % len(self._queues)
         self._show(queue=self._queues[index])
 
     def escape(self) -> None:
         """Leave what is open; with nothing open, the filter."""
-        asked = self._state.asked
-        if asked.typing is None and not asked.pane and not asked.question and asked.text:
+        view = self._state.view
+        if view.typing is None and not view.pane and not view.question and view.text:
             self._show(text="")
-        self._state.set(typing=None, pane=(), question="", said="")
+        self._state.set(typing=None, pane=(), question="", message="")
 
-    def _say(self, said: str) -> None:
-        self._state.set(said=said, said_until=time.time() + SHOWN)
+    def _show_message(self, message: str) -> None:
+        self._state.set(message=message, message_until=time.time() + SHOWN)
 
     def _show(self, **changes: object) -> None:
         """Look at other tasks; nothing is shown, and no key does anything to those before, until they are read."""
-        self._state.set(**changes, known=None, selected="", pane=(), frozen=False)
+        self._state.set(**changes, figures=None, selected="", pane=(), frozen=False)
         self._background.look()
 
     def _type(self, typing: str, key: str) -> None:
@@ -104,22 +104,22 @@ class Keys:
 
     def _answer(self, *, agreed: bool) -> None:
         self._state.set(question="")
-        self._say("" if agreed else "nothing was done")
+        self._show_message("" if agreed else "nothing was done")
         if agreed:
             self._agreed()
 
     def _help(self) -> None:
-        self._state.change(lambda asked: asked.open(() if asked.pane else HELP.splitlines()))
+        self._state.change(lambda view: view.open(() if view.pane else HELP.splitlines()))
 
     def _freeze(self) -> None:
-        self._state.set(frozen=not self._state.asked.frozen)
+        self._state.set(frozen=not self._state.view.frozen)
         self._background.look()
 
     def _switch(self) -> None:
-        known = self._state.asked.known
-        if known is None:
+        figures = self._state.view.figures
+        if figures is None:
             return
-        op = "resume" if known.stats.paused else "pause"
+        op = "resume" if figures.stats.paused else "pause"
 
         def switch(operations: Operations) -> str:
             getattr(operations, op)()
@@ -128,7 +128,7 @@ class Keys:
         self._ask(f"{op} all moves on this broker?", lambda: self._background.do(switch))
 
     def _steer(self, op: str, do: Callable[[Operations, str], list[Result]]) -> None:
-        chosen = self._state.asked.chosen()
+        chosen = self._state.view.chosen()
         if chosen is None:
             return
         task = chosen.task
@@ -140,7 +140,7 @@ class Keys:
 
         def start() -> None:
             if op in {"hold", "cancel"}:
-                self._state.change(Asked.leave)
+                self._state.change(View.leave)
             self._background.do(steer)
 
         if op == "cancel":
@@ -149,17 +149,17 @@ class Keys:
             start()
 
     def _explain(self) -> None:
-        chosen = self._state.asked.chosen()
+        chosen = self._state.view.chosen()
         if chosen is None:
             return
         width, _ = self._size()
-        view = self._state.asked.view
+        subject = self._state.view.subject
 
         def explain(operations: Operations) -> str:
             lines = list(draw_explanation(operations.explain(chosen.task.id), time.time(), width))
             # Selected, so that what keys do next is done to the task that is explained, not to the first one by then.
             self._state.change(
-                lambda asked: replace(asked.open(lines), selected=chosen.task.id) if asked.view == view else asked
+                lambda view: replace(view.open(lines), selected=chosen.task.id) if view.subject == subject else view
             )
             return ""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from celery_dynprio.cli.top_state import Asked, Known, queue_of
+from celery_dynprio.cli.top.state import Figures, View, queue_of
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.results import QueueStats
 from celery_dynprio.operators.selection import Filter
@@ -39,7 +39,7 @@ class Reader:
         #: When the moves of each queue were counted last, and how many.
         self._counted: dict[str, tuple[float, int]] = {}
 
-    def read(self, asked: Asked) -> Known:
+    def read(self, view: View) -> Figures:
         """Read it now."""
         now = self._clock()
         rarely = now >= self._next
@@ -52,16 +52,16 @@ class Reader:
             self._oldest = {queue.queue: queue.oldest for queue in stats.queues}
         self._front = sum(sum(queue.depths) for queue in stats.queues)
         stats = replace(stats, queues=[replace(queue, oldest=self._waits(queue)) for queue in stats.queues])
-        text = asked.text if not asked.text or set("*?[") & set(asked.text) else f"*{asked.text}*"
-        wanted = Filter(task=text or None, queue=asked.queue, held=True if asked.held else None)
-        page = self._operations.pending(wanted, MOST, stats.workers)
-        known = Known(stats, page, patience=self._patience)
-        return replace(known, rate=self._rate(asked.queue, now, queue_of(asked, known).moves))
+        text = view.text if not view.text or set("*?[") & set(view.text) else f"*{view.text}*"
+        wanted = Filter(task=text or None, queue=view.queue, held=True if view.held else None)
+        listing = self._operations.pending(wanted, MOST, stats.workers)
+        figures = Figures(stats, listing, patience=self._patience)
+        return replace(figures, rate=self._rate(view.queue, now, queue_of(view, figures).moves))
 
     def _waits(self, queue: QueueStats) -> Sequence[float | None]:
         """The longest waits that were read last; none where nothing is left by now."""
-        known = self._oldest[queue.queue]
-        return [wait if depth else None for depth, wait in zip(queue.depths, known, strict=True)]
+        figures = self._oldest[queue.queue]
+        return [wait if depth else None for depth, wait in zip(queue.depths, figures, strict=True)]
 
     def _rate(self, queue: str, now: float, moves: int) -> float | None:
         before = self._counted.get(queue)

@@ -36,11 +36,11 @@ _SORTS: Final[dict[Sort, Callable[[Turn], tuple[object, ...]]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Figures:
     """What was read of the broker last."""
 
     stats: Stats
-    page: Listing
+    listing: Listing
     #: Moves a second, None until two reads tell.
     rate: float | None = None
     #: Seconds after which a waiting task counts as starving; None if the policy has no such number.
@@ -48,11 +48,11 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class View:
     """What the operator looks at."""
 
     queue: str
-    known: Known | None = None
+    figures: Figures | None = None
     #: What went wrong with the last read; "" if it went well.
     error: str = ""
     #: What was written to stderr a moment ago, which the screen hides.
@@ -68,27 +68,27 @@ class Asked:
     question: str = ""
     #: A text that is being typed.
     typing: str | None = None
-    #: What the last operation said, and until when (Unix seconds) it is shown.
-    said: str = ""
-    said_until: float = 0.0
+    #: The result of the last operation, and until when (Unix seconds) it is shown.
+    message: str = ""
+    message_until: float = 0.0
     #: Lines shown in place of the tasks: an explanation, or the help; and how many of them are above the screen.
     pane: Sequence[str] = ()
     above: int = 0
 
     @property
-    def view(self) -> tuple[str, str, bool]:
+    def subject(self) -> tuple[str, str, bool]:
         """What is to be read of the broker."""
         return self.queue, self.text, self.held
 
-    def take(self, then: Asked, known: Known, warned: str) -> Asked:
-        """Show what was read for what was asked ``then``, unless something else is asked by now, or it was frozen."""
-        if self.view != then.view or (self.frozen and self.known is not None):
+    def take(self, then: View, figures: Figures, warned: str) -> View:
+        """Show the figures that were read for the view ``then``, unless its subject has changed, or it was frozen."""
+        if self.subject != then.subject or (self.frozen and self.figures is not None):
             return self
-        return replace(self, known=known, error="", warned=warned)
+        return replace(self, figures=figures, error="", warned=warned)
 
     def turns(self) -> list[Turn]:
         """The tasks in the order in which they are shown."""
-        turns = [] if self.known is None else list(self.known.page.turns)
+        turns = [] if self.figures is None else list(self.figures.listing.turns)
         return turns if self.sort is Sort.TURN else sorted(turns, key=_SORTS[self.sort])
 
     def chosen(self) -> Turn | None:
@@ -96,7 +96,7 @@ class Asked:
         turns = self.turns()
         return next((turn for turn in turns if turn.task.id == self.selected), turns[0] if turns else None)
 
-    def step(self, by: int) -> Asked:
+    def step(self, by: int) -> View:
         """Select another one, so many further on."""
         turns, chosen = self.turns(), self.chosen()
         if chosen is None:
@@ -104,39 +104,39 @@ class Asked:
         index = min(max(turns.index(chosen) + by, 0), len(turns) - 1)
         return replace(self, selected=turns[index].task.id)
 
-    def leave(self) -> Asked:
+    def leave(self) -> View:
         """Select the one after, or before the last one: for one that is about to go."""
         after = self.step(1)
         return after if after.chosen() != self.chosen() else self.step(-1)
 
-    def scroll(self, by: int, room: int) -> Asked:
+    def scroll(self, by: int, room: int) -> View:
         """Move what is open, of which ``room`` lines are in sight, so many lines on."""
         return replace(self, above=min(max(self.above + by, 0), max(len(self.pane) - room, 0)))
 
-    def open(self, pane: Sequence[str]) -> Asked:
+    def open(self, pane: Sequence[str]) -> View:
         """Show lines in place of the tasks."""
         return replace(self, pane=pane, above=0)
 
 
 class State:
-    """What is asked now: keys and what was read change it, from several threads; ``redraw`` is called after each."""
+    """The present view. Keys and new figures change it, from several threads; ``redraw`` is called after each."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+    def __init__(self, view: View) -> None:
+        self.view = view
         self.redraw: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
 
-    def change(self, to: Callable[[Asked], Asked]) -> None:
+    def change(self, to: Callable[[View], View]) -> None:
         """Replace it by what ``to`` makes of it."""
         with self._lock:
-            self.asked = to(self.asked)
+            self.view = to(self.view)
         self.redraw()
 
     def set(self, **changes: Any) -> None:
         """Change some of its fields."""
-        self.change(lambda asked: replace(asked, **changes))
+        self.change(lambda view: replace(view, **changes))
 
 
-def queue_of(asked: Asked, known: Known) -> QueueStats:
+def queue_of(view: View, figures: Figures) -> QueueStats:
     """The figures of the queue that is looked at."""
-    return next(queue for queue in known.stats.queues if queue.queue == asked.queue)
+    return next(queue for queue in figures.stats.queues if queue.queue == view.queue)

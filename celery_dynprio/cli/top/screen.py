@@ -1,4 +1,4 @@
-"""What ``dynprio top`` shows: from what is known and what was asked for to lines of text. Pure."""
+"""What ``dynprio top`` shows: from the figures and the operator's view of them to lines of text. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from celery_dynprio.cli.listing import row_of, titles
 from celery_dynprio.cli.rendering import counted, cut, pad, seconds, table
-from celery_dynprio.cli.top_state import Asked, queue_of
+from celery_dynprio.cli.top.state import View, queue_of
 from celery_dynprio.message import clean
 from celery_dynprio.models import HELD, place_name
 from celery_dynprio.operators.results import QueueStats
@@ -27,8 +27,8 @@ STYLES: Final = {
     "alarm": "bold ansired",
     "titles": "reverse",
     "selected": "reverse bold",
-    "said": "ansigreen",
-    "asked": "bold ansiyellow",
+    "message": "ansigreen",
+    "question": "bold ansiyellow",
 }
 
 _YES_NO: Final = " (y/n)"
@@ -60,64 +60,64 @@ _COLUMNS: Final = tuple(
 )
 
 
-def draw(asked: Asked, width: int, height: int, now: float) -> list[Line]:
+def draw(view: View, width: int, height: int, now: float) -> list[Line]:
     """Exactly ``height`` lines, none wider than ``width`` cells; ``now`` is Unix seconds."""
-    room = room_for(asked, height)
-    middle = _pane(asked, width, room) if asked.pane else _tasks(asked, width, room, now)
-    lines = [*_head(asked, width, now), *islice(middle, room)]
+    room = room_for(view, height)
+    middle = _pane(view, width, room) if view.pane else _tasks(view, width, room, now)
+    lines = [*_head(view, width, now), *islice(middle, room)]
     lines += [[("", "")]] * (height - _BOTTOM - len(lines))
-    return [*lines, _foot(asked, width, now), [("dim", cut(KEYS, width))]][-height:]
+    return [*lines, _foot(view, width, now), [("dim", cut(KEYS, width))]][-height:]
 
 
-def room_for(asked: Asked, height: int) -> int:
+def room_for(view: View, height: int) -> int:
     """How many of the lines are left for tasks, their titles included, or for what is shown in their place."""
-    levels = 0 if asked.known is None else len(queue_of(asked, asked.known).depths)
-    head = 2 if asked.known is None else 4 + (levels + 1) // 2
+    levels = 0 if view.figures is None else len(queue_of(view, view.figures).depths)
+    head = 2 if view.figures is None else 4 + (levels + 1) // 2
     return max(height - head - _BOTTOM, 0)
 
 
-def alarms(asked: Asked, now: float) -> list[str]:
+def alarms(view: View, now: float) -> list[str]:
     """What somebody should look after."""
-    if asked.error:
-        return [clean(asked.error)]
-    known = asked.known
-    if known is None:
+    if view.error:
+        return [clean(view.error)]
+    figures = view.figures
+    if figures is None:
         return []
-    queue = queue_of(asked, known)
+    queue = queue_of(view, figures)
     found = []
-    if asked.warned:
-        found.append(clean(asked.warned))
-    if known.stats.paused:
+    if view.warned:
+        found.append(clean(view.warned))
+    if figures.stats.paused:
         found.append("paused: p resumes")
     if queue.leader is None:
         found.append("no reprioritizer leads")
-    if not known.stats.workers.slots_for(queue.queue):
+    if not figures.stats.workers.slots_for(queue.queue):
         found.append("no worker answers")
-    late = sum(turn.task.deadline is not None and turn.task.deadline < now for turn in known.page.turns)
+    late = sum(turn.task.deadline is not None and turn.task.deadline < now for turn in figures.listing.turns)
     if late:
         found.append(f"{counted(late, 'task')} past the deadline")
     longest = max((wait for wait in queue.oldest if wait is not None), default=0.0)
-    if known.patience is not None and longest > known.patience:
+    if figures.patience is not None and longest > figures.patience:
         found.append(f"starving: the oldest waits for {_duration(longest)}")
     elif longest > LONG_WAIT:
         found.append(f"the oldest waits for {_duration(longest)}")
     return found
 
 
-def _head(asked: Asked, width: int, now: float) -> Iterator[Line]:
+def _head(view: View, width: int, now: float) -> Iterator[Line]:
     clock = time.strftime("%H:%M:%S", time.localtime(now))
-    frozen = "  frozen" if asked.frozen else ""
-    yield [("title", cut(f"dynprio top  {clean(asked.queue)}  {clock}{frozen}", width))]
-    known = asked.known
-    if known is None:
-        told = clean(asked.error)
+    frozen = "  frozen" if view.frozen else ""
+    yield [("title", cut(f"dynprio top  {clean(view.queue)}  {clock}{frozen}", width))]
+    figures = view.figures
+    if figures is None:
+        told = clean(view.error)
         yield [("alarm", cut(f"! {told}", width))] if told else [("", cut("reading ...", width))]
         return
-    queue = queue_of(asked, known)
+    queue = queue_of(view, figures)
     leader = "nobody" if queue.leader is None else f"{clean(queue.leader.owner)} ({clean(queue.leader.kind)})"
-    names = [name for name, queues in known.stats.workers.queues.items() if queue.queue in queues]
-    slots = known.stats.workers.slots_for(queue.queue)
-    rate = "-" if known.rate is None else f"{known.rate:.1f}"
+    names = [name for name, queues in figures.stats.workers.queues.items() if queue.queue in queues]
+    slots = figures.stats.workers.slots_for(queue.queue)
+    rate = "-" if figures.rate is None else f"{figures.rate:.1f}"
     yield [
         (
             "",
@@ -130,7 +130,7 @@ def _head(asked: Asked, width: int, now: float) -> Iterator[Line]:
     ]
     yield [("", cut(f"led by {leader}", width))]
     yield from _levels(queue, width)
-    told = "; ".join(alarms(asked, now))
+    told = "; ".join(alarms(view, now))
     yield [("alarm", cut(f"! {told}", width) if told else "")]
 
 
@@ -155,16 +155,16 @@ def _levels(queue: QueueStats, width: int) -> Iterator[Line]:
         yield line
 
 
-def _pane(asked: Asked, width: int, room: int) -> Iterator[Line]:
-    first = asked.scroll(0, room).above  # after the terminal grew, no line is left out below
-    for line in asked.pane[first:]:
+def _pane(view: View, width: int, room: int) -> Iterator[Line]:
+    first = view.scroll(0, room).above  # after the terminal grew, no line is left out below
+    for line in view.pane[first:]:
         yield [("", cut(clean(line), width))]
 
 
-def _tasks(asked: Asked, width: int, room: int, now: float) -> Iterator[Line]:
-    turns, chosen = asked.turns(), asked.chosen()
+def _tasks(view: View, width: int, room: int, now: float) -> Iterator[Line]:
+    turns, chosen = view.turns(), view.chosen()
     if chosen is None:
-        yield [("dim", "no tasks are waiting" if asked.known is not None else "")]
+        yield [("dim", "no tasks are waiting" if view.figures is not None else "")]
         return
     rows = max(room - 1, 1)
     first = max(turns.index(chosen) - rows + 1, 0)
@@ -176,22 +176,22 @@ def _tasks(asked: Asked, width: int, room: int, now: float) -> Iterator[Line]:
         yield [("selected" if selected else "", pad(line, width if selected else 0))]
 
 
-def _foot(asked: Asked, width: int, now: float) -> Line:
-    if asked.typing is not None:
-        return [("asked", cut(f"/{asked.typing}_", width, keep_end=True))]
-    if asked.question:
-        return [("asked", f"{cut(clean(asked.question), width - len(_YES_NO))}{_YES_NO}"[:width])]
-    if asked.said and now < asked.said_until:
-        return [("said", cut(clean(asked.said), width))]
-    if asked.pane:
+def _foot(view: View, width: int, now: float) -> Line:
+    if view.typing is not None:
+        return [("question", cut(f"/{view.typing}_", width, keep_end=True))]
+    if view.question:
+        return [("question", f"{cut(clean(view.question), width - len(_YES_NO))}{_YES_NO}"[:width])]
+    if view.message and now < view.message_until:
+        return [("message", cut(clean(view.message), width))]
+    if view.pane:
         return [("dim", cut("Esc goes back; up, down, page up, page down: scroll", width))]
-    parts = [f"sorted by {asked.sort.value}"]
-    if asked.text:
-        parts.append(f"tasks like {clean(asked.text)}")
-    if asked.held:
+    parts = [f"sorted by {view.sort.value}"]
+    if view.text:
+        parts.append(f"tasks like {clean(view.text)}")
+    if view.held:
         parts.append(f"only {place_name(HELD)}")
-    if asked.known is not None:
-        parts.append(f"{len(asked.known.page.turns):,} of {asked.known.page.matching:,} read")
+    if view.figures is not None:
+        parts.append(f"{len(view.figures.listing.turns):,} of {view.figures.listing.matching:,} read")
     return [("dim", cut(", ".join(parts), width))]
 
 

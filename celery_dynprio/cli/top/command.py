@@ -76,11 +76,11 @@ class Top:
     """The screen: what the state says is drawn, what is typed goes to the keys."""
 
     def __init__(self, dynprio: DynPrio, queues: Sequence[str], interval: float) -> None:
-        from celery_dynprio.cli.top_background import Background  # noqa: PLC0415 - see the package
-        from celery_dynprio.cli.top_keys import Keys  # noqa: PLC0415
-        from celery_dynprio.cli.top_state import Asked, State  # noqa: PLC0415
+        from celery_dynprio.cli.top.background import Background  # noqa: PLC0415 - see the package
+        from celery_dynprio.cli.top.keys import Keys  # noqa: PLC0415
+        from celery_dynprio.cli.top.state import State, View  # noqa: PLC0415
 
-        self._state = State(Asked(queues[0]))
+        self._state = State(View(queues[0]))
         self._background = Background(dynprio, self._state, interval)
         self._keys = Keys(self._state, self._background, queues, self._size, self._leave)
         self._application = self._make()
@@ -88,7 +88,7 @@ class Top:
 
     def run(self) -> int:
         """Show it until the operator quits, or SIGTERM ends it; the exit code."""
-        from celery_dynprio.cli.top_stderr import aside  # noqa: PLC0415 - see the package
+        from celery_dynprio.cli.top.stderr import aside  # noqa: PLC0415 - see the package
 
         with aside() as written:
             self._background.start(written.news)
@@ -102,7 +102,7 @@ class Top:
         from prompt_toolkit.layout import FormattedTextControl, Layout, Window  # noqa: PLC0415
         from prompt_toolkit.styles import Style  # noqa: PLC0415
 
-        from celery_dynprio.cli.top_screen import STYLES  # noqa: PLC0415
+        from celery_dynprio.cli.top.screen import STYLES  # noqa: PLC0415
 
         window = Window(FormattedTextControl(self._text, show_cursor=False), wrap_lines=False, always_hide_cursor=True)
         application: Application[int] = Application(
@@ -117,10 +117,10 @@ class Top:
         return application
 
     def _text(self) -> StyleAndTextTuples:
-        from celery_dynprio.cli.top_screen import draw  # noqa: PLC0415 - see the package
+        from celery_dynprio.cli.top.screen import draw  # noqa: PLC0415 - see the package
 
         pieces: StyleAndTextTuples = []
-        for line in draw(self._state.asked, *self._size(), time.time()):
+        for line in draw(self._state.view, *self._size(), time.time()):
             pieces += [(f"class:{style}" if style else "", text) for style, text in line]
             pieces.append(("", "\n"))
         return pieces[:-1]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from celery_dynprio.cli.top_reader import Reader
-from celery_dynprio.cli.top_state import State
+from celery_dynprio.cli.top.reader import Reader
+from celery_dynprio.cli.top.state import State
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.hosting.orm import close_connections
@@ -30,7 +30,7 @@ GRACE: Final = 1.0
 #: Seconds for which the result of an operation is shown.
 SHOWN: Final = 5.0
 
-#: An operation; it returns what is to be said of it.
+#: An operation; it returns the message to show.
 Act: TypeAlias = "Callable[[Operations], str]"
 
 
@@ -58,7 +58,7 @@ class Background:
         self._doing.start()
 
     def stop(self) -> None:
-        """End both; what keys asked for is still done if the broker answers."""
+        """End both; an operation that a key started is still done if the broker answers."""
         self._stop.set()
         self._look.set()
         self._acts.put(None)
@@ -76,17 +76,17 @@ class Background:
         while (act := self._acts.get()) is not None:
             try:
                 with self._dynprio.operations() as operations:
-                    said = act(operations)
+                    message = act(operations)
             except DynPrioError as exc:
-                said = str(exc)
+                message = str(exc)
             except Exception as exc:  # noqa: BLE001 - a result backend may raise anything; the screen goes on
-                said = f"failed: {exc!r}"
+                message = f"failed: {exc!r}"
             close_connections()
-            self._state.set(said=said, said_until=time.time() + SHOWN)
+            self._state.set(message=message, message_until=time.time() + SHOWN)
             self.look()
 
     def _read(self) -> None:
-        """Read, again and again; a broker that is away is said to be, and tried again."""
+        """Read, again and again; a broker that is away is shown to be, and tried again."""
         patience = Scores(self._dynprio.settings.policy, lambda _: None).patience()
         while not self._stop.is_set():
             try:
@@ -96,16 +96,16 @@ class Background:
                         self._refresh(reader)
             except DynPrioError as exc:
                 self._state.set(error=str(exc))
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it is said, and the screen goes on
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is shown, and the screen goes on
                 self._state.set(error=f"reading failed: {exc!r}")
             self._stop.wait(RETRY)
 
     def _refresh(self, reader: Reader) -> None:
         self._look.clear()
-        asked = self._state.asked
+        view = self._state.view
         began = time.monotonic()
-        if not asked.frozen:
-            known, warned = reader.read(asked), self._warned()
+        if not view.frozen:
+            figures, warned = reader.read(view), self._warned()
             close_connections()  # the user's policy, or the result backend, may be of Django
-            self._state.change(lambda now: now.take(asked, known, warned))
+            self._state.change(lambda current: current.take(view, figures, warned))
         self._look.wait(max(self._interval, REST * (time.monotonic() - began)))

@@ -1,0 +1,1 @@
+"""``dynprio top``: what waits, live, and keys to steer it."""
