@@ -37,13 +37,13 @@ def count(ctx: click.Context, *, as_json: bool) -> None:
     with connected(ctx.obj.app) as broker:
         found = broker.counts(settings.queues)
     if as_json:
-        print_json(as_object(found))
+        print_json(counts_object(found))
         return
-    for line in draw(found, terminal_width()):
+    for line in count_lines(found, terminal_width()):
         ctx.obj.echo(line)
 
 
-def draw(counts: Counts, width: int | None) -> Iterator[str]:
+def count_lines(counts: Counts, width: int | None) -> Iterator[str]:
     """The lines that are shown; ``width`` is that of the terminal."""
     rows = [
         [queue, place_name(place), f"{number:,}"]
@@ -57,7 +57,7 @@ def draw(counts: Counts, width: int | None) -> Iterator[str]:
     yield f"{waits:,} waiting" if waits else "No tasks are waiting."
 
 
-def as_object(counts: Counts) -> dict[str, Any]:
+def counts_object(counts: Counts) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "waiting": sum(_waiting(places) for places in counts.values()),

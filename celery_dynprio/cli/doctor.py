@@ -53,16 +53,16 @@ def doctor(ctx: click.Context, *, timeout: float, as_json: bool) -> None:
     with one_line_errors():
         findings = examine(installation, timeout)
     if as_json:
-        print_json(as_object(findings))
+        print_json(findings_object(findings))
     else:
-        for severity, line in draw(findings):
+        for severity, line in finding_lines(findings):
             ctx.obj.echo(f"{ctx.obj.style(f'{severity:7}', fg=_COLOURS[severity])} {line}")
         ctx.obj.echo(_verdict(findings))
     if any(finding.severity == "error" for finding in findings):
         ctx.exit(1)
 
 
-def draw(findings: Sequence[Finding]) -> Iterator[tuple[Severity, str]]:
+def finding_lines(findings: Sequence[Finding]) -> Iterator[tuple[Severity, str]]:
     """The lines that are shown, each with its severity, the worst first; what is well is folded to a few."""
     severities: tuple[Severity, ...] = ("error", "warning")
     for severity in severities:
@@ -90,7 +90,7 @@ def _well(findings: Sequence[Finding]) -> Iterator[str]:
         yield f"{check}: {'; '.join(texts)}"
 
 
-def as_object(findings: Sequence[Finding]) -> dict[str, Any]:
+def findings_object(findings: Sequence[Finding]) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "healthy": all(each.severity == "ok" for each in findings),

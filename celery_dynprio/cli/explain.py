@@ -15,7 +15,7 @@ from celery_dynprio.cli.rendering import (
     Column,
     counted,
     print_json,
-    said_seconds,
+    seconds_with_unit,
     summed,
     table,
     terminal_width,
@@ -73,11 +73,11 @@ def explain(ctx: click.Context, *, task_id: str, as_json: bool) -> None:
     if as_json:
         print_json(explanation_object(found, now))
         return
-    for line in draw(found, now, terminal_width(), ctx.obj.app.timezone):
+    for line in explanation_lines(found, now, terminal_width(), ctx.obj.app.timezone):
         ctx.obj.echo(line)
 
 
-def draw(found: Explanation, now: float, width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
+def explanation_lines(found: Explanation, now: float, width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
     """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal, ``zone`` of the times."""
     yield from islice(table((Column(""), Column("")), list(_head(found, now)), width), 1, None)  # without titles
     blocks = _factors(found, width), _ahead(found, width), _moves(found, width, zone), _operations(found, width, zone)
@@ -100,7 +100,7 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     yield "place", f"{place_name(turn.place)}{position}{pinned}"
     if found.held_back_for:
         yield "held back", f"by objective {found.held_back_for}, which is breached"
-    yield "waited", said_seconds(turn.waited)
+    yield "waited", seconds_with_unit(turn.waited)
     yield "deadline", "none" if task.deadline is None else _in(task.deadline - now)
     yield "key", "none" if task.key is None else task.key
     if turn.position is None:
@@ -160,4 +160,4 @@ def _operations(found: Explanation, width: int | None, zone: tzinfo | None) -> I
 
 
 def _in(value: float) -> str:
-    return f"in {said_seconds(value)}" if value >= 0 else f"{said_seconds(-value)} ago"
+    return f"in {seconds_with_unit(value)}" if value >= 0 else f"{seconds_with_unit(-value)} ago"

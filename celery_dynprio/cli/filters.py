@@ -45,13 +45,13 @@ def filter_options(**spelled: str) -> Callable[[Callable[..., None]], Callable[.
     return add
 
 
-def taken(options: dict[str, Any]) -> dict[str, Any]:
+def pop_fields(options: dict[str, Any]) -> dict[str, Any]:
     """Take what was given of these options out of a command's, by the names of a Filter's fields."""
     found = {name: options.pop(f"filter_{name}") for name in _FILTERS}
     return {name: value for name, value in found.items() if value is not None and value is not False}
 
 
-def made(given: Mapping[str, Any]) -> Filter:
+def make_filter(given: Mapping[str, Any]) -> Filter:
     """The filter; it is an error of the command's usage if it cannot be meant."""
     from celery_dynprio.operators.selection import Filter  # noqa: PLC0415 - see the package
 

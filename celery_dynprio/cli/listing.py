@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.filters import filter_options, made, taken
+from celery_dynprio.cli.filters import filter_options, make_filter, pop_fields
 from celery_dynprio.cli.rendering import Column, counted, missed_line, print_json, seconds, table, terminal_width
 from celery_dynprio.cli.session import json_option, operating
 from celery_dynprio.models import place_name
@@ -61,19 +61,19 @@ def list_(ctx: click.Context, /, *, limit: int, as_json: bool, **options: Any) -
     $ celery -A proj dynprio list --task "shop.*" --key megacorp --older 60
     $ celery -A proj dynprio list --held --limit 0
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    given = taken(options)
-    wanted = made(given)
+    fields = pop_fields(options)
+    wanted = make_filter(fields)
     now = time.time()
     with operating(ctx.obj.app) as operations:
         page = operations.pending(wanted, limit or None)
     if as_json:
-        print_json(as_object(page, now))
+        print_json(listing_object(page, now))
         return
-    for line in draw(page, now, terminal_width(), filtered=bool(given)):
+    for line in listing_lines(page, now, terminal_width(), filtered=bool(fields)):
         ctx.obj.echo(line)
 
 
-def draw(page: Listing, now: float, width: int | None, *, filtered: bool = False) -> Iterator[str]:
+def listing_lines(page: Listing, now: float, width: int | None, *, filtered: bool = False) -> Iterator[str]:
     """The lines that are shown; ``now`` is Unix seconds, ``width`` that of the terminal."""
     if page.turns:
         yield from _rows(page, now, width)
@@ -98,7 +98,7 @@ def _rows(page: Listing, now: float, width: int | None) -> Iterator[str]:
         yield counted(page.matching, "task")
 
 
-def as_object(page: Listing, now: float) -> dict[str, Any]:
+def listing_object(page: Listing, now: float) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "at": now,

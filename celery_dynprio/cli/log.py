@@ -66,11 +66,11 @@ def log(ctx: click.Context, *, task_id: str | None, limit: int, as_json: bool) -
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
         return
-    for line in draw(entries, terminal_width(), ctx.obj.app.timezone):
+    for line in log_lines(entries, terminal_width(), ctx.obj.app.timezone):
         ctx.obj.echo(line)
 
 
-def draw(entries: Sequence[Entry], width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
+def log_lines(entries: Sequence[Entry], width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
     """The lines that are shown; ``width`` is that of the terminal, ``zone`` of the times."""
     if not entries:
         yield "No operator actions recorded."

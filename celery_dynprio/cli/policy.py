@@ -74,7 +74,7 @@ def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) 
         if as_json:
             print_json(policy_object(settings.policy))
         else:
-            for line in draw_policy(settings.policy, terminal_width()):
+            for line in policy_lines(settings.policy, terminal_width()):
                 ctx.obj.echo(line)
         return
     other = _imported(settings, place)
@@ -90,7 +90,7 @@ def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) 
         )
         return
     for comparison in found:
-        for line in draw(comparison, limit or None, terminal_width()):
+        for line in comparison_lines(comparison, limit or None, terminal_width()):
             ctx.obj.echo(line)
 
 
@@ -103,7 +103,7 @@ def _imported(settings: Settings, place: str) -> Policy:
         raise WrongUsage(f"--try {place!r}: {exc.allowed}") from exc
 
 
-def draw_policy(policy: Policy, width: int | None) -> Iterator[str]:
+def policy_lines(policy: Policy, width: int | None) -> Iterator[str]:
     """The lines that show a policy; ``width`` is that of the terminal."""
     rows = [[f"{weight:g}", f"{share:.0%}", repr(factor)] for weight, share, factor in _terms(policy)]
     yield from table(_TERMS, rows, width)
@@ -125,7 +125,7 @@ def _terms(policy: Policy) -> list[tuple[float, float, Any]]:
     return [(weight, weight / total, factor) for weight, factor in policy.terms]
 
 
-def draw(found: Comparison, limit: int | None, width: int | None) -> Iterator[str]:
+def comparison_lines(found: Comparison, limit: int | None, width: int | None) -> Iterator[str]:
     """The lines that show a comparison; at most ``limit`` tasks that rise and as many that fall, None for all."""
     up, down, stay = _parted(found.shifts)
     total = counted(len(found.shifts), "task")

@@ -98,7 +98,7 @@ def seconds(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.{1 if abs(value) < 1000 else 0}f}"  # noqa: PLR2004 - four digits
 
 
-def said_seconds(value: float | None) -> str:
+def seconds_with_unit(value: float | None) -> str:
     """Seconds in a sentence."""
     return NOTHING if value is None else f"{value:,.1f} s"
 

@@ -8,7 +8,7 @@ import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
 from celery_dynprio.cli.session import DURATION, WrongUsage
-from celery_dynprio.cli.steering import asked, steer, steering_options
+from celery_dynprio.cli.steering import pop_request, steer, steering_options
 from celery_dynprio.durations import seconds
 
 _GROUP: Final = "Change Options"
@@ -61,7 +61,7 @@ def reprioritize(ctx: click.Context, /, **options: Any) -> None:
     steer(
         ctx,
         "reprioritize",
-        asked(options),
+        pop_request(options),
         lambda operations, tasks, why: operations.reprioritize(tasks, changes, why),
     )
 

@@ -126,7 +126,7 @@ def run(
     $ celery -A proj dynprio run --metrics-port 9808
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     app = ctx.obj.app
-    configured = _narrowed(settings_of(app), interval, queues)
+    configured = _with_options(settings_of(app), interval, queues)
     settings = replace(
         configured,
         metrics_port=None if once else metrics_port or configured.metrics_port,
@@ -165,7 +165,7 @@ def _reprioritize(
         return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
 
     with closing(_observers(installed_in(app), settings, lenient=embedded)) as observers:
-        broker = _reached(app, settings, stop, observers, patient=not once)
+        broker = _connect_or_wait(app, settings, stop, observers, patient=not once)
         if broker is None:
             return True
         fleet = Fleet.of(app)
@@ -189,7 +189,7 @@ def _reprioritize(
                 owner,
                 ", dry run" if dry_run else "",
             )
-            observe, failed = _told(observers, operations(app, broker, settings), broker.errors)
+            observe, failed = _listeners(observers, operations(app, broker, settings), broker.errors)
             serve(
                 chosen,
                 settings.interval,
@@ -221,7 +221,7 @@ def _observers(installation: Installation, settings: Settings, *, lenient: bool)
         return start(installation, replace(settings, metrics_port=None))
 
 
-def _told(
+def _listeners(
     observers: Observers, operations: Operations, errors: BrokerErrors
 ) -> tuple[Callable[[Report], None], Callable[[str, Exception], None]]:
     """Who is told of each report and of each failed tick.
@@ -236,8 +236,8 @@ def _told(
     def observe(report: Report) -> None:
         log.observe(report)
         observers.observe(report)
-        if report.cancelled and report.role is Role.LEADER and (told := operations.finish()):
-            logger.info("finished %d cancellations that an operator left unfinished", told)
+        if report.cancelled and report.role is Role.LEADER and (finished := operations.finish()):
+            logger.info("finished %d cancellations that an operator left unfinished", finished)
 
     def failed(queue: str, problem: Exception) -> None:
         log.failed(queue, problem)
@@ -246,7 +246,7 @@ def _told(
     return observe, failed
 
 
-def _reached(
+def _connect_or_wait(
     app: Any, settings: Settings, stop: threading.Event, observers: Observers, *, patient: bool
 ) -> Broker | None:
     """Connect to the broker; the patient wait for one that is away, as workers do, until they are stopped."""
@@ -268,7 +268,7 @@ def _reached(
     return None
 
 
-def _narrowed(settings: Settings, interval: float | None, queues: list[str] | None) -> Settings:
+def _with_options(settings: Settings, interval: float | None, queues: list[str] | None) -> Settings:
     unknown = sorted(set(queues or ()) - set(settings.queues))
     if unknown:
         managed = ", ".join(settings.queues)

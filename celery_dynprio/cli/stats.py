@@ -14,8 +14,8 @@ from celery_dynprio.cli.rendering import (
     Column,
     counted,
     print_json,
-    said_seconds,
     seconds,
+    seconds_with_unit,
     summed,
     table,
     terminal_width,
@@ -69,13 +69,13 @@ def stats(ctx: click.Context, *, as_json: bool) -> None:
     with operating(ctx.obj.app) as operations:
         found = operations.stats()
     if as_json:
-        print_json(as_object(found))
+        print_json(stats_object(found))
         return
-    for line in draw(found, terminal_width(), ctx.obj.app.timezone):
+    for line in stats_lines(found, terminal_width(), ctx.obj.app.timezone):
         ctx.obj.echo(line)
 
 
-def draw(found: Stats, width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
+def stats_lines(found: Stats, width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
     """The lines that are shown; ``width`` is that of the terminal, ``zone`` of the times."""
     if found.paused:
         yield _paused(found.pause, zone)
@@ -113,7 +113,7 @@ def _paused(entry: Entry | None, zone: tzinfo | None) -> str:
     return f"{line}: nothing is moved until `dynprio resume`."
 
 
-def as_object(found: Stats) -> dict[str, Any]:
+def stats_object(found: Stats) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "at": found.at,
@@ -169,7 +169,7 @@ def _queue_object(queue: QueueStats) -> dict[str, Any]:
 
 def _objective(standing: Standing, now: float) -> list[str]:
     objective = standing.objective
-    state = "met" if standing.since is None else f"breached for {said_seconds(now - standing.since)}"
+    state = "met" if standing.since is None else f"breached for {seconds_with_unit(now - standing.since)}"
     if standing.since is not None and objective.on_breach is not None:
         state += f", holding back {', '.join(globs(objective.expendable))}"
     return [

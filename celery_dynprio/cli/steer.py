@@ -7,7 +7,7 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand
 
-from celery_dynprio.cli.steering import asked, steer, steering_options
+from celery_dynprio.cli.steering import pop_request, steer, steering_options
 
 
 @click.command(cls=CeleryCommand)
@@ -25,7 +25,7 @@ def bump(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio bump 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio bump --key "tenant 7" --limit 10 --why "they called"
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "bump", asked(options), lambda operations, tasks, why: operations.bump(tasks, why))
+    steer(ctx, "bump", pop_request(options), lambda operations, tasks, why: operations.bump(tasks, why))
 
 
 @click.command(cls=CeleryCommand)
@@ -43,7 +43,7 @@ def hold(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio hold 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio hold --task "bank.*" --yes --why "the bank is down"
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "hold", asked(options), lambda operations, tasks, why: operations.hold(tasks, why), held=False)
+    steer(ctx, "hold", pop_request(options), lambda operations, tasks, why: operations.hold(tasks, why), held=False)
 
 
 @click.command(cls=CeleryCommand)
@@ -60,7 +60,9 @@ def release(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio release 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio release --held --yes
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "release", asked(options), lambda operations, tasks, why: operations.release(tasks, why), held=True)
+    steer(
+        ctx, "release", pop_request(options), lambda operations, tasks, why: operations.release(tasks, why), held=True
+    )
 
 
 @click.command(cls=CeleryCommand)
@@ -78,4 +80,4 @@ def cancel(ctx: click.Context, /, **options: Any) -> None:
     $ celery -A proj dynprio cancel 5f2a0c4e-7d2b-4b57-9a53-6d3f0f4f9d11
     $ celery -A proj dynprio cancel --trace 0af7651916cd43dd8448eb211c80319c --why "the order was withdrawn"
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
-    steer(ctx, "cancel", asked(options), lambda operations, tasks, why: operations.cancel(tasks, why))
+    steer(ctx, "cancel", pop_request(options), lambda operations, tasks, why: operations.cancel(tasks, why))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryOption
 
-from celery_dynprio.cli.filters import filter_options, made, taken
+from celery_dynprio.cli.filters import filter_options, make_filter, pop_fields
 from celery_dynprio.cli.rendering import counted, missed_line, print_json
 from celery_dynprio.cli.session import WrongUsage, json_option, operating, why_option
 from celery_dynprio.message import MAX_ID, clean
@@ -25,12 +25,12 @@ _DONE: Final = "done"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """What was asked for: ids or a filter, and how to go about it."""
 
     ids: tuple[str, ...]
     #: Fields of a :class:`~celery_dynprio.operators.selection.Filter`.
-    given: Mapping[str, Any]
+    fields: Mapping[str, Any]
     limit: int | None
     yes: bool
     as_json: bool
@@ -62,16 +62,16 @@ def steering_options(**spelled: str) -> Callable[[Callable[..., None]], Callable
     return add
 
 
-def asked(options: dict[str, Any]) -> Asked:
+def pop_request(options: dict[str, Any]) -> Request:
     """Take what :func:`steering_options` added out of a command's options."""
-    given = taken(options)
-    return Asked(given=given, **{name: options.pop(name) for name in ("ids", "limit", "yes", "as_json", "why")})
+    fields = pop_fields(options)
+    return Request(fields=fields, **{name: options.pop(name) for name in ("ids", "limit", "yes", "as_json", "why")})
 
 
 def steer(
     ctx: click.Context,
     verb: str,
-    wanted: Asked,
+    request: Request,
     act: Callable[[Operations, Selection, str], Sequence[Result]],
     *,
     held: bool | None = None,
@@ -82,24 +82,24 @@ def steer(
     """
     from celery_dynprio.operators.sightings import Selection  # noqa: PLC0415 - see the package
 
-    if bool(wanted.ids) is bool(wanted.given):
-        problem = "ids or a filter, not both" if wanted.ids else "ids, or a filter such as --task"
+    if bool(request.ids) is bool(request.fields):
+        problem = "ids or a filter, not both" if request.ids else "ids, or a filter such as --task"
         raise WrongUsage(f"Which tasks to {verb}? Give {problem}.")
-    if wanted.ids and wanted.limit is not None:
+    if request.ids and request.limit is not None:
         raise WrongUsage("--limit goes with a filter, not with ids.")
-    condition = made({"held": held, **wanted.given})
+    condition = make_filter({"held": held, **request.fields})
     with operating(ctx.obj.app) as operations:
-        if wanted.ids:
-            selection = Selection.of([operations.whole_id(each) for each in wanted.ids])
+        if request.ids:
+            selection = Selection.of([operations.whole_id(each) for each in request.ids])
         else:
-            selection = operations.select(condition, wanted.limit)
-            _confirm(verb, len(selection.ids), selection.matching, wanted)
-        results = act(operations, selection, wanted.why) if selection.ids else []
-    missed = selection.missed if wanted.limit is None else 0
-    if wanted.as_json:
-        print_json({**as_object(verb, results), "missed_at_most": missed})
+            selection = operations.select(condition, request.limit)
+            _confirm(verb, len(selection.ids), selection.matching, request)
+        results = act(operations, selection, request.why) if selection.ids else []
+    missed = selection.missed if request.limit is None else 0
+    if request.as_json:
+        print_json({**results_object(verb, results), "missed_at_most": missed})
     else:
-        for line in draw(results, ctx.obj.style):
+        for line in result_lines(results, ctx.obj.style):
             ctx.obj.echo(line)
         if missed:
             ctx.obj.echo(missed_line(missed))
@@ -107,7 +107,7 @@ def steer(
         ctx.exit(1)
 
 
-def draw(results: Sequence[Result], style: Any) -> Iterator[str]:
+def result_lines(results: Sequence[Result], style: Any) -> Iterator[str]:
     """The lines that are shown; ``style`` is ``click.style`` or like it."""
     if not results:
         yield "No pending tasks match."
@@ -121,7 +121,7 @@ def draw(results: Sequence[Result], style: Any) -> Iterator[str]:
         yield f"{counted(len(results), 'task')}: {', '.join(f'{count:,} {answer}' for answer, count in counts.items())}"
 
 
-def as_object(verb: str, results: Sequence[Result]) -> dict[str, Any]:
+def results_object(verb: str, results: Sequence[Result]) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
         "operation": verb,
@@ -139,9 +139,9 @@ def as_object(verb: str, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _confirm(verb: str, count: int, matching: int, wanted: Asked) -> None:
+def _confirm(verb: str, count: int, matching: int, request: Request) -> None:
     """Ask whether all that match are meant; ends the command if not."""
-    if not count or wanted.yes:
+    if not count or request.yes:
         return
     many = counted(count, "task") if count == matching else f"the first {count:,} of {counted(matching, 'task')}"
     if not sys.stdin.isatty():

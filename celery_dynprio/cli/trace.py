@@ -12,7 +12,7 @@ from celery.bin.base import CeleryCommand
 from celery_dynprio.cli.rendering import counted, print_json
 from celery_dynprio.cli.session import json_option, operating, settings_of
 from celery_dynprio.models import place_name
-from celery_dynprio.tracing.tree import as_object, walk
+from celery_dynprio.tracing.tree import trace_object, walk
 
 if TYPE_CHECKING:
     from celery_dynprio.settings import Settings
@@ -45,9 +45,9 @@ def trace(ctx: click.Context, *, trace_id: str, as_json: bool) -> None:
     if found is None or not found.spans:
         raise click.ClickException(_unknown(trace_id, settings))
     if as_json:
-        print_json(as_object(found))
+        print_json(trace_object(found))
         return
-    for line in draw(found, ctx.obj.style):
+    for line in trace_lines(found, ctx.obj.style):
         ctx.obj.echo(line)
 
 
@@ -60,17 +60,17 @@ def _unknown(trace_id: str, settings: Settings) -> str:
     )
 
 
-def draw(trace: Trace, style: Any) -> Iterator[str]:
+def trace_lines(trace: Trace, style: Any) -> Iterator[str]:
     """The lines that are shown; ``style`` is ``click.style`` or like it."""
     spans = trace.complete()
     states = Counter(span.state for span in spans)
     hosts = {span.host for span in spans} - {""}
-    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    yield f"trace {trace.trace_id}: {counted(len(spans), 'run')} on {counted(len(hosts), 'worker')}, {told}"
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    yield f"trace {trace.trace_id}: {counted(len(spans), 'run')} on {counted(len(hosts), 'worker')}, {counts}"
     for span, _, lasts in walk(spans):
         trunk = "".join("   " if last else "│  " for last in lasts[:-1][-MAX_INDENT:])
         branch = ("└─ " if lasts[-1] else "├─ ") if lasts else ""
-        yield f"{style(f'{span.state:8}', fg=_COLOURS.get(span.state, 'red'))} {trunk}{branch}{_told(span)}"
+        yield f"{style(f'{span.state:8}', fg=_COLOURS.get(span.state, 'red'))} {trunk}{branch}{_summary(span)}"
         margin = f"{'':9}{trunk}{('   ' if lasts[-1] else '│  ') if lasts else ''}   "
         for move in span.moves:
             after = "" if span.published is None else f"after {max(move.at - span.published, 0.0):.3f} s "
@@ -82,17 +82,17 @@ def draw(trace: Trace, style: Any) -> Iterator[str]:
         yield f"{counted(trace.dropped, 'record')} more had no room: see dynprio_trace_max_spans"
 
 
-def _told(span: SpanRecord) -> str:
-    told = f"{span.task_name}[{span.task_id}]"
+def _summary(span: SpanRecord) -> str:
+    summary = f"{span.task_name}[{span.task_id}]"
     if span.attempt > 1:
-        told += f" attempt {span.attempt}"
+        summary += f" attempt {span.attempt}"
     if span.host:
-        told += f" on {span.host}"
+        summary += f" on {span.host}"
     if span.queue:
-        told += f", queue {span.queue}"
+        summary += f", queue {span.queue}"
     levels = [place_name(level) for level in (span.level_at_publish, span.level) if level is not None]
     if levels:
-        told += f", {' -> '.join(dict.fromkeys(levels))}"
+        summary += f", {' -> '.join(dict.fromkeys(levels))}"
     if span.wait is not None:
-        told += f", waited {span.wait:.3f} s"
-    return told if span.ran is None else f"{told}, ran {span.ran:.3f} s"
+        summary += f", waited {span.wait:.3f} s"
+    return summary if span.ran is None else f"{summary}, ran {span.ran:.3f} s"

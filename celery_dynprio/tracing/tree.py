@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from celery_dynprio.tracing.records import SpanRecord, Trace
 
 
-def as_object(trace: Trace) -> dict[str, Any]:
+def trace_object(trace: Trace) -> dict[str, Any]:
     """A trace as plain data: the spans in the order of the tree, ``parent`` being the ``key`` of another or None."""
     spans = [
         {

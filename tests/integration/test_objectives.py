@@ -17,7 +17,7 @@ from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.cli.explain import draw
+from celery_dynprio.cli.explain import explanation_lines
 from celery_dynprio.engine.guard import Guard
 from celery_dynprio.models import OVERFLOW, Move, Report, Run, Start
 from celery_dynprio.operators import views
@@ -86,7 +86,7 @@ def test_what_is_held_back_is_expected_after_all_else(broken: Broken) -> None:
     assert [turn.expected is None for turn in turns] == [False, False, True]
     told = broken.operations.explain(report)
     assert (told.held_back_for, told.in_front) == ("checkouts", None)
-    assert "when the objective recovers" in "\n".join(draw(told, 0.0, None))
+    assert "when the objective recovers" in "\n".join(explanation_lines(told, 0.0, None))
     assert broken.operations.explain(others[0]).in_front is not None
 
 

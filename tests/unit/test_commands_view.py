@@ -14,16 +14,13 @@ import click
 import pytest
 
 from celery_dynprio.cli import filters, listing, steering
-from celery_dynprio.cli.explain import draw as draw_explanation
-from celery_dynprio.cli.log import draw as draw_log
-from celery_dynprio.cli.policy import comparison_object, draw_policy
-from celery_dynprio.cli.policy import draw as draw_comparison
+from celery_dynprio.cli.explain import explanation_lines
+from celery_dynprio.cli.log import log_lines
+from celery_dynprio.cli.policy import comparison_lines, comparison_object, policy_lines
 from celery_dynprio.cli.rendering import Column, counted, table
 from celery_dynprio.cli.reprioritize import _changes
 from celery_dynprio.cli.session import WrongUsage
-from celery_dynprio.cli.stats import MOST_LEARNED
-from celery_dynprio.cli.stats import as_object as stats_object
-from celery_dynprio.cli.stats import draw as draw_stats
+from celery_dynprio.cli.stats import MOST_LEARNED, stats_lines, stats_object
 from celery_dynprio.engine.ordering import Shift, Turn
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask, place_name
@@ -101,7 +98,7 @@ class TestList:
             ],
             3,
         )
-        assert [line.split() for line in listing.draw(page, NOW, None)] == [
+        assert [line.split() for line in listing.listing_lines(page, NOW, None)] == [
             ["#", "place", "score", "waited", "deadline", "key", "start", "task", "id"],
             ["1", "P3", "0.500", "5.0", "-3.2", "ada", "2.5", "shop.report", "id-1"],
             ["2", "parked", "0.500", "5.0", "-", "-", "2.5", "shop.report", "id-2"],
@@ -110,7 +107,7 @@ class TestList:
         ]
 
     def test_the_queue_is_shown_if_there_are_several(self) -> None:
-        lines = list(listing.draw(Listing([turn(), turn(queue="mails")], 1234), NOW, None))
+        lines = list(listing.listing_lines(Listing([turn(), turn(queue="mails")], 1234), NOW, None))
         assert [line.split()[7] for line in lines[:3]] == ["queue", "celery", "mails"]
         assert lines[-1] == "2 of 1,234 shown"
 
@@ -133,7 +130,7 @@ class TestList:
             )
             for index in range(16)
         ]
-        lines = list(listing.draw(Listing(turns, 16), NOW, 80))
+        lines = list(listing.listing_lines(Listing(turns, 16), NOW, 80))
         assert max(map(len, lines)) <= 80
         starts = [line.split()[-1].rstrip("…") for line in lines[1:-1]]
         assert len(starts) == 16
@@ -141,14 +138,14 @@ class TestList:
             assert [other.task.id for other in turns if other.task.id.startswith(start)] == [each.task.id]
 
     def test_nothing_waits(self) -> None:
-        assert list(listing.draw(Listing([], 0), NOW, None)) == ["No tasks are waiting."]
-        assert list(listing.draw(Listing([], 0), NOW, None, filtered=True)) == ["No pending tasks match."]
+        assert list(listing.listing_lines(Listing([], 0), NOW, None)) == ["No tasks are waiting."]
+        assert list(listing.listing_lines(Listing([], 0), NOW, None, filtered=True)) == ["No pending tasks match."]
         missed = "Up to 3 more tasks may match: they were moved during the search. Run it again to be sure."
-        assert list(listing.draw(Listing([], 0, 3), NOW, None)) == ["No tasks are waiting.", missed]
-        assert list(listing.draw(Listing([turn()], 1, 3), NOW, None))[-2:] == ["1 task", missed]
+        assert list(listing.listing_lines(Listing([], 0, 3), NOW, None)) == ["No tasks are waiting.", missed]
+        assert list(listing.listing_lines(Listing([turn()], 1, 3), NOW, None))[-2:] == ["1 task", missed]
 
     def test_json_has_these_keys(self) -> None:
-        found = json.loads(json.dumps(listing.as_object(Listing([turn(OVERFLOW, deadline=NOW + 1)], 7), NOW)))
+        found = json.loads(json.dumps(listing.listing_object(Listing([turn(OVERFLOW, deadline=NOW + 1)], 7), NOW)))
         assert (found["shown"], found["matching"], found["at"]) == (1, 7, NOW)
         assert found["tasks"] == [
             {
@@ -193,7 +190,7 @@ class TestExplain:
             operations=[Entry(NOW, "bump", "ada@ops", "they called")],
             in_front=NOW + 1,
         )
-        lines = list(draw_explanation(found, NOW, None))
+        lines = list(explanation_lines(found, NOW, None))
         head = dict(line.split(maxsplit=1) for line in lines[:9])
         assert head["place"] == "parked, number 13"
         assert (head["deadline"], head["start"], head["in"]) == ("in 30.0 s", "in 2.5 s", "front  in 1.0 s")
@@ -209,19 +206,19 @@ class TestExplain:
         assert (again["in_front_in"], again["moves"][0]["target"]) == (1.0, "parked")
 
     def test_held_pinned_first_and_unknown(self) -> None:
-        held = list(draw_explanation(explanation(turn(HELD, None, pinned=2)), NOW, None))
+        held = list(explanation_lines(explanation(turn(HELD, None, pinned=2)), NOW, None))
         assert "place     held, pinned to P2" in held
         assert "start     when it is released" in held
         assert "No policy moves it: it is pinned to P2." in held
         first = Turn("celery", task(), 0, 1, 0.5, 5.0)
-        lines = list(draw_explanation(explanation(first), NOW, None))
+        lines = list(explanation_lines(explanation(first), NOW, None))
         assert any(line.startswith("start     unknown") for line in lines)
         assert lines[-3:] == ["The policy failed to score it.", "", "Nothing is ahead of it."]
 
 
 class TestPolicy:
     def test_terms(self) -> None:
-        rows = [line.split() for line in draw_policy(3 * Weight() + 1 * Age(saturation=60), None)]
+        rows = [line.split() for line in policy_lines(3 * Weight() + 1 * Age(saturation=60), None)]
         assert rows == [["weight", "share", "factor"], ["3", "75%", "Weight()"], ["1", "25%", "Age(saturation=60)"]]
 
     def test_who_overtakes_whom(self) -> None:
@@ -230,7 +227,7 @@ class TestPolicy:
             Shift(task("d", "shop.d"), 4, 4, 0.0, 0.0),
             *starmap(Shift, [(task("a", "shop.a"), 1, 2, 0.5, 0.5), (task("b", "shop.a"), 2, 3, 0.4, 0.4)]),
         ]
-        lines = list(draw_comparison(Comparison("celery", shifts), 1, None))
+        lines = list(comparison_lines(Comparison("celery", shifts), 1, None))
         assert lines[0] == "celery: of 4 tasks, 1 would move up, 2 down, 1 would stay"
         assert [line.split()[-1] for line in lines if line.startswith("   ")] == ["c", "b"]
         assert lines[-1].split() == ["shop.a", "2", "1.0", "places", "1"]
@@ -245,11 +242,11 @@ def test_stats() -> None:
     idle = QueueStats("mails", [0], [None], 0, 0, {}, 1, None)
     workers = Workers({"one@x": 4}, {"one@x": frozenset({"mails", "celery"})})
     found = Stats(NOW, True, [queue, idle], workers, {f"t{n:02}": float(n) for n in range(12)}, {"": 1.0, "ada": 3.0})  # noqa: FBT003
-    lines = list(draw_stats(found, None))
+    lines = list(stats_lines(found, None))
     rows = [line.split() for line in lines]
     assert lines[0] == "Paused: nothing is moved until `dynprio resume`."
     for op, by in (("pause", "by ada@ops"), ("drain", "by the drain of ada@ops")):
-        told = draw_stats(replace(found, pause=Entry(0.0, op, "ada@ops", "upgrade")), None, timezone.utc)
+        told = stats_lines(replace(found, pause=Entry(0.0, op, "ada@ops", "upgrade")), None, timezone.utc)
         assert (
             next(told)
             == f"Paused {by} since 1970-01-01 00:00:00 UTC (upgrade): nothing is moved until `dynprio resume`."
@@ -279,16 +276,16 @@ def test_stats() -> None:
 
 def test_times_carry_the_zone_of_the_app() -> None:
     entries = [Entry(1_767_225_600.0, "pause", "ada@ops")]
-    (_, line) = draw_log(entries, None, ZoneInfo("Europe/Vienna"))
+    (_, line) = log_lines(entries, None, ZoneInfo("Europe/Vienna"))
     assert line.startswith("2026-01-01 01:00:00 CET  ada@ops")
 
 
 def test_log() -> None:
     entries = [Entry(NOW, "pause", "ada@ops"), Entry(NOW, "hold", "ada@ops", "why", "celery", "id-1", "shop.report")]
-    rows = [line.split() for line in draw_log(entries, None)]
+    rows = [line.split() for line in log_lines(entries, None)]
     assert rows[1] == [*moment(NOW).split(), "ada@ops", "pause", "done", "-", "-", "-"]
     assert rows[2][-4:] == ["celery", "shop.report", "id-1", "why"]
-    assert list(draw_log([], None)) == ["No operator actions recorded."]
+    assert list(log_lines([], None)) == ["No operator actions recorded."]
 
 
 class TestSteering:
@@ -298,15 +295,15 @@ class TestSteering:
             Result("id\x1b", Answer.NOT_FOUND),
             Result("id-3", Answer.RUNNING),
         ]
-        assert list(steering.draw(results, plain)) == [
+        assert list(steering.result_lines(results, plain)) == [
             f"id-1 {INERT}: done (already held)",
             r"id\x1b: not found",
             "id-3: already running",
             "3 tasks: 1 done, 1 not found, 1 already running",
         ]
-        assert len(list(steering.draw(results[:1], plain))) == 1
-        assert list(steering.draw([], plain)) == ["No pending tasks match."]
-        found = steering.as_object("hold", results)
+        assert len(list(steering.result_lines(results[:1], plain))) == 1
+        assert list(steering.result_lines([], plain)) == ["No pending tasks match."]
+        found = steering.results_object("hold", results)
         assert (found["operation"], found["done"], found["results"][1]["answer"]) == ("hold", 1, "not found")
 
     def test_changes(self) -> None:
@@ -329,12 +326,12 @@ class TestSteering:
             f"filter_{name}": None for name in ("task", "key", "level", "trace", "older", "queue")
         }
         options |= {"filter_held": False, "filter_level": 0, "limit": 3}
-        given = filters.taken(options)
+        given = filters.pop_fields(options)
         assert given == {"level": 0}
         assert options == {"limit": 3}
-        assert filters.made(given) == Filter(level=0)
+        assert filters.make_filter(given) == Filter(level=0)
         with pytest.raises(WrongUsage, match="level = 10"):
-            filters.made({"level": 10})
+            filters.make_filter({"level": 10})
 
 
 def test_words() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_dynprio.brokers.redis.checks import ServerInfo, check_server
-from celery_dynprio.cli.doctor import draw
+from celery_dynprio.cli.doctor import finding_lines
 from celery_dynprio.doctor.checks import Facts, check_conf, check_messages, check_workers
 from celery_dynprio.doctor.queue_checks import Pause, Queue, Traffic, check_routes, check_traffic
 from celery_dynprio.levels import KOMBU_STEPS
@@ -308,7 +308,7 @@ def test_a_healthy_deployment_takes_few_lines_however_many_workers_it_has() -> N
         *check_workers(workers, STEPS),
         *check_traffic(traffic(LED)),
     ]
-    lines = list(draw(findings))
+    lines = list(finding_lines(findings))
     assert len(lines) <= 8
     assert {level for level, _ in lines} == {"ok"}
     assert "this app, w0, w1 and 48 more" in lines[0][1]
@@ -316,7 +316,7 @@ def test_a_healthy_deployment_takes_few_lines_however_many_workers_it_has() -> N
 
 def test_what_is_wrong_with_many_workers_is_said_once_and_first() -> None:
     workers = {f"w{number}": conf(worker_disable_prefetch=False) for number in range(50)}
-    (level, line), *rest = draw([*check_conf(conf()), *check_workers(workers, STEPS)])
+    (level, line), *rest = finding_lines([*check_conf(conf()), *check_workers(workers, STEPS)])
     assert (level, line.partition(" and ")[0]) == ("warning", "prefetch: w0, w1, w10")
     assert {level for level, _ in rest} == {"ok"}
     assert rest[0][1].startswith("settings: this app: ")

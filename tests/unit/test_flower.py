@@ -23,7 +23,7 @@ from celery_dynprio.monitoring.flower.access import NOBODY, Rights, is_cross_sit
 from celery_dynprio.monitoring.flower.feed import LENGTH, Feed, FollowedEvents
 from celery_dynprio.monitoring.flower.kept import SPACING, Kept
 from celery_dynprio.monitoring.flower.lookups import Lookups
-from celery_dynprio.monitoring.flower.table import Wanted
+from celery_dynprio.monitoring.flower.table import TableQuery
 from celery_dynprio.monitoring.flower.templating import ADDITIONS, PageLoader
 
 NOW = 1_000_000.0
@@ -144,7 +144,7 @@ class TestWanted:
     )
 
     def names(self, **wanted: Any) -> str:
-        return "".join(turn.task.name for turn in Wanted(**wanted).of(self.TURNS)[0])
+        return "".join(turn.task.name for turn in TableQuery(**wanted).of(self.TURNS)[0])
 
     def test_the_order_in_which_they_run_is_kept(self) -> None:
         assert self.names() == "bAcd"
@@ -152,7 +152,7 @@ class TestWanted:
 
     def test_a_search_looks_at_name_id_and_key(self) -> None:
         assert [self.names(search=text) for text in ("a", "ID OF C", "ada", "nothing")] == ["bA", "c", "b", ""]
-        assert Wanted(search="id of", count=1).of(self.TURNS)[1] == 4
+        assert TableQuery(search="id of", count=1).of(self.TURNS)[1] == 4
 
     def test_a_place(self) -> None:
         assert [self.names(place=place) for place in ("P0", "P3", "parked", "held", "P9")] == ["b", "A", "c", "d", ""]
@@ -168,7 +168,7 @@ class TestWanted:
     )
     def test_what_cannot_be_meant_is_an_error(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ArgumentError):
-            Wanted(**wrong)
+            TableQuery(**wrong)
 
 
 def options(**known: Any) -> Any:

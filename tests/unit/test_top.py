@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from celery_dynprio.cli.rendering import wide
 from celery_dynprio.cli.top import keys as top_keys
 from celery_dynprio.cli.top.keys import Keys
-from celery_dynprio.cli.top.screen import HELP, STYLES, alarms, draw, room_for
+from celery_dynprio.cli.top.screen import HELP, STYLES, alarms, room_for, screen_lines
 from celery_dynprio.cli.top.state import Figures, Sort, State, View
 from celery_dynprio.cli.top.stderr import aside
 from celery_dynprio.engine.ordering import Turn
@@ -47,7 +47,7 @@ def view(*turns: Turn, stats: QueueStats | None = None, paused: bool = False, **
 
 
 def texts(look: View, width: int = 80, height: int = 24, now: float = NOW) -> list[str]:
-    return ["".join(text for _, text in line).rstrip() for line in draw(look, width, height, now)]
+    return ["".join(text for _, text in line).rstrip() for line in screen_lines(look, width, height, now)]
 
 
 MANY: Final = [turn(number, deadline=NOW + number, key="ada") for number in range(1, 201)]
@@ -94,7 +94,7 @@ class TestScreen:
         }
         tasks = [turn(1, name=text, key=text), turn(2, name=HOSTILE, key="漢字" * 20), *MANY[:60]]
         for look in (replace(view(*tasks), **changes), view(*tasks, **texts)):
-            lines = draw(look, width, height, NOW)
+            lines = screen_lines(look, width, height, NOW)
             assert len(lines) == height
             for line in lines:
                 shown = "".join(piece for _, piece in line)
@@ -106,7 +106,7 @@ class TestScreen:
         look = view(*MANY)
         for _ in range(50):
             look = look.step(1)
-        (selected,) = [line for line in draw(look, 80, 24, NOW) if line[0][0] == "selected"]
+        (selected,) = [line for line in screen_lines(look, 80, 24, NOW) if line[0][0] == "selected"]
         assert selected[0][1].split()[0] == "51"
 
     def test_what_was_done_is_told_for_a_while(self) -> None:
@@ -254,7 +254,7 @@ class TestKeys:
     def test_an_explanation_is_shown_where_it_was_asked_for(
         self, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
     ) -> None:
-        monkeypatch.setattr(top_keys, "draw_explanation", lambda *_: ["why"])
+        monkeypatch.setattr(top_keys, "explanation_lines", lambda *_: ["why"])
         keys, state, background = self.keys("celery", "mails")
         keys.press("e")
         (explain,) = background.do.call_args.args

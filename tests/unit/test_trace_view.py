@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from celery_dynprio.cli.trace import MAX_INDENT, draw
+from celery_dynprio.cli.trace import MAX_INDENT, trace_lines
 from celery_dynprio.models import Moved
 from celery_dynprio.tracing import Ancestor
 from celery_dynprio.tracing.records import SpanRecord, Trace
-from celery_dynprio.tracing.tree import as_object
+from celery_dynprio.tracing.tree import trace_object
 
 
 def span(name: str, parent: str = "", state: str = "SUCCESS", **known: Any) -> SpanRecord:
@@ -18,7 +18,7 @@ def span(name: str, parent: str = "", state: str = "SUCCESS", **known: Any) -> S
 
 
 def drawn(*spans: SpanRecord, dropped: int = 0) -> list[str]:
-    return list(draw(Trace("t", spans, dropped), lambda text, **_: text))
+    return list(trace_lines(Trace("t", spans, dropped), lambda text, **_: text))
 
 
 def test_a_tree_is_drawn_from_the_root_on() -> None:
@@ -69,7 +69,7 @@ def test_ancestors_of_what_failed_are_shown_even_if_nothing_else_is_kept_of_them
         "FAILURE     └─ d[id-d]",
         "UNKNOWN  a[id-a] on one@x, P3, waited 0.500 s, ran 0.250 s",
     ]
-    assert [each["state"] for each in as_object(Trace("t", (failed,)))["spans"]] == ["UNKNOWN"] * 3 + ["FAILURE"]
+    assert [each["state"] for each in trace_object(Trace("t", (failed,)))["spans"]] == ["UNKNOWN"] * 3 + ["FAILURE"]
 
 
 def test_those_whose_parent_is_missing_are_roots() -> None:
@@ -97,11 +97,11 @@ def test_a_long_chain_stays_readable() -> None:
     lines = drawn(*reversed(chain))
     assert len(lines) == 1001
     assert max(map(len, lines)) < 3 * MAX_INDENT + 50
-    assert [each["depth"] for each in as_object(Trace("t", chain))["spans"]] == list(range(1000))
+    assert [each["depth"] for each in trace_object(Trace("t", chain))["spans"]] == list(range(1000))
 
 
 def test_json_names_the_parents() -> None:
-    found = as_object(Trace("t", (span("b", "a", moves=(Moved(1.0, 2, 3, 0.5, "score"),)), span("a")), 3))
+    found = trace_object(Trace("t", (span("b", "a", moves=(Moved(1.0, 2, 3, 0.5, "score"),)), span("a")), 3))
     again = json.loads(json.dumps(found))
     assert (again["trace_id"], again["dropped"]) == ("t", 3)
     assert [(each["key"], each["parent"], each["depth"]) for each in again["spans"]] == [("a", None, 0), ("b", "a", 1)]

@@ -117,10 +117,10 @@ class Top:
         return application
 
     def _text(self) -> StyleAndTextTuples:
-        from celery_dynprio.cli.top.screen import draw  # noqa: PLC0415 - see the package
+        from celery_dynprio.cli.top.screen import screen_lines  # noqa: PLC0415 - see the package
 
         pieces: StyleAndTextTuples = []
-        for line in draw(self._state.view, *self._size(), time.time()):
+        for line in screen_lines(self._state.view, *self._size(), time.time()):
             pieces += [(f"class:{style}" if style else "", text) for style, text in line]
             pieces.append(("", "\n"))
         return pieces[:-1]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celery_dynprio.cli.explain import draw as draw_explanation
+from celery_dynprio.cli.explain import explanation_lines
 from celery_dynprio.cli.top.background import SHOWN, Background
 from celery_dynprio.cli.top.screen import HELP, room_for
 from celery_dynprio.cli.top.state import State, View
@@ -156,7 +156,7 @@ class Keys:
         subject = self._state.view.subject
 
         def explain(operations: Operations) -> str:
-            lines = list(draw_explanation(operations.explain(chosen.task.id), time.time(), width))
+            lines = list(explanation_lines(operations.explain(chosen.task.id), time.time(), width))
             # Selected, so that what keys do next is done to the task that is explained, not to the first one by then.
             self._state.change(
                 lambda view: replace(view.open(lines), selected=chosen.task.id) if view.subject == subject else view

@@ -60,7 +60,7 @@ _COLUMNS: Final = tuple(
 )
 
 
-def draw(view: View, width: int, height: int, now: float) -> list[Line]:
+def screen_lines(view: View, width: int, height: int, now: float) -> list[Line]:
     """Exactly ``height`` lines, none wider than ``width`` cells; ``now`` is Unix seconds."""
     room = room_for(view, height)
     middle = _pane(view, width, room) if view.pane else _tasks(view, width, room, now)

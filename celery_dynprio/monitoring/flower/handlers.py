@@ -19,7 +19,7 @@ from celery_dynprio.message import MAX_ID
 from celery_dynprio.monitoring.flower.access import Rights, is_cross_site, user_of
 from celery_dynprio.monitoring.flower.feed import FollowedEvents
 from celery_dynprio.monitoring.flower.source import Source
-from celery_dynprio.monitoring.flower.table import MOST_ROWS, Wanted
+from celery_dynprio.monitoring.flower.table import MOST_ROWS, TableQuery
 
 #: How many reads and actions run at a time, each with its own connection to the broker.
 THREADS: Final = 4
@@ -44,7 +44,7 @@ _SOURCE: Final = "dynprio_source"
 _executor: Final = ThreadPoolExecutor(THREADS, "dynprio")
 
 
-class Page(BaseHandler):
+class PageHandler(BaseHandler):
     """The page itself, which then requests its data."""
 
     def initialize(self, rights: Rights) -> None:
@@ -78,12 +78,12 @@ class Page(BaseHandler):
         return self._rights.may_act(user_of(self), self.application.options)
 
 
-class Answer(Page):
+class JsonHandler(PageHandler):
     """The base of all handlers that answer with data."""
 
     async def answer(self, work: Callable[[], Any]) -> None:
         """Answer with the result of the work as JSON, or with an error message."""
-        self.tell(await self.result(lambda: _executor.submit(work)))
+        self.finish_json(await self.result(lambda: _executor.submit(work)))
 
     async def result(self, ask: Callable[[], Future[Any]]) -> Any:
         """Return the result without blocking Tornado's loop; our own errors become messages."""
@@ -94,7 +94,7 @@ class Answer(Page):
         except DynPrioError as exc:
             raise HTTPError(503, "%s", exc) from exc
 
-    def tell(self, found: Any) -> None:
+    def finish_json(self, found: Any) -> None:
         """Answer with this."""
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         self.finish(json.dumps(found))
@@ -105,8 +105,8 @@ class Answer(Page):
         if not isinstance(problem, HTTPError) or status_code == 401:  # noqa: PLR2004 - Flower asks for the password
             super().write_error(status_code, **kwargs)
             return
-        said = problem.log_message % problem.args if problem.log_message else problem.reason or "refused"
-        self.tell({"error": said})
+        text = problem.log_message % problem.args if problem.log_message else problem.reason or "refused"
+        self.finish_json({"error": text})
 
     @property
     def source(self) -> Source:
@@ -118,24 +118,24 @@ class Answer(Page):
         return found
 
 
-class Data(Answer):
+class DataHandler(JsonHandler):
     """All data of the page, requested every other second."""
 
     @authenticated
     async def get(self) -> None:
         """Answer with figures, one page of the table, the feed and the use."""
-        wanted = self._wanted()
+        query = self._query()
         events = self.application.events
         moves = events.feed.entries() if isinstance(events, FollowedEvents) else []
         source = self.source
-        await self.answer(lambda: source.data(wanted, moves))
+        await self.answer(lambda: source.data(query, moves))
 
-    def _wanted(self) -> Wanted:
+    def _query(self) -> TableQuery:
         # Tornado's own: Flower's escapes what it returns, and not all that is searched for is HTML.
         texts = {name: self.get_query_argument(name, "") for name in ("search", "place", "sort")}
         try:
             start, count = int(self.get_query_argument("start", "0")), int(self.get_query_argument("count", "25"))
-            return Wanted(
+            return TableQuery(
                 **texts, descending=self.get_query_argument("descending", "") == "1", start=start, count=count
             )
         except ArgumentError as exc:
@@ -144,7 +144,7 @@ class Data(Answer):
             raise HTTPError(400, f"start and count are whole numbers; count is {MOST_ROWS} at most") from exc
 
 
-class About(Answer):
+class TaskHandler(JsonHandler):
     """Why a task is where it is, and its trace."""
 
     @authenticated
@@ -154,11 +154,11 @@ class About(Answer):
             raise HTTPError(400, f"an id has {MAX_ID} characters at most")
         known = task_id in self.application.events.state.tasks
         source = self.source
-        self.tell({**await self.result(lambda: source.about(task_id)), "in_flower": known})
+        self.finish_json({**await self.result(lambda: source.about(task_id)), "in_flower": known})
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Action:
     """The action that a request asks for."""
 
     op: str
@@ -167,7 +167,7 @@ class _Asked:
     why: str
 
 
-class Deed(Answer):
+class ActionHandler(JsonHandler):
     """An operator's actions."""
 
     SUPPORTED_METHODS = ("POST",)
@@ -181,27 +181,27 @@ class Deed(Answer):
         """Act, and answer with the result for each task."""
         if not self.may_act:
             raise HTTPError(403, "You have read-only access")
-        asked = _asked(self.request.body)
+        action = _read_action(self.request.body)
         source, by = self.source, f"{user_of(self)} (Flower)"
-        await self.answer(lambda: {"results": source.act(by, asked.op, asked.ids, asked.changes, asked.why)})
+        await self.answer(lambda: {"results": source.act(by, action.op, action.ids, action.changes, action.why)})
 
 
-def _asked(body: bytes) -> _Asked:
+def _read_action(body: bytes) -> _Action:
     if len(body) > MOST_BYTES:
         raise HTTPError(413, f"say it in {MOST_BYTES:,} bytes at most")
     try:
         found = json.loads(body)
-        asked = _Asked(found["op"], found.get("ids", []), found.get("changes", {}), found.get("why", ""))
-        for text in (asked.op, asked.why, *asked.ids):
+        action = _Action(found["op"], found.get("ids", []), found.get("changes", {}), found.get("why", ""))
+        for text in (action.op, action.why, *action.ids):
             text.encode()  # Redis cannot store a lone surrogate
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise HTTPError(400, "say op, ids, changes and why in a JSON object") from exc
-    if not isinstance(asked.ids, list) or not isinstance(asked.changes, dict) or len(asked.ids) > MOST_IDS:
+    if not isinstance(action.ids, list) or not isinstance(action.changes, dict) or len(action.ids) > MOST_IDS:
         raise HTTPError(400, f"ids must be a list of {MOST_IDS} at most, and changes an object")
-    return asked
+    return action
 
 
-class Asset(StaticFileHandler):
+class AssetHandler(StaticFileHandler):
     """Our styles and scripts."""
 
     def set_extra_headers(self, path: str) -> None:  # noqa: ARG002 - Tornado's signature
@@ -213,12 +213,12 @@ class Asset(StaticFileHandler):
 
 def routes(rights: Rights) -> list[URLSpec]:
     """The routes of the page; Flower puts its prefix before them."""
-    given = {"rights": rights}
+    given, files = {"rights": rights}, {"path": str(STATIC)}
     return [
-        URLSpec(r"/priorities", Page, given, name="dynprio"),
-        URLSpec(r"/priorities/data", Data, given, name="dynprio_data"),
-        URLSpec(r"/priorities/task/(.+)", About, given, name="dynprio_task"),
-        URLSpec(r"/priorities/do", Deed, given, name="dynprio_do"),
+        URLSpec(r"/priorities", PageHandler, given, name="dynprio"),
+        URLSpec(r"/priorities/data", DataHandler, given, name="dynprio_data"),
+        URLSpec(r"/priorities/task/(.+)", TaskHandler, given, name="dynprio_task"),
+        URLSpec(r"/priorities/do", ActionHandler, given, name="dynprio_do"),
         # Tornado answers a NUL in a path with 500, so only paths of our own files get further than this.
-        URLSpec(r"/priorities/static/([a-z]+\.css|[a-z]+\.js)", Asset, {"path": str(STATIC)}, name="dynprio_static"),
+        URLSpec(r"/priorities/static/([a-z]+\.css|[a-z]+\.js)", AssetHandler, files, name="dynprio_static"),
     ]

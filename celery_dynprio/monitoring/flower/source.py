@@ -14,14 +14,14 @@ from celery_dynprio.errors import ArgumentError, DynPrioError, NotPendingError
 from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.monitoring.flower.kept import Kept
 from celery_dynprio.monitoring.flower.lookups import Lookups
-from celery_dynprio.monitoring.flower.table import Wanted
+from celery_dynprio.monitoring.flower.table import TableQuery
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.plain import explanation_object, standing_object, turn_object
 from celery_dynprio.operators.results import Listing, QueueStats
 from celery_dynprio.operators.steering import Result
 from celery_dynprio.operators.views import QUICK
 from celery_dynprio.operators.workers import Workers, ask
-from celery_dynprio.tracing.tree import as_object
+from celery_dynprio.tracing.tree import trace_object
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -80,7 +80,7 @@ class Source:
         self._backlog = Kept(self._read_backlog, BACKLOG, self._reader)
         self._lookups = Lookups(self._read_about)
 
-    def data(self, wanted: Wanted, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def data(self, query: TableQuery, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Figures, one page of the table, the use of keys, and the feed, of which ``moves`` are a part."""
         self._known_workers(PATIENCE)
         figures = self._figures.get(FIGURES_PATIENCE, HASTE)
@@ -91,7 +91,7 @@ class Source:
         ]
         feed.sort(key=lambda entry: -entry["at"])
         shown = {name: value for name, value in figures.items() if name != "log"}
-        return {**shown, "feed": feed, "table": self._table(wanted)}
+        return {**shown, "feed": feed, "table": self._table(query)}
 
     def about(self, task_id: str) -> Future[dict[str, Any]]:
         """Look up why a task is where it is, if it is pending, and its trace, if one is kept. Does not block.
@@ -103,7 +103,7 @@ class Source:
     def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> list[dict[str, str]]:
         """Act in the name of ``by``, and return the result for each task."""
         with self._operations(by) as operations:
-            results = _done(operations, op, ids, changes, why)
+            results = _carry_out(operations, op, ids, changes, why)
         self._figures.forget()
         self._backlog.forget()
         self._lookups.forget()
@@ -123,16 +123,16 @@ class Source:
         finally:
             close_connections()  # the user's policy, or the result backend, may use Django's ORM
 
-    def _table(self, wanted: Wanted) -> dict[str, Any]:
-        if not wanted.selective and wanted.end <= QUICK:
+    def _table(self, query: TableQuery) -> dict[str, Any]:
+        if not query.selective and query.end <= QUICK:
             with self._operations() as operations:
                 now = time.time()
-                listing = operations.pending(limit=wanted.end, workers=self._known_workers())
-                return self._rows(operations, listing.turns[wanted.start :], listing.matching, now)
+                listing = operations.pending(limit=query.end, workers=self._known_workers())
+                return self._rows(operations, listing.turns[query.start :], listing.matching, now)
         kept = self._backlog.get(PATIENCE, 0.0)
         if kept is None:
             return {"rows": [], "matching": 0, "reading": True}
-        turns, matching = wanted.of(kept.listing.turns)
+        turns, matching = query.of(kept.listing.turns)
         with self._operations() as operations:
             table = self._rows(operations, turns, matching, kept.at)
         left_out = kept.listing.matching - len(kept.listing.turns)
@@ -155,12 +155,12 @@ class Source:
     def _read_about(self, task_id: str) -> dict[str, Any]:
         with self._operations() as operations:
             try:
-                found = operations.explain(task_id, self._known_workers(PATIENCE))
-                told, state = explanation_object(found, time.time()), "pending"
+                explained = operations.explain(task_id, self._known_workers(PATIENCE))
+                explanation, state = explanation_object(explained, time.time()), "pending"
             except NotPendingError as exc:
-                told, state = None, f"{exc.answer} {exc.detail}".rstrip()
+                explanation, state = None, f"{exc.answer} {exc.detail}".rstrip()
             trace = operations.trace(task_id)
-        return {"id": task_id, "state": state, "explanation": told, "trace": trace and as_object(trace)}
+        return {"id": task_id, "state": state, "explanation": explanation, "trace": trace and trace_object(trace)}
 
     def _read_backlog(self) -> _Backlog:
         with self._operations() as operations:
@@ -186,7 +186,7 @@ class Source:
         }
 
 
-def _done(
+def _carry_out(
     operations: Operations, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str
 ) -> Sequence[Result]:
     if op in STEERING:

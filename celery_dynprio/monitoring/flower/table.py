@@ -31,7 +31,7 @@ COLUMNS: Final[Mapping[str, Callable[[Turn], Any]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class TableQuery:
     """The part of the table to show. Raises :class:`~celery_dynprio.errors.ArgumentError` for one that cannot exist."""
 
     #: Searched for in the name, the id and the key, ignoring case.
