@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 GROUP: Final = "Filter Options"
 
-#: The fields of a Filter in the order in which they are told, and how each is asked for.
+#: The fields of a Filter in the order of the help, and the option for each.
 _FILTERS: Final[Mapping[str, tuple[tuple[str, ...], dict[str, Any]]]] = {
     "task": (("--task",), {"metavar": "GLOB", "help": "Only tasks whose names match, with *, ? and [...]."}),
     "key": (("--key",), {"metavar": "TEXT", "help": "Only tasks with this fairness key."}),
@@ -46,13 +46,13 @@ def filter_options(**spelled: str) -> Callable[[Callable[..., None]], Callable[.
 
 
 def pop_fields(options: dict[str, Any]) -> dict[str, Any]:
-    """Take what was given of these options out of a command's, by the names of a Filter's fields."""
+    """Remove these options from a command's; return those that were given, by the names of a Filter's fields."""
     found = {name: options.pop(f"filter_{name}") for name in _FILTERS}
     return {name: value for name, value in found.items() if value is not None and value is not False}
 
 
 def make_filter(given: Mapping[str, Any]) -> Filter:
-    """The filter; it is an error of the command's usage if it cannot be meant."""
+    """Return the filter. A value that is not allowed is a usage error of the command."""
     from celery_dynprio.operators.selection import Filter  # noqa: PLC0415 - see the package
 
     with one_line_errors():

@@ -114,7 +114,7 @@ def summed(counts: Mapping[Any, int]) -> str:
 
 
 def missed_line(count: int) -> str:
-    """What is said when tasks may have been passed over."""
+    """Return the line for tasks that may have been passed over."""
     return f"Up to {counted(count, 'more task')} may match: they were moved during the search. Run it again to be sure."
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import uuid4
 
 import click
@@ -19,11 +19,13 @@ from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, Cele
 from celery_dynprio.cli.session import duration, installed_in, one_line_errors, settings_of
 
 if TYPE_CHECKING:
+    from celery_dynprio.engine.tick import Reprioritizer
     from celery_dynprio.models import Report
     from celery_dynprio.monitoring.observers import Observers
     from celery_dynprio.operators.operations import Operations
     from celery_dynprio.ports.broker import Broker, BrokerErrors
     from celery_dynprio.ports.installation import Installation
+    from celery_dynprio.ports.lease import Kind
     from celery_dynprio.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,10 @@ PARENT_INTERVAL: Final = 0.5
 #: Seconds before the first and at most before a later attempt to reach a broker that was away at the start.
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 10.0
+
+
+#: What is called with each report, and with each failed tick and its queue.
+Listeners: TypeAlias = "tuple[Callable[[Report], None], Callable[[str, Exception], None]]"
 
 
 @click.command(cls=CeleryCommand, short_help="Rescore pending tasks every second, and move them.")
@@ -150,17 +156,11 @@ def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
     from celery_dynprio.assembly import operations, reprioritizers  # noqa: PLC0415 - see the package
-    from celery_dynprio.engine.loop import serve  # noqa: PLC0415
-    from celery_dynprio.hosting.orm import close_connections  # noqa: PLC0415
     from celery_dynprio.models import Role  # noqa: PLC0415
     from celery_dynprio.operators.fleet import Fleet  # noqa: PLC0415
     from celery_dynprio.operators.workers import Slots  # noqa: PLC0415
 
-    reported = 0
-
-    def finished(reports: Sequence[Report]) -> bool:
-        nonlocal reported
-        reported = len(reports)
+    def is_over(reports: Sequence[Report]) -> bool:
         # An embedded one that leads nowhere leaves the waiting to its worker's timer.
         return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
 
@@ -172,39 +172,53 @@ def _reprioritize(
         try:
             if len(broker.scale.plain) < len(broker.scale.levels):
                 fleet.start()
+            kind: Kind = "embedded" if embedded else "dedicated"
             chosen = reprioritizers(
-                broker,
-                settings,
-                owner,
-                kind="embedded" if embedded else "dedicated",
-                dry_run=dry_run,
-                slots=Slots(app),
-                workers=fleet,
+                broker, settings, owner, kind=kind, dry_run=dry_run, slots=Slots(app), workers=fleet
             )
-            logger.info(
-                "dynprio ready: %s on %s, every %g s, as %s%s",
-                ", ".join(settings.queues),
-                app.connection_for_write().as_uri(),
-                settings.interval,
-                owner,
-                ", dry run" if dry_run else "",
-            )
-            observe, failed = _listeners(observers, operations(app, broker, settings), broker.errors)
-            serve(
-                chosen,
-                settings.interval,
-                stop,
-                observe,
-                finished,
-                errors=broker.errors,
-                failed=failed,
-                clean_up=close_connections,
-            )
+            _log_start(app, settings, owner, dry_run=dry_run)
+            listeners = _listeners(observers, operations(app, broker, settings), broker.errors)
+            reported = _serve(chosen, settings.interval, stop, is_over, listeners, broker.errors)
         finally:
             fleet.stop()
             broker.close()
     logger.info("dynprio stopped")
     return not once or reported == len(chosen)
+
+
+def _log_start(app: Any, settings: Settings, owner: str, *, dry_run: bool) -> None:
+    logger.info(
+        "dynprio ready: %s on %s, every %g s, as %s%s",
+        ", ".join(settings.queues),
+        app.connection_for_write().as_uri(),
+        settings.interval,
+        owner,
+        ", dry run" if dry_run else "",
+    )
+
+
+def _serve(  # noqa: PLR0917 - as the loop's
+    chosen: Sequence[Reprioritizer],
+    interval: float,
+    stop: threading.Event,
+    is_over: Callable[[Sequence[Report]], bool],
+    listeners: Listeners,
+    errors: BrokerErrors,
+) -> int:
+    """Tick until it is over or stopped; return how many reprioritizers reported in the last tick."""
+    from celery_dynprio.engine.loop import serve  # noqa: PLC0415 - see the package
+    from celery_dynprio.hosting.orm import close_connections  # noqa: PLC0415
+
+    reported = 0
+
+    def finished(reports: Sequence[Report]) -> bool:
+        nonlocal reported
+        reported = len(reports)
+        return is_over(reports)
+
+    observe, failed = listeners
+    serve(chosen, interval, stop, observe, finished, errors=errors, failed=failed, clean_up=close_connections)
+    return reported
 
 
 def _observers(installation: Installation, settings: Settings, *, lenient: bool) -> Observers:
@@ -221,9 +235,7 @@ def _observers(installation: Installation, settings: Settings, *, lenient: bool)
         return start(installation, replace(settings, metrics_port=None))
 
 
-def _listeners(
-    observers: Observers, operations: Operations, errors: BrokerErrors
-) -> tuple[Callable[[Report], None], Callable[[str, Exception], None]]:
+def _listeners(observers: Observers, operations: Operations, errors: BrokerErrors) -> Listeners:
     """Who is told of each report and of each failed tick.
 
     The log, the observers, and what tells the end of tasks if the operator who cancelled them died.

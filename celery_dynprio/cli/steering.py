@@ -1,4 +1,4 @@
-"""What all commands share that change pending tasks: which are meant, the question before, and the answers after."""
+"""What the commands that change pending tasks share: which tasks, the question before, and the results after."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DONE: Final = "done"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for: ids or a filter, and how to go about it."""
+    """Which tasks a command is about, by ids or a filter, and its other options."""
 
     ids: tuple[str, ...]
     #: Fields of a :class:`~celery_dynprio.operators.selection.Filter`.
@@ -63,7 +63,7 @@ def steering_options(**spelled: str) -> Callable[[Callable[..., None]], Callable
 
 
 def pop_request(options: dict[str, Any]) -> Request:
-    """Take what :func:`steering_options` added out of a command's options."""
+    """Take what :func:`steering_options` added to a command from its options."""
     fields = pop_fields(options)
     return Request(fields=fields, **{name: options.pop(name) for name in ("ids", "limit", "yes", "as_json", "why")})
 
@@ -76,7 +76,7 @@ def steer(
     *,
     held: bool | None = None,
 ) -> None:
-    """Do it to the tasks that are meant, and tell how it went; exits with 1 unless all was done.
+    """Act on the tasks of the request, and print the results; exits with 1 unless all was done.
 
     ``held`` says which of the tasks that match a filter can be meant: those that are held, those that are not, or all.
     """

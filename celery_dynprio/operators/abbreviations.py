@@ -26,8 +26,8 @@ def whole(text: str, *sources: Callable[[str], Collection[str]]) -> str:
         raise ArgumentError("id", text, "use an id, or the beginning of one")
     if _UUID.fullmatch(text):
         return text
-    for known in sources:
-        found = sorted(known(text))
+    for source in sources:
+        found = sorted(source(text))
         if text in found:
             return text
         if len(found) > 1:

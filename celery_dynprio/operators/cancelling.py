@@ -1,4 +1,4 @@
-"""Tells the ends of cancelled tasks, also those whose operator died before it could."""
+"""Publishes the ends of cancelled tasks, also of those whose operator died first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery_dynprio.operations")
 
-#: Seconds after which a cancelled task whose end was not told belongs to an operator who died: one that lives gives a
+#: Seconds after which a cancelled task whose end was not published belongs to an operator who died: a live one gives a
 #: sign of life more often than that.
 ABANDONED: Final = 30.0
 SIGN_INTERVAL: Final = 5.0
@@ -31,10 +31,10 @@ SIGN_INTERVAL: Final = 5.0
 SLICE: Final = 500
 SLICE_SECONDS: Final = 0.5
 
-#: Seconds after which it is tried again to tell an end that could not be told.
+#: Seconds until the next try to publish an end that could not be published.
 RETRY: Final = 60.0
 
-#: An end that could not be told within so many seconds means that the result backend is away: none is tried for RETRY.
+#: A failed try that took longer than this (seconds) means that the result backend is away: none is made for RETRY.
 AWAY: Final = 1.0
 
 
@@ -67,19 +67,19 @@ class Cancelling:
         self._away_until = 0.0
 
     def show_life(self) -> None:
-        """Let no leader take over what this process is about to tell."""
+        """Keep leaders from publishing the ends that this process is about to publish."""
         if time.monotonic() >= self._next_sign:
             self._next_sign = time.monotonic() + SIGN_INTERVAL
             try:
                 self._cancellations.show_life(self._by, ABANDONED)
-            except self._broker.errors.any as exc:  # at worst an end is told twice
+            except self._broker.errors.any as exc:  # at worst an end is published twice
                 logger.warning("could not note that tasks are being cancelled here: %s", exc)
 
-    def tell_end(self, queue: str, task_id: str, messages: int = 1) -> str:
-        """Tell the end of a task, once for all ``messages`` with its id; return what was in the way, or ""."""
+    def publish_end(self, queue: str, task_id: str, messages: int = 1) -> str:
+        """Publish the end of a task, once for all ``messages`` with its id; return the problem, or ""."""
         backlog = self._backlogs[queue]
         raws = backlog.cancelled_messages(task_id, messages)
-        if not raws:  # another one told it meanwhile
+        if not raws:  # another process published it meanwhile
             return ""
         try:
             revoke(self._app, self._broker, task_id, next(iter(raws.values())), self._hooks)
@@ -102,7 +102,7 @@ class Cancelling:
         return unless_refused(self._broker.errors, revoke_there, results_of(fates))
 
     def finish(self) -> int:
-        """Tell the ends of some tasks whose operator died; see :meth:`~.operations.Operations.finish`."""
+        """Publish the ends of some tasks whose operator died; see :meth:`~.operations.Operations.finish`."""
         now = time.monotonic()
         if now < self._away_until or self._cancellations.under_way():
             return 0
@@ -123,9 +123,9 @@ class Cancelling:
         self._hooks.flush()
 
     def _retry(self, queue: str, task_id: str, messages: int) -> bool:
-        """Tell the end of a task that a dead operator cancelled; if that fails, note when to try again."""
+        """Publish the end of a task that a dead operator cancelled; if that fails, note when to try again."""
         began = time.monotonic()
-        if not self.tell_end(queue, task_id, messages):
+        if not self.publish_end(queue, task_id, messages):
             self._retries.pop(task_id, None)
             return True
         now = time.monotonic()

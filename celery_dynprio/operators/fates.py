@@ -31,7 +31,7 @@ MOST_TRACED: Final = 20
 
 
 class Answer(Enum):
-    """What an operator is told of one task."""
+    """The answer to an operator, for one task."""
 
     DONE = "done"
     #: A worker runs it.
@@ -151,13 +151,13 @@ class Fates:
             return {}
         nothing: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
         arguments = {"ids": list(ids)}
-        up, known = unless_refused(
+        up, reports = unless_refused(
             self._broker.errors, lambda: answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", arguments), nothing
         )
         fates = {task_id: self._fate("", "", taken[task_id], up) for task_id in ids if task_id in taken}
-        for worker, tasks in known.items():
-            for task_id, told in tasks.items() if isinstance(tasks, Mapping) else ():
-                state = told[0] if isinstance(told, (list, tuple)) and told else ""
+        for worker, tasks in reports.items():
+            for task_id, report in tasks.items() if isinstance(tasks, Mapping) else ():
+                state = report[0] if isinstance(report, (list, tuple)) and report else ""
                 fates[task_id] = self._fate(str(state), worker, taken.get(task_id), up)
         return fates
 

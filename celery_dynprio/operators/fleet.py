@@ -1,4 +1,4 @@
-"""Which steps all workers of a queue take from, as they say themselves; asked in the background, again and again.
+"""Which steps all workers of a queue take from. They are asked in the background, again and again.
 
 A worker that has not loaded the add-on, or not yet, takes from fewer lists than one that has: what is put into the
 others waits for the others, and for ever if these are gone.
@@ -30,7 +30,7 @@ SILENCE: Final = 600.0
 FIRST_LOOK: Final = 3.0
 
 
-class _Heard(NamedTuple):
+class _Reply(NamedTuple):
     taker: Taker
     #: The round in which it answered last, and when.
     round: int
@@ -43,7 +43,7 @@ class Fleet:
     def __init__(self, ask: Callable[[], Mapping[str, Taker]], clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
         self._clock = clock
-        self._heard: dict[str, _Heard] = {}
+        self._replies: dict[str, _Reply] = {}
         self._round = 0
         self._wanted = True
         self._stopped = threading.Event()
@@ -68,15 +68,15 @@ class Fleet:
         found, now = self._ask(), self._clock()
         if not found:
             return
-        silent = {name: each for name, each in self._heard.items() if now - each.at < SILENCE}
+        silent = {name: each for name, each in self._replies.items() if now - each.at < SILENCE}
         self._round += 1
-        self._heard = {**silent, **{name: _Heard(taker, self._round, now) for name, taker in found.items()}}
+        self._replies = {**silent, **{name: _Reply(taker, self._round, now) for name, taker in found.items()}}
 
     def steps(self, queue: str) -> frozenset[int] | None:
         """The ``priority_steps`` that all workers of this queue have in common; None if none ever answered."""
         self._wanted = True
-        known = self._takers(queue)
-        return frozenset.intersection(*(each.taker.steps for each in known.values())) if known else None
+        replies = self._takers(queue)
+        return frozenset.intersection(*(each.taker.steps for each in replies.values())) if replies else None
 
     def without(self, queue: str, steps: frozenset[int]) -> list[str]:
         """The names of the workers of this queue that do not take from all of these steps."""
@@ -89,8 +89,8 @@ class Fleet:
             for name, each in self._takers(queue).items()
         )
 
-    def _takers(self, queue: str) -> dict[str, _Heard]:
-        return {name: each for name, each in self._heard.items() if queue in each.taker.queues}
+    def _takers(self, queue: str) -> dict[str, _Reply]:
+        return {name: each for name, each in self._replies.items() if queue in each.taker.queues}
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -101,4 +101,4 @@ class Fleet:
                 except Exception as exc:  # noqa: BLE001 - whatever is wrong with the broker: the next look tells
                     logger.debug("the workers could not be asked: %r", exc)
                 self._looked.set()
-            self._stopped.wait(max(LOOK_INTERVAL, SECONDS_PER_WORKER * len(self._heard)))
+            self._stopped.wait(max(LOOK_INTERVAL, SECONDS_PER_WORKER * len(self._replies)))

@@ -140,7 +140,7 @@ class Operations(Views):
         removed = {result.id: result for result in results if result.messages}
         for task_id, result in removed.items():
             cancelling.show_life()
-            problem = cancelling.tell_end(result.queue, task_id, result.messages)
+            problem = cancelling.publish_end(result.queue, task_id, result.messages)
             removed[task_id] = replace(result, detail=problem or result.detail)
         # Another message with the same id: published twice, or given back because it was not acknowledged in time.
         others = self._fates.at_workers(list(removed))
@@ -150,7 +150,7 @@ class Operations(Views):
         return [removed.get(result.id, result) for result in results]
 
     def finish(self) -> int:
-        """Tell the ends of some tasks that were cancelled by a process that then died; return how many.
+        """Publish the ends of some tasks that were cancelled by a process that then died; return how many.
 
         For about half a second, so that a tick is not late: the next call goes on. While any operator cancels, and for
         a while after the result backend did not answer, nothing.
@@ -237,9 +237,9 @@ class Operations(Views):
         """The fields of the message's header that these changes are."""
         if not changes:
             raise ArgumentError("changes", changes, "give weight, deadline, key or level")
-        asked = {name: value for name, value in changes.items() if name != "level"}
+        options = {name: value for name, value in changes.items() if name != "level"}
         try:
-            fields = call_fields("", asked, now)
+            fields = call_fields("", options, now)
         except OptionError as exc:
             raise ArgumentError(exc.option, exc.value, exc.allowed) from None
         if "level" in changes:

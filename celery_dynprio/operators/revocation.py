@@ -32,7 +32,7 @@ class WorkerHooks:
 
     #: Returns the class of requests that has traces, for Celery's own and the broker's scale.
     request_class: Callable[[type, Scale], type] = _plain_requests
-    #: Stores the traces that are not stored yet; called once the ends of some tasks were told.
+    #: Stores the traces that are not stored yet; called once the ends of some tasks were published.
     flush: Callable[[], None] = _nothing_to_flush
 
 

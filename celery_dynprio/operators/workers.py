@@ -139,11 +139,11 @@ def answers(
     with new_connection(app) as connection:
         # A mailbox for each: a late answer to the first question must not be counted as one to the second.
         one, two = (_mailbox(app, connection) for _ in range(2))
-        told = _said(one.multi_call(first, timeout=timeout))
+        replies = _valid(one.multi_call(first, timeout=timeout))
         _wait_no_more(connection)
-        if not told:
+        if not replies:
             return {}, {}
-        return told, _said(two.call(list(told), then, arguments, timeout=timeout))
+        return replies, _valid(two.call(list(replies), then, arguments, timeout=timeout))
 
 
 def tell(app: Celery, command: str, **arguments: Any) -> None:
@@ -160,8 +160,8 @@ def _mailbox(app: Celery, connection: Any) -> Any:
     return mailbox
 
 
-def _said(replies: Any) -> dict[str, Any]:
-    """Answers by node name, without those that tell that a command failed there or is not known."""
+def _valid(replies: Any) -> dict[str, Any]:
+    """Return the answers by node name, without those which say that the command failed or is unknown there."""
     return {name: each for name, each in flatten_reply(replies or []).items() if not _failed(each)}
 
 

@@ -541,7 +541,7 @@ class TestCancel:
     def test_the_work_of_a_dead_operator_is_done_in_slices(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         results = [shop.report.delay("ada") for _ in range(3)]
         with monkeypatch.context() as patch:
-            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
+            patch.setattr(Cancelling, "publish_end", lambda *_: "not told")
             shop.operations.cancel([result.id for result in results])
         shop.operator_dies()
         monkeypatch.setattr(cancelling, "SLICE_SECONDS", -1.0)
@@ -562,7 +562,7 @@ class TestCancel:
             revoke(app, broker, task_id, *message)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
+            patch.setattr(Cancelling, "publish_end", lambda *_: "not told")
             shop.operations.cancel([result.id for result in results])
         shop.operator_dies()
         monkeypatch.setattr(cancelling, "revoke", some)
@@ -577,12 +577,12 @@ class TestCancel:
         tries: list[str] = []
         ids = [shop.report.delay("ada").id for _ in range(3)]
         with monkeypatch.context() as patch:
-            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
+            patch.setattr(Cancelling, "publish_end", lambda *_: "not told")
             shop.operations.cancel(ids)
         shop.operator_dies()
         monkeypatch.setattr(cancelling, "AWAY", away)  # each try takes longer, and none does
         monkeypatch.setattr(cancelling, "SLICE_SECONDS", 60.0)
-        monkeypatch.setattr(Cancelling, "tell_end", failing(tries))
+        monkeypatch.setattr(Cancelling, "publish_end", failing(tries))
         assert [shop.operations.finish() for _ in range(3)] == [0, 0, 0]
         assert len(tries) == tried
 
@@ -592,12 +592,12 @@ class TestCancel:
         ids = [shop.report.delay("ada").id for _ in range(4)]
         tries: list[str] = []
         with monkeypatch.context() as patch:
-            patch.setattr(Cancelling, "tell_end", lambda *_: "not told")
+            patch.setattr(Cancelling, "publish_end", lambda *_: "not told")
             shop.operations.cancel(ids)
         shop.operator_dies()
         monkeypatch.setattr(cancelling, "SLICE_SECONDS", -1.0)
         monkeypatch.setattr(cancelling, "RETRY", 0.0)
-        monkeypatch.setattr(Cancelling, "tell_end", failing(tries))
+        monkeypatch.setattr(Cancelling, "publish_end", failing(tries))
         for _ in ids:
             shop.operations.finish()
         assert sorted(tries) == sorted(ids), "who failed before comes last"

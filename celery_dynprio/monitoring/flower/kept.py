@@ -40,13 +40,13 @@ class Kept(Generic[T]):
         began = self._clock()
         while True:
             with self._lock:
-                known = self._started >= self._forgotten and self._value is not None
-                if known and self._clock() < self._fresh_until:
+                usable = self._started >= self._forgotten and self._value is not None
+                if usable and self._clock() < self._fresh_until:
                     return self._value
                 if self._reading is None:
                     self._reading = self._threads.submit(self._run)
                 reading = self._reading
-            allowed = haste if known and haste is not None else patience
+            allowed = haste if usable and haste is not None else patience
             wait([reading], timeout=max(began + allowed - self._clock(), 0.0))
             if not reading.done():
                 return self._value

@@ -18,7 +18,7 @@ AGE: Final = 3.0
 
 
 class _Question(NamedTuple):
-    asked: float
+    at: float
     answer: Future[Any]
 
 
@@ -47,9 +47,11 @@ class Lookups:
         """The answer, which may be that the broker is away; :class:`DynPrioError` if too many wait already."""
         with self._lock:
             now = self._clock()
-            self._questions = {each: known for each, known in self._questions.items() if not self._is_over(known, now)}
+            self._questions = {
+                each: question for each, question in self._questions.items() if not self._is_over(question, now)
+            }
             if key not in self._questions:
-                if sum(not known.answer.done() for known in self._questions.values()) >= self._most:
+                if sum(not question.answer.done() for question in self._questions.values()) >= self._most:
                     raise DynPrioError("Too many tasks are being looked up: try again in a few seconds.")
                 self._questions[key] = _Question(now, self._thread.submit(self._read, key))
             return self._questions[key].answer
@@ -57,8 +59,10 @@ class Lookups:
     def forget(self) -> None:
         """Answer anew whatever is asked from now on."""
         with self._lock:
-            self._questions = {each: known for each, known in self._questions.items() if not known.answer.done()}
+            self._questions = {
+                each: question for each, question in self._questions.items() if not question.answer.done()
+            }
 
-    def _is_over(self, known: _Question, now: float) -> bool:
-        answer = known.answer
-        return answer.done() and (now - known.asked >= self._age or answer.exception() is not None)
+    def _is_over(self, question: _Question, now: float) -> bool:
+        answer = question.answer
+        return answer.done() and (now - question.at >= self._age or answer.exception() is not None)

@@ -79,6 +79,6 @@ class TableQuery:
 
     def _sorted(self, turns: Sequence[Turn]) -> list[Turn]:
         column = COLUMNS[self.sort]
-        known = [turn for turn in turns if column(turn) is not None]
-        known.sort(key=column, reverse=self.descending)
-        return known + [turn for turn in turns if column(turn) is None]
+        with_value = [turn for turn in turns if column(turn) is not None]
+        with_value.sort(key=column, reverse=self.descending)
+        return with_value + [turn for turn in turns if column(turn) is None]
