@@ -69,12 +69,12 @@ class Admission:
         Those chosen at an earlier tick that still wait compete again.
         """
         self._admitted = {task_id: each for task_id, each in self._admitted.items() if each.left or each.queue != queue}
-        taken = sum(self._share(each.name, runtimes) for each in self._admitted.values())
+        busy = sum(self._share(each.name, runtimes) for each in self._admitted.values())
         chosen = []
         for task in waiting:
-            if taken >= slots:
+            if busy >= slots:
                 break
-            taken += self._share(task.name, runtimes)
+            busy += self._share(task.name, runtimes)
             chosen.append(task.id)
             self._admitted[task.id] = _Admitted(queue, task.name, now)
         return frozenset(chosen)

@@ -7,18 +7,31 @@ last valid score, or gets that of its present place if it has none, and the loop
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Final
 
-from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.models import Context, Contribution, PendingTask
 from celery_dynprio.policies.base import Policy, Scorer, is_number
 
 _published: Final = attrgetter("published")
 
 #: The score of a task without any valid score, if its place gives none either.
 MIDDLE: Final = 0.5
+
+
+class _Once:
+    """Complains of the first problem only."""
+
+    def __init__(self, complain: Callable[[object], None]) -> None:
+        self._complain = complain
+        self._complained = False
+
+    def __call__(self, problem: object) -> None:
+        if not self._complained:
+            self._complained = True
+            self._complain(problem)
 
 
 class Scores:
@@ -42,13 +55,7 @@ class Scores:
 
         ``fallback`` scores a task that has no valid score and never had one.
         """
-        last, beat, complained = self._last, self._beat, False
-
-        def fail(problem: object) -> None:
-            nonlocal complained
-            if not complained:
-                complained = True
-                self._complain(problem)
+        last, beat, fail = self._last, self._beat, _Once(self._complain)
 
         def stand(task: PendingTask) -> float:
             known = last.get(task.id)
@@ -74,6 +81,16 @@ class Scores:
 
         return score
 
+    def explain(self, task: PendingTask, context: Context) -> Sequence[Contribution]:
+        """Return what each factor adds to a task's score; nothing if it is pinned, or if the policy fails."""
+        if task.pinned is not None:
+            return ()
+        try:
+            return self._policy.explain(task, context)
+        except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+            self._complain(exc)
+            return ()
+
     def patience(self) -> float | None:
         """Return the policy's patience (seconds); None, so that no task counts as starving, if it is not a number."""
         try:
@@ -95,8 +112,8 @@ class Scores:
             return overflow
         for task_id in self._turn(overflow, 5 * limit):
             score(overflow[task_id])
-        said = self._last.get
-        known = [said(task_id, 0.0) for task_id in overflow]
+        last = self._last.get
+        known = [last(task_id, 0.0) for task_id in overflow]
         least = heapq.nlargest(limit, known)[-1]
         tasks = overflow.values()
         above = [task for task, value in zip(tasks, known, strict=True) if value > least]

@@ -14,19 +14,17 @@ logger = logging.getLogger("celery_dynprio.views")
 
 def scorer(policy: Policy, context: Context) -> Scorer:
     """Return the policy as a function of the task; a task that it cannot score gets a score in the middle."""
-
-    def complain(problem: object) -> None:
-        logger.warning("the policy failed, what it could not score counts as in the middle: %r", problem)
-
-    return Scores(policy, complain).bind(context)
+    return Scores(policy, _unscored).bind(context)
 
 
 def contributions(policy: Policy, task: PendingTask, context: Context) -> Sequence[Contribution]:
     """Return what each factor adds to a task's score now; nothing for a pinned task, which no policy moves."""
-    if task.pinned is not None:
-        return ()
-    try:
-        return policy.explain(task, context)
-    except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
-        logger.warning("the policy failed: %r", exc)
-        return ()
+    return Scores(policy, _unexplained).explain(task, context)
+
+
+def _unscored(problem: object) -> None:
+    logger.warning("the policy failed, what it could not score counts as in the middle: %r", problem)
+
+
+def _unexplained(problem: object) -> None:
+    logger.warning("the policy failed: %r", problem)

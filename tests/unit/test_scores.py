@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,3 +91,17 @@ def test_what_is_gone_is_forgotten_and_what_is_pending_is_not() -> None:
     answers.clear()
     score = scores.bind(NOW)
     assert [score(task(n)) for n in (1, 2, 3)] == [0.7, 0.7, MIDDLE]
+
+
+def test_an_explanation_fails_quietly_and_a_pinned_task_has_none() -> None:
+    def broken(_: PendingTask) -> float:
+        raise RuntimeError("no idea")
+
+    complaints: list[object] = []
+    scores = of(broken, complaints)
+    assert list(scores.explain(task(1), NOW)) == []
+    assert [str(problem) for problem in complaints] == ["no idea"]
+    weighed = Scores(1 * Weight(), complaints.append)
+    assert [each.factor for each in weighed.explain(task(1), NOW)] == ["Weight"]
+    assert list(weighed.explain(replace(task(1), pinned=3), NOW)) == []
+    assert len(complaints) == 1
