@@ -21,13 +21,13 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from celery_dynprio.assembly import broker_errors
-from celery_dynprio.brokers.redis.dropped import RedisDropped
 from celery_dynprio.errors import BrokerUnavailableError, DynPrioError
 from celery_dynprio.models import OVERFLOW, Move, Outcome, Report, Role
 from celery_dynprio.monitoring import metrics
 from celery_dynprio.monitoring.server import Server
 from celery_dynprio.ports.histograms import Distribution, Histograms, Series, SeriesKey
 from celery_dynprio.ports.installation import Installation
+from celery_dynprio.ports.spans import Spans
 from celery_dynprio.ports.stores import Usage
 from celery_dynprio.settings import Settings
 
@@ -222,18 +222,17 @@ class _Reader:
     def __init__(self, installation: Installation, half_life: float) -> None:
         self._installation = installation
         self._half_life = half_life
-        self._open: tuple[Usage, Histograms, RedisDropped] | None = None
+        self._open: tuple[Usage, Histograms, Spans] | None = None
         self._lock = threading.Lock()
 
     def read(self) -> Shared:
         with self._lock:  # of two scrapes the second waits
             try:
                 if self._open is None:
-                    broker = self._installation.connect(TIMEOUT)
-                    stores, client = broker.stores, broker.client  # type: ignore[attr-defined]  # until spans count them
-                    self._open = stores.usage(self._half_life), stores.histograms(), RedisDropped(client)
-                usage, histograms, dropped = self._open
-                return Shared(histograms.read(), usage.read(time.time()).use, dropped.read())
+                    stores = self._installation.connect(TIMEOUT).stores
+                    self._open = stores.usage(self._half_life), stores.histograms(), stores.spans()
+                usage, histograms, spans = self._open
+                return Shared(histograms.read(), usage.read(time.time()).use, spans.dropped_counts())
             except Exception:
                 self.close()
                 raise

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
 from celery_dynprio.tracing.records import SpanRecord, Trace
+
+#: Why a record was dropped: its trace was full, or a worker had no answer.
+CAUSES: Final = ("no_room", "not_sent")
 
 
 class Spans(Protocol):
@@ -23,6 +26,15 @@ class Spans(Protocol):
 
     def ids_with(self, start: str) -> set[str]:
         """Return the ids of traces and of tasks that begin with this text."""
+
+    def add_dropped(self, totals: Mapping[str, int]) -> None:
+        """Add by how much the totals of this process, by cause, have grown since they were last added.
+
+        What is added without an answer is added again, and may count twice.
+        """
+
+    def dropped_counts(self) -> Mapping[str, int]:
+        """Return how many records all processes dropped, for each of :data:`CAUSES`."""
 
     def close(self) -> None:
         """Close the connection that the store was given."""

@@ -2,22 +2,153 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
-from celery_dynprio.models import Run
+from celery_dynprio.models import Run, Start
+from celery_dynprio.objectives import Names, Objective, Standing
 from celery_dynprio.policies.decay import DecayedMean
 from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
-from celery_dynprio.ports.stores import UsageFigures
+from celery_dynprio.ports.spans import CAUSES
+from celery_dynprio.ports.stores import Entry, UsageFigures
 from celery_dynprio.tracing.records import SpanRecord, Trace
+
+#: How many entries of the audit are kept; the oldest go first.
+AUDIT_LENGTH: Final = 10_000
+
+#: Seconds for which a leader's last count of overdue tasks is valid; two intervals if that is more.
+FRESH: Final = 30.0
+
+#: The present rate of starts is that of the last tenth of the window, or of this many seconds if that is more.
+SHORTEST_RECENT: Final = 5.0
+
+
+class MemorySwitch:
+    """The kill switch of this process's reprioritizers."""
+
+    def __init__(self) -> None:
+        self._paused = False
+
+    def pause(self) -> None:
+        """Stop all moves."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let the reprioritizers move again."""
+        self._paused = False
+
+    def paused(self) -> bool:
+        """Whether :meth:`pause` is in force."""
+        return self._paused
+
+
+class MemoryAudit:
+    """What operators did, with times by ``clock`` (Unix seconds)."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._entries: deque[Entry] = deque(maxlen=AUDIT_LENGTH)
+
+    def add(self, **entry: str) -> None:
+        """Keep one entry: fields of :class:`~celery_dynprio.ports.stores.Entry` without ``at``."""
+        self._entries.appendleft(Entry(self._clock(), **{"op": "", "by": "", **entry}))
+
+    def read(self) -> Iterator[Entry]:
+        """Return all entries, the newest first."""
+        return iter(tuple(self._entries))
+
+    def last_pause(self) -> Entry | None:
+        """Return the newest pause or drain; None if newer entries have taken its place."""
+        return next((entry for entry in self.read() if entry.op in {"pause", "drain"}), None)
+
+
+class MemoryCancellations:
+    """A sign of life that runs out by ``clock`` (seconds)."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = -math.inf
+
+    def show_life(self, by: str, seconds: float) -> None:  # noqa: ARG002 - nobody asks who
+        """Say that somebody is cancelling tasks, for so long."""
+        self._until = self._clock() + seconds
+
+    def under_way(self) -> bool:
+        """Whether somebody said so, and it has not run out."""
+        return self._clock() < self._until
+
+
+class MemoryAttainment:
+    """Starts and breaches of some objectives; ``clock`` and ``interval`` are as in the port."""
+
+    def __init__(
+        self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0
+    ) -> None:
+        self._objectives = objectives
+        self._names = Names([objective.match for objective in objectives])
+        self._clock = clock or time.time
+        self._fresh = max(FRESH, 2 * interval)
+        #: For each objective when tasks started, and whether they were in time.
+        self._starts: list[deque[tuple[float, bool]]] = [deque() for _ in objectives]
+        #: By queue and objective: how many tasks are overdue, and since when that is known.
+        self._overdue: dict[tuple[str, int], tuple[int, float]] = {}
+        self._breaches: dict[int, float] = {}
+
+    def add(self, starts: Iterable[Start]) -> None:
+        """Count tasks that have just started."""
+        now = self._clock()
+        for start in starts:
+            for index in self._names.matching(start.name):
+                self._starts[index].append((now, start.wait <= self._objectives[index].within))
+
+    def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
+        """Store how many tasks of one queue are overdue, by the index of the objective."""
+        now = self._clock()
+        for index in range(len(self._objectives)):
+            self._overdue[queue, index] = overdue.get(index, 0), now
+
+    def read(self) -> list[Standing]:
+        """Return the state of all objectives."""
+        now = self._clock()
+        return [self._standing(index, now) for index in range(len(self._objectives))]
+
+    def turn(self, standing: Standing) -> Standing | None:
+        """Store a breach or a recovery; None if another reprioritizer was first."""
+        index = self._objectives.index(standing.objective)
+        if standing.since is not None:
+            return None if self._breaches.pop(index, None) is None else replace(standing, since=None)
+        if index in self._breaches:
+            return None
+        self._breaches[index] = self._clock()
+        return replace(standing, since=self._breaches[index])
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+    def _standing(self, index: int, now: float) -> Standing:
+        objective, starts = self._objectives[index], self._starts[index]
+        while starts and starts[0][0] < now - objective.window:
+            starts.popleft()
+        counts = [
+            count for (_, each), (count, at) in self._overdue.items() if each == index and now - at <= self._fresh
+        ]
+        recent = min(max(objective.window / 10, SHORTEST_RECENT), objective.window)
+        rate = sum(at >= now - recent for at, _ in starts) / recent
+        in_time = sum(each for _, each in starts)
+        return Standing(objective, len(starts), in_time, sum(counts), self._breaches.get(index), rate)
 
 
 class MemorySpans:
-    """Spans in this process only, without bounds: for tests."""
+    """Spans in this process only, without bounds."""
 
     def __init__(self) -> None:
         self.dropped = self.taken = 0
         self._traces: dict[str, dict[str, SpanRecord]] = {}
+        self._dropped: Counter[str] = Counter()
 
     def add(self, records: Sequence[SpanRecord], /) -> None:
         """Store these records."""
@@ -40,12 +171,20 @@ class MemorySpans:
                 return Trace(trace_id, tuple(spans.values()))
         return None
 
+    def add_dropped(self, totals: Mapping[str, int]) -> None:
+        """Take over the totals of this process, by cause, where they have grown."""
+        self._dropped |= Counter(totals)
+
+    def dropped_counts(self) -> Mapping[str, int]:
+        """Return how many records were dropped, by cause."""
+        return {cause: self._dropped[cause] for cause in CAUSES}
+
     def close(self) -> None:
         """Do nothing: there is no connection."""
 
 
 class MemoryHistograms:
-    """Histograms of this process only: for tests."""
+    """Histograms of this process only."""
 
     def __init__(self) -> None:
         self._series: dict[SeriesKey, Series] = {}
@@ -57,6 +196,9 @@ class MemoryHistograms:
     def read(self) -> Mapping[SeriesKey, Series]:
         """Return all counts."""
         return dict(self._series)
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
 
 
 class MemoryUsage:
@@ -82,3 +224,55 @@ class MemoryUsage:
 
     def close(self) -> None:
         """Do nothing: there is no connection."""
+
+
+class MemoryStores:
+    """One store of each kind, the same at each call: see :class:`~celery_dynprio.ports.stores.Stores`.
+
+    The first call decides on the options of a store.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._switch = MemorySwitch()
+        self._audit = MemoryAudit(clock)
+        self._usage: MemoryUsage | None = None
+        self._attainments: dict[tuple[Objective, ...], MemoryAttainment] = {}
+        self._histograms = MemoryHistograms()
+        self._spans = MemorySpans()
+        self._cancellations = MemoryCancellations()
+
+    def switch(self) -> MemorySwitch:
+        """Return the kill switch."""
+        return self._switch
+
+    def audit(self) -> MemoryAudit:
+        """Return the log of what operators did."""
+        return self._audit
+
+    def usage(self, half_life: float) -> MemoryUsage:
+        """Return learned runtimes and use."""
+        if self._usage is None:
+            self._usage = MemoryUsage(half_life, self._clock)
+        return self._usage
+
+    def attainment(
+        self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0
+    ) -> MemoryAttainment:
+        """Return the counts of these objectives."""
+        key = tuple(objectives)
+        if key not in self._attainments:
+            self._attainments[key] = MemoryAttainment(key, clock or self._clock, interval)
+        return self._attainments[key]
+
+    def histograms(self) -> MemoryHistograms:
+        """Return the histograms of waits and runs."""
+        return self._histograms
+
+    def spans(self, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> MemorySpans:  # noqa: ARG002 - it has no bounds
+        """Return the trace store."""
+        return self._spans
+
+    def cancellations(self) -> MemoryCancellations:
+        """Return the signs of life of operators who cancel tasks."""
+        return self._cancellations

@@ -14,8 +14,8 @@ from celery._state import get_current_worker_task
 
 from celery_dynprio import message
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.dropped import RedisDropped
 from celery_dynprio.brokers.redis.spans import RedisSpans
+from celery_dynprio.ports.spans import Spans
 from celery_dynprio.producer.propagation import Propagation
 from celery_dynprio.tracing import context as tracing
 from celery_dynprio.tracing.context import LINEAGE, Span
@@ -139,15 +139,15 @@ class _Traces:
 class _Dropped:
     """Tells Prometheus what the trace store did not get; after it, at each send."""
 
-    def __init__(self, dropped: RedisDropped, totals: Callable[[], Mapping[str, int]]) -> None:
-        self._dropped = dropped
+    def __init__(self, spans: Spans, totals: Callable[[], Mapping[str, int]]) -> None:
+        self._spans = spans
         self._totals = totals
 
     def add(self, _: Sequence[Telling], /) -> None:
-        self._dropped.tell(self._totals())
+        self._spans.add_dropped(self._totals())
 
     def close(self) -> None:
-        self._dropped.close()
+        self._spans.close()
 
 
 class _Connection:
@@ -263,7 +263,7 @@ class Recorder:
                 def totals() -> dict[str, int]:
                     return {"no_room": traces.no_room, "not_sent": traces.not_sent + sender.dropped}
 
-                outlets.append(Outlet("counts of dropped spans", lambda: _Dropped(RedisDropped(client()), totals)))
+                outlets.append(Outlet("counts of dropped spans", lambda: _Dropped(RedisSpans(client()), totals)))
         return _All(outlets, client.try_again)
 
 

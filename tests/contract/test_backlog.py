@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import AddedSteps
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Place
-from celery_dynprio.ports.broker import Backlog
+from celery_dynprio.ports.broker import Backlog, Found
 from celery_dynprio.ports.lease import Kind as LeaseKind
 from celery_dynprio.tracing.runs import span_of_headers
 from tests.apps import make_app
@@ -279,6 +280,131 @@ def test_counts_every_place_and_costs_nothing_below_zero(bench: Bench) -> None:
     for source in (0, OVERFLOW):
         assert 0 <= bench.backlog.cost(Move(task(), source, 9, 0.5, "score")) < 0.01
     bench.backlog.close()
+
+
+def test_tasks_are_found_by_their_ids_with_how_many_run_before_them(bench: Bench) -> None:
+    first, second, held, missing = task(), task(), task(), task()
+    for each, level in ((second, 5), (first, 2), (held, 3)):
+        bench.publish(each, level)
+    bench.backlog.read(NOW)
+    bench.backlog.apply([Move(held, 3, HELD, 0.0, "hold")])
+    found = bench.backlog.find([each.id for each in (first, second, held, missing)], NOW)
+    assert {task_id: list(each) for task_id, each in found.items()} == {
+        first.id: [Found(first, 2, 0)],
+        second.id: [Found(second, 5, 1)],
+        held.id: [Found(held, HELD, 0)],
+    }
+    assert bench.backlog.find([], NOW) == {}
+
+
+def test_what_was_found_can_be_moved_without_having_been_read(bench: Bench) -> None:
+    waiting = task()
+    bench.publish(waiting, 6)
+    ((found,),) = bench.backlog.find([waiting.id], NOW).values()
+    assert bench.backlog.apply([Move(found.task, found.place, 0, 0.0, "bump", first=True)]) == [Outcome.MOVED]
+    assert bench.consume() == waiting.id
+
+
+def test_a_bumped_task_runs_before_all_others_of_its_level(bench: Bench) -> None:
+    there, bumped = task(), task()
+    bench.publish(there, 0)
+    bench.publish(bumped, 0)
+    bench.backlog.read(NOW)
+    assert bench.backlog.apply([Move(bumped, 0, 0, 0.0, "bump", first=True)]) == [Outcome.MOVED]
+    assert [bench.consume(), bench.consume()] == [bumped.id, there.id]
+
+
+@pytest.mark.parametrize("place", [4, HELD, OVERFLOW])
+def test_a_task_is_changed_where_it_is(bench: Bench, place: Place) -> None:
+    waiting = task(weight=2.0, key="ada")
+    bench.publish(waiting, 4)
+    bench.backlog.read(NOW)
+    if place != 4:
+        bench.backlog.apply([Move(waiting, 4, place, 0.0, "hold")])
+    change = Move(waiting, place, place, 0.0, "reprioritize", changes={"w": 9.0, "key": None})
+    assert bench.backlog.apply([change]) == [Outcome.MOVED]
+    ((found,),) = bench.backlog.find([waiting.id], NOW).values()
+    assert (found.task, found.place) == (replace(waiting, weight=9.0, key=None), place)
+
+
+def test_ids_are_completed_from_their_beginning(bench: Bench) -> None:
+    front, held, overflow, other = (task(id=each) for each in ("ab-1", "ab-2", "ab-3", "b-ab"))
+    for each in (front, held, overflow, other):
+        bench.publish(each, 1)
+    bench.backlog.read(NOW)
+    bench.backlog.apply([Move(held, 1, HELD, 0.0, "hold"), Move(overflow, 1, OVERFLOW, 0.0, "overflow")])
+    assert bench.backlog.ids_with("ab", NOW) == {"ab-1", "ab-2", "ab-3"}
+    assert bench.backlog.ids_with("x", NOW) == set()
+
+
+def test_a_scan_shows_each_task_with_its_place(bench: Bench) -> None:
+    first, last, low, held, overflow = (task() for _ in range(5))
+    for each, level in ((first, 0), (last, 0), (low, 9), (held, 5), (overflow, 5)):
+        bench.publish(each, level)
+    bench.backlog.read(NOW)
+    bench.backlog.apply([Move(held, 5, HELD, 0.0, "hold"), Move(overflow, 5, OVERFLOW, 0.0, "overflow")])
+    scan = bench.backlog.scan(NOW)
+    assert [(place, each) for place, each, _ in scan] == [
+        (0, last),
+        (0, first),
+        (9, low),
+        (HELD, held),
+        (OVERFLOW, overflow),
+    ]
+    assert (scan.look, scan.missed, scan.foreign) == (1, 0, {})
+
+
+def test_parked_tasks_come_with_their_messages_and_can_be_discarded(bench: Bench) -> None:
+    parked = task()
+    bench.publish(parked, 1)
+    bench.backlog.read(NOW)
+    bench.backlog.apply([Move(parked, 1, HELD, 0.0, "hold")])
+    ((found, raw),) = bench.backlog.parked_messages(HELD, NOW)
+    assert found == parked
+    assert bench.backlog.message(parked.ref, HELD) in {raw, None}  # in memory there are no messages
+    assert bench.backlog.message("nobody", HELD) is None
+    assert list(bench.backlog.parked_messages(OVERFLOW, NOW)) == []
+    assert not bench.backlog.discard(parked.ref, OVERFLOW)
+    assert bench.backlog.discard(parked.ref, HELD)
+    assert not bench.backlog.discard(parked.ref, HELD)
+    assert bench.backlog.count()[HELD] == 0
+
+
+def test_a_cancelled_task_is_found_by_who_tells_its_end_only(bench: Bench) -> None:
+    cancelled, waiting = task(), task()
+    for each in (cancelled, waiting):
+        bench.publish(each, 4)
+    bench.backlog.read(NOW)
+    assert bench.backlog.apply([Move(cancelled, 4, CANCELLED, 0.0, "cancel")]) == [Outcome.MOVED]
+    assert bench.backlog.cancelled([cancelled.id, waiting.id]) == [cancelled.id]
+    assert set(bench.backlog.cancelled_messages(cancelled.id)) == {cancelled.ref}
+    assert bench.backlog.cancelled_messages(waiting.id) == {}
+    assert set(bench.backlog.find([cancelled.id, waiting.id], NOW)) == {waiting.id}
+    assert bench.backlog.read(NOW).cancelled_depth == 1
+    assert bench.backlog.discard(cancelled.ref, CANCELLED)
+    assert bench.backlog.cancelled([cancelled.id]) == []
+
+
+def test_all_messages_of_a_task_that_was_cancelled_twice_are_found(bench: Bench) -> None:
+    twin = task()
+    for _ in range(2):
+        bench.publish(twin, 4)
+        bench.backlog.read(NOW)
+        bench.backlog.apply([Move(twin, 4, CANCELLED, 0.0, "cancel")])
+    assert len(bench.backlog.cancelled_messages(twin.id, 2)) == 2
+
+
+def test_every_move_is_counted_and_what_was_not_made_is_not(bench: Bench) -> None:
+    waiting, spilled = task(), task()
+    bench.publish(waiting, 4)
+    bench.publish(spilled, 9)
+    bench.backlog.read(NOW)
+    before = bench.backlog.moves()
+    move = Move(waiting, 4, 2, 0.5, "score")
+    assert bench.backlog.apply([move, move]) == [Outcome.MOVED, Outcome.GONE]
+    assert bench.backlog.moves() == before + 1
+    assert bench.backlog.spill(1, NOW) == 1
+    assert bench.backlog.moves() == before + 2
 
 
 class TestRedisOnly:

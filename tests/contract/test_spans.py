@@ -95,6 +95,26 @@ def test_any_task_id_is_found_and_nothing_like_it(store: Spans, task_id: str) ->
     assert [span.task_id for span in read(store, task_id).values()] == [task_id]
 
 
+def test_each_record_that_was_stored_is_counted(store: Spans) -> None:
+    store.add([record(1), record(2), record(1, trace=1)])
+    store.add([record(1)])
+    assert (store.taken, store.dropped) == (4, 0)
+
+
+def test_ids_of_traces_and_tasks_are_completed(store: Spans) -> None:
+    store.add([record(1, trace=7), record(2, trace=7), record(1, trace=8)])
+    assert store.ids_with("task-7-") == {"task-7-1", "task-7-2"}
+    assert store.ids_with("0" * 31) == {record(trace=7).trace_id, record(trace=8).trace_id}
+    assert store.ids_with("x") == set()
+
+
+def test_dropped_records_are_counted_by_cause_as_totals_grow(store: Spans) -> None:
+    assert store.dropped_counts() == {"no_room": 0, "not_sent": 0}
+    store.add_dropped({"no_room": 3, "not_sent": 0})
+    store.add_dropped({"no_room": 3, "not_sent": 2})
+    assert store.dropped_counts() == {"no_room": 3, "not_sent": 2}
+
+
 def test_later_knowledge_replaces_earlier_whichever_comes_first(store: Spans) -> None:
     states = ["PENDING", "STARTED", "SUCCESS", "FAILURE"]
     pairs = list(itertools.product(states, repeat=2))
@@ -247,8 +267,9 @@ def test_what_cannot_be_dropped_does_not_keep_the_sender_busy(valkey: Database) 
 
 
 def test_nothing_stays_in_an_idle_system(valkey: Database) -> None:
-    spans = redis_spans(valkey.url, ttl=0.05)
+    spans = redis_spans(valkey.url, ttl=1.0)
     spans.add([record(n, trace=n) for n in range(10)])
+    assert len(valkey.client.keys("dynprio:trace:*")) == 10
     wait_until(lambda: not valkey.client.keys())  # the server counts what is over until it comes by
     spans.close()
 

@@ -7,10 +7,10 @@ as Prometheus expects of counters. The hash expires a day after the last change.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.chunks import chunks
 from celery_dynprio.message import MAX_NUMBER, clean
 from celery_dynprio.models import Run
 from celery_dynprio.ports.histograms import OTHER, ROW, Series, SeriesKey, count_runs
@@ -41,8 +41,7 @@ class RedisHistograms:
         """Count these runs; those of one task and level are summed up first."""
         series: dict[SeriesKey, Series] = {}
         count_runs(runs, series)
-        entries = iter(series.items())
-        while chunk := list(islice(entries, CHUNK)):
+        for chunk in chunks(series.items(), CHUNK):
             flat: list[Any] = []
             for key, counted in chunk:
                 flat += (_field(key), _field(key._replace(task=OTHER)), _text(counted.row()))

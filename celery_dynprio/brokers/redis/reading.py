@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from celery_dynprio.chunks import chunks
 from celery_dynprio.message import MOST_BYTES
 
 if TYPE_CHECKING:
@@ -142,8 +143,7 @@ class Reader:
 
     def values(self, key: str) -> Iterator[bytes]:
         """All messages of a hash that is not ours, in which they may be of any size: those are read one at a time."""
-        fields = iter(self._redis.hkeys(key))
-        while chunk := list(islice(fields, CHUNK)):
+        for chunk in chunks(self._redis.hkeys(key), CHUNK):
             pipe = self._redis.pipeline(transaction=False)
             for field in chunk:
                 pipe.hstrlen(key, field)

@@ -6,22 +6,28 @@ record replaces an earlier one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, Final, TypeVar
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.search import escaped
+from celery_dynprio.chunks import chunks
 from celery_dynprio.message import clean
+from celery_dynprio.ports.spans import CAUSES
 from celery_dynprio.tracing.records import SpanRecord, Trace
-
-T = TypeVar("T")
 
 #: Records in one call of the script: less than a millisecond of the server's time.
 CHUNK: Final = 50
 
 #: How many traces are searched for a task at a time.
 LOOKUP: Final = 500
+
+#: Seconds for which counts of dropped records are kept that nobody adds to.
+DROPPED_KEPT: Final = 86_400
+
+#: A count with more digits is none of ours.
+MAX_DIGITS: Final = 15
 
 
 class RedisSpans:
@@ -40,11 +46,13 @@ class RedisSpans:
         self._keys = [client.app_key("traces"), client.app_key("trace_sizes")]
         self._prefix = client.app_key("trace:")
         self._record = client.script("trace_record")
+        self._dropped_key = client.app_key("spans_dropped")
+        self._reported: Counter[str] = Counter()
 
     def add(self, records: Sequence[SpanRecord], /) -> None:
         """Store these records; those for which there is no room are counted in ``dropped``."""
         oldest: list[str] = []
-        for chunk in _chunks(records, CHUNK):
+        for chunk in chunks(records, CHUNK):
             oldest = self._call(chunk, oldest)
             self.taken += len(chunk)
         before: list[str] = []
@@ -72,6 +80,29 @@ class RedisSpans:
                 spans[field] = record
         return Trace(trace_id, tuple(spans.values()), dropped)
 
+    def add_dropped(self, totals: Mapping[str, int]) -> None:
+        """Add by how much the totals of this process, by cause, have grown since they were last added."""
+        grown = {cause: total - self._reported[cause] for cause, total in totals.items()}
+        grown = {cause: count for cause, count in grown.items() if count > 0}
+        if not grown:
+            return
+        pipe = self._client.redis.pipeline()
+        for cause, count in grown.items():
+            pipe.hincrby(self._dropped_key, cause, count)
+        pipe.expire(self._dropped_key, DROPPED_KEPT)
+        answers = pipe.execute(raise_on_error=False)
+        for cause, answer in zip(grown, answers, strict=False):
+            if not isinstance(answer, Exception):
+                self._reported[cause] = totals[cause]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+
+    def dropped_counts(self) -> Mapping[str, int]:
+        """Return the counts of all processes by cause; anything malformed in Redis counts as 0."""
+        values = self._client.redis.hmget(self._dropped_key, CAUSES)
+        return {cause: _count(value) for cause, value in zip(CAUSES, values, strict=True)}
+
     def close(self) -> None:
         """Close the client."""
         self._client.close()
@@ -91,7 +122,7 @@ class RedisSpans:
         """Find the newest trace with a task of this id. All traces are searched, so that no index must be kept."""
         pattern = f"{escaped(task_id)} *"
         newest: list[bytes] = self._client.redis.zrevrange(self._keys[0], 0, -1)
-        for chunk in _chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):
+        for chunk in chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):
             for trace_id, found in zip(chunk, self._matching(chunk, pattern), strict=True):
                 if found and trace_id == clean(trace_id):
                     return trace_id
@@ -101,7 +132,7 @@ class RedisSpans:
         """The ids of traces and of tasks that begin with this text."""
         traces = [raw.decode(errors="replace") for raw in self._client.redis.zrange(self._keys[0], 0, -1)]
         found = {trace_id for trace_id in traces if trace_id.startswith(start)}
-        for chunk in _chunks(traces, LOOKUP):
+        for chunk in chunks(traces, LOOKUP):
             for fields_ in self._matching(chunk, f"{escaped(start)}*"):
                 found |= {field.decode(errors="replace").rpartition(" ")[0] for field in fields_}
         return found
@@ -125,11 +156,5 @@ class RedisSpans:
         return self._prefix + trace_id
 
 
-def _field(record: SpanRecord) -> str:
-    return f"{record.task_id} {record.key}"
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _count(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() and len(value) <= MAX_DIGITS else 0

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.chunks import chunks
 from celery_dynprio.models import Run
 from celery_dynprio.policies.decay import DecayedMean
 from celery_dynprio.ports.stores import UsageFigures
@@ -48,8 +48,7 @@ class RedisUsage:
                 total = totals.setdefault(entry, [0.0, 0])
                 total[0] += run.seconds
                 total[1] += 1
-        entries = iter(totals.items())
-        while chunk := list(islice(entries, CHUNK)):
+        for chunk in chunks(totals.items(), CHUNK):
             flat: list[Any] = [value for (index, field), total in chunk for value in (index, field, *total)]
             self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, *flat])
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from celery_dynprio import message
+from celery_dynprio.brokers.memory.lease import MemoryLeases
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import (
     CANCELLED,
@@ -46,10 +47,12 @@ class MemoryScan(Iterator[tuple[Place, PendingTask, bytes]]):
 class MemoryBacklog:
     """A queue of ``levels`` lists and two parked places; see :class:`~celery_dynprio.ports.broker.Backlog`.
 
-    ``fence`` is the only one that may move (None: any may); set it as a lease would.
+    ``fence`` is the only one that may move (None: no leader may). Set it as a lease would, or give the ``leases`` of
+    the queue, whose fence counts then.
     """
 
-    def __init__(self, queue: str, levels: int = 10) -> None:
+    def __init__(self, queue: str, levels: int = 10, leases: MemoryLeases | None = None) -> None:
+        self._leases = leases
         self.queue = queue
         self.capabilities = Capabilities()
         self.fence: str | None = None
@@ -120,6 +123,7 @@ class MemoryBacklog:
             if parked >= count:
                 break
             parked += self._apply(move) is Outcome.MOVED
+        self._moves += parked
         return parked
 
     def ids_with(self, start: str, now: float) -> set[str]:  # noqa: ARG002 - see read
@@ -174,7 +178,8 @@ class MemoryBacklog:
         """Nothing to give back."""
 
     def _check(self, fence: str | None) -> None:
-        if fence is not None and fence != self.fence:
+        newest = self.fence if self._leases is None else self._leases.fence
+        if fence is not None and fence != newest:
             raise LeaseLostError(f"queue {self.queue!r}: {fence!r} is not the newest fence; nothing was moved")
 
     def _apply(self, move: Move) -> Outcome:

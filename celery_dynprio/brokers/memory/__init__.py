@@ -1,0 +1,7 @@
+"""Pending tasks in this process's memory: the model for the other brokers, and for simulations."""
+
+from celery_dynprio.brokers.memory.backlog import MemoryBacklog, MemoryScan
+from celery_dynprio.brokers.memory.broker import MemoryBroker
+from celery_dynprio.brokers.memory.lease import MemoryLease, MemoryLeases
+
+__all__ = ["MemoryBacklog", "MemoryBroker", "MemoryLease", "MemoryLeases", "MemoryScan"]
