@@ -163,7 +163,7 @@ def test_worker_and_child_survive_a_restart_of_the_broker(
 def test_it_can_be_turned_off(
     valkey: Database, make_project: MakeProject, start_worker: StartWorker, *, embedded: bool
 ) -> None:
-    at_once = f"{BODY}\n    from celery_dynprio import embedded\n    embedded.FIRST_LOOK = 0.0\n"
+    at_once = f"{BODY}\n    from celery_dynprio.worker import candidate\n    candidate.FIRST_LOOK = 0.0\n"
     project = make_project(valkey.url, at_once, conf={"dynprio_embedded": embedded})
     worker = start_worker(project)
     assert project.load().work.delay(5).get(timeout=60) == 5
