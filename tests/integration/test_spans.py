@@ -284,7 +284,7 @@ def test_ten_thousand_tasks_every_second_failing_leave_nothing_but_what_is_bound
     dynprio = DynPrio(app)
     contexts: set[str] = set()
     # pytest keeps what is logged.
-    for name in ("celery.app.trace", "celery_dynprio.tracing.failure_report"):
+    for name in ("celery.app.trace", "celery_dynprio.failures"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
 
     @app.task(bind=True, ignore_result=True)
