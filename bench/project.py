@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from celery import Celery, signals
+from celery import Celery
 
 #: Where the monitored app answers Prometheus.
 METRICS_PORT = 19_808
@@ -25,8 +25,7 @@ app.conf.update(task_ignore_result=True, broker_transport_options={"priority_ste
 
 if os.environ["BENCH_APP"] != "plain":
     from celery_dynprio import DynPrio, Objective, dynprio_task, logs
-    from celery_dynprio.producer import propagation
-    from celery_dynprio.tracing import failure_report as failures
+    from celery_dynprio.tracing import failure_report
 
     app.conf.update(dynprio_queues=["celery"])
     if os.environ["BENCH_APP"] == "monitored":
@@ -35,11 +34,10 @@ if os.environ["BENCH_APP"] != "plain":
     app.conf.dynprio_trace = os.environ["BENCH_APP"] != "untraced"
     dynprio = DynPrio(app)
     if os.environ["BENCH_APP"] == "untraced":
-        for module in (logs, failures):
-            module.disconnect(app)
-        # Runs are followed all the same, to learn from them; and tracing takes along what completes a message.
-        signals.before_task_publish.disconnect(dispatch_uid=propagation._uid(app))  # noqa: SLF001
-        signals.before_task_publish.connect(dynprio._router.complete)  # noqa: SLF001
+        # Runs are followed all the same, to learn from them; and headers are completed.
+        logs.connections(app, lambda: dynprio.settings).disconnect()
+        failure_report.connections(app).disconnect()
+        dynprio._propagation.write = lambda *_: None  # type: ignore[method-assign]  # noqa: SLF001
         app.steps["consumer"].discard("celery_dynprio.worker.received:TraceReceived")
     task = dynprio_task(app=app, name=TASK, weight=5, deadline=3600, key="customer")
 else:

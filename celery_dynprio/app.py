@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals
 
-from celery_dynprio.assembly import broker_errors, connect, operations, supports
+from celery_dynprio import logs
+from celery_dynprio.assembly import BROKER_STEPS, broker_errors, connect, operations, purging, supports
 from celery_dynprio.durations import Due
-from celery_dynprio.errors import DynPrioError, SettingError
+from celery_dynprio.errors import DynPrioError
+from celery_dynprio.hosting.amqp import ReplacedConnection, replace_route, restore_route
 from celery_dynprio.hosting.default_app import give_back, make_default
-from celery_dynprio.levels import AddedSteps, Scale, steps_in
+from celery_dynprio.hosting.signals import Connections
+from celery_dynprio.hosting.steps import ReplacedSetting, add_steps, check_steps
+from celery_dynprio.levels import Scale, steps_in
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.ports.broker import Broker
 from celery_dynprio.ports.installation import ATTRIBUTE
-from celery_dynprio.producer.router import DynPrioRouter, Placement, Plan
+from celery_dynprio.producer.placement import Placement, Routing
+from celery_dynprio.producer.publishing import Publishing
+from celery_dynprio.producer.router import DynPrioRouter
 from celery_dynprio.settings import Settings
+from celery_dynprio.tracing import failure_report
+from celery_dynprio.tracing.propagation import Propagation
 from celery_dynprio.typed import UNSET, Unset
+from celery_dynprio.worker.recorder import Recorder
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,23 +39,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Levels, and kombu's ``priority_steps`` for them, unless the user set their own.
-DEFAULT_STEPS: Final = tuple(range(10))
-
 #: Steps of a worker's consumer, by name so that only workers import them.
 CONSUMER_STEPS: Final = (
     "celery_dynprio.worker.candidate:Candidate",
     "celery_dynprio.doctor.startup:StartupChecks",
     "celery_dynprio.worker.received:TraceReceived",
-    "celery_dynprio.worker.restoring:RestoreToPlainLists",
-    "celery_dynprio.worker.turns:TakeTurns",
+    *BROKER_STEPS,
 )
 
 #: What ``celery events`` and others that start from the app know of its tasks; by name, as Celery wants it.
 STATE: Final = "celery_dynprio.monitoring.events:FollowingState"
-
-_STEPS: Final = "priority_steps"
-_OPTIONS: Final = "broker_transport_options"
 
 
 class DynPrio:
@@ -61,8 +61,10 @@ class DynPrio:
     def __init__(self, app: Celery | None = None) -> None:
         self._app: Celery | None = None
         self._settings: Settings | None = None
-        self._planned: tuple[Plan | None] | None = None
-        self._replaced: _Replaced | None = None
+        # What is worked out once, in a tuple because it may be None.
+        self._routing: tuple[Routing | None] | None = None
+        self._scale: tuple[Scale | None] | None = None
+        self._replaced: ReplacedSetting | None = None
         self._made_default = False
         if app is not None:
             self.init_app(app)
@@ -89,15 +91,20 @@ class DynPrio:
         self._app = app
         setattr(app, ATTRIBUTE, self)
         self._made_default = make_default(app)
-        self._router = DynPrioRouter(app, self._plan)
-        self._connect(app)
-        self._take_over_routes(app)
-        self._take_over_connections(app)
+        self._router = DynPrioRouter(app, self._get_routing)
+        self._propagation = Propagation(app, lambda: self.scale)
+        self._recorder = Recorder(app, lambda: self.settings, self.connect)
+        self._propagation.follower = self._recorder.follow
+        self._connections = self._make_connections(app)
+        for each in self._connections:
+            each.connect()
+        replace_route(app, self._router.route)
+        self._connection_class = ReplacedConnection(app, lambda base: purging(base, lambda: self.settings.queues))
         app.steps["consumer"].update(CONSUMER_STEPS)
         if app.events.state_cls == type(app.events).state_cls:  # no other add-on has its own
             app.events.state_cls = STATE
         if app.configured:
-            self._set_steps(app)
+            self._add_steps()
 
     def uninstall(self) -> None:
         """Make the app a plain one again; doing it twice changes nothing.
@@ -107,17 +114,19 @@ class DynPrio:
         app = self._app
         if app is None:
             return
-        self._disconnect(app)
-        self._give_back_routes(app)
-        self._give_back_connections(app)
+        for each in self._connections:
+            each.disconnect()
+        restore_route(app)
+        self._connection_class.restore()
         app.steps["consumer"].difference_update(CONSUMER_STEPS)
         if app.events.state_cls == STATE:
             del app.events.state_cls
-        self._restore_steps(app)
+        if self._replaced is not None:
+            self._replaced.restore(app)
         if self._made_default:
             give_back(app)
         delattr(app, ATTRIBUTE)
-        self._app = self._settings = self._planned = self._replaced = None
+        self._app = self._settings = self._routing = self._scale = self._replaced = None
 
     @property
     def app(self) -> Celery:
@@ -132,8 +141,8 @@ class DynPrio:
         if self._settings is None:
             app = self.app
             settings = Settings.from_app(app)
-            self._set_steps(app)
-            _check_steps(app)
+            self._add_steps()
+            check_steps(app)
             self._settings = settings
         return self._settings
 
@@ -214,6 +223,18 @@ class DynPrio:
         """Whether the app's broker can have managed queues."""
         return supports(self.app)
 
+    @property
+    def scale(self) -> Scale | None:
+        """How the broker numbers the levels; None if it has none, or a setting is wrong."""
+        if self._scale is None:
+            self._scale = (self._read_scale(),)
+        return self._scale[0]
+
+    @property
+    def recorder(self) -> Recorder:
+        """What keeps the runs of this process."""
+        return self._recorder
+
     def connect(self, timeout: float | None = None) -> Broker:
         """Open a connection: see :meth:`~celery_dynprio.ports.installation.Installation.connect`."""
         return connect(self.app, timeout)
@@ -231,151 +252,59 @@ class DynPrio:
         finally:
             broker.close()
 
-    def _plan(self) -> Plan | None:
-        """What the router works by; None if the broker is no Redis."""
-        if self._planned is None:
+    def _read_scale(self) -> Scale | None:
+        try:
+            if not supports(self.app):
+                return None
+            _ = self.settings  # so that the steps are set and checked
+            return Scale.of(steps_in(self.app.conf))
+        except DynPrioError:  # reported where the settings are used
+            return None
+
+    def _get_routing(self) -> Routing | None:
+        """What the router works by; None if the broker cannot have managed queues."""
+        if self._routing is None:
             settings = self.settings
-            plan = None
+            routing = None
             if supports(self.app):
                 placement = Placement(settings.policy, Scale.of(steps_in(self.app.conf)))
                 queues, default = frozenset(settings.queues), self.app.conf.task_default_queue
-                plan = Plan(queues, placement, default, settings.inherit, settings.strict)
-            self._planned = (plan,)
-        return self._planned[0]
+                routing = Routing(queues, placement, default, settings.inherit, settings.strict)
+            self._routing = (routing,)
+        return self._routing[0]
 
-    # What is connected
-
-    def _connect(self, app: Celery) -> None:
-        # Imported here: the command line loads this module for each of Celery's commands, and redis is slow to import.
-        from celery_dynprio import logs  # noqa: PLC0415 - see _connect
-        from celery_dynprio.producer import propagation  # noqa: PLC0415 - see _connect
-        from celery_dynprio.tracing import failure_report as failures  # noqa: PLC0415 - see _connect
-        from celery_dynprio.worker import recorder  # noqa: PLC0415 - see _connect
-
-        for signal, receiver, sender in self._receivers(app):
-            signal.connect(receiver, sender=sender, weak=False, dispatch_uid=_uid(app))
-        propagation.connect(app, lambda: self.settings, self._router.complete)
-        logs.connect(app, lambda: self.settings)
-        failures.connect(app)
-        recorder.connect(app, lambda: self.settings)  # after the propagation, which follows the runs
-
-    def _disconnect(self, app: Celery) -> None:
-        from celery_dynprio import logs  # noqa: PLC0415 - see _connect
-        from celery_dynprio.producer import propagation  # noqa: PLC0415 - see _connect
-        from celery_dynprio.tracing import failure_report as failures  # noqa: PLC0415 - see _connect
-        from celery_dynprio.worker import recorder  # noqa: PLC0415 - see _connect
-
-        for signal, _, sender in self._receivers(app):
-            signal.disconnect(sender=sender, dispatch_uid=_uid(app))
-        for each in (propagation, logs, failures, recorder):
-            each.disconnect(app)
-
-    def _receivers(self, app: Celery) -> list[tuple[Any, Callable[..., None], Any]]:
+    def _make_connections(self, app: Celery) -> list[Connections | Recorder]:
         return [
-            (app.on_after_configure, self._configured, None),
-            # Of all that workers, beat and shells do at their start, only here does an exception end them.
-            (signals.import_modules, self._starting, app),
-            (signals.celeryd_after_setup, self._worker_starting, None),
+            Connections(
+                "app",
+                app,
+                (app.on_after_configure, self._configured, None),
+                # Of all that workers, beat and shells do at their start, only here does an exception end them.
+                (signals.import_modules, self._starting, app),
+                (signals.celeryd_after_setup, self._worker_starting, None),
+            ),
+            Publishing(app, self._router, self._propagation).connections(),
+            self._propagation.connections(),
+            logs.connections(app, lambda: self.settings),
+            failure_report.connections(app),
+            self._recorder,
         ]
 
+    def _add_steps(self) -> None:
+        if supports(self.app):
+            self._replaced = add_steps(self.app) or self._replaced
+
     def _configured(self, **_: Any) -> None:
-        self._set_steps(self.app)
+        self._add_steps()
 
     def _starting(self, **_: Any) -> None:
-        self._plan()
+        self._get_routing()
 
     def _worker_starting(self, instance: Any = None, **_: Any) -> None:
-        if instance.app is self._app and self._plan() is None:
+        if instance.app is self._app and self._get_routing() is None:
             logger.warning(
                 "broker %s is no Redis: tasks in %s are run as plain Celery runs them; managed queues need redis://, "
                 "rediss:// or sentinel://",
                 self.app.connection_for_write().as_uri(),
                 ", ".join(self.settings.queues),
             )
-
-    # Routes: Celery makes a router when it first needs one and when the routes are updated, by AMQP.Router
-
-    def _take_over_routes(self, app: Celery) -> None:
-        def make_router(queues: Any = None, create_missing: Any = None) -> Any:
-            router = type(app.amqp).Router(app.amqp, queues, create_missing)
-            router.route = partial(self._router.route, router)
-            return router
-
-        app.amqp.Router = make_router
-        _reread_routes(app)
-
-    def _take_over_connections(self, app: Celery) -> None:
-        from celery_dynprio.brokers.redis.purge import purging  # noqa: PLC0415 - see _connect
-
-        self._connection_before = vars(app.amqp).get("Connection")
-        app.amqp.Connection = self._connection = purging(app.amqp.Connection, lambda: self.settings.queues)
-
-    def _give_back_connections(self, app: Celery) -> None:
-        if app.amqp.Connection is not self._connection:
-            return  # somebody has put another in its place since
-        del app.amqp.Connection
-        if self._connection_before is not None:
-            app.amqp.Connection = self._connection_before
-
-    def _give_back_routes(self, app: Celery) -> None:
-        vars(app.amqp).pop("Router", None)
-        _reread_routes(app)
-
-    # Transport options: the same steps in every process that has this app
-
-    def _set_steps(self, app: Celery) -> None:
-        conf = app.conf
-        given = conf[_OPTIONS] or {}
-        if _STEPS in given or not supports(app):
-            return
-        ours = {**given, _STEPS: AddedSteps(DEFAULT_STEPS)}
-        # In Celery 5.5 a key with the namespace wins over one without, even over one that was set later.
-        for key in (_OPTIONS, *conf._to_keys(_OPTIONS)):  # noqa: SLF001 - nothing public tells the key with namespace
-            replaced = _Replaced(conf.changes, key, ours, conf.changes.get(key))
-            conf.changes[key] = ours
-            if conf[_OPTIONS] is ours:
-                self._replaced = replaced
-                return
-            replaced.restore()
-
-    def _restore_steps(self, app: Celery) -> None:
-        if self._replaced is not None and self._replaced.settings is app.conf.changes:
-            self._replaced.restore()
-
-
-@dataclass(frozen=True, slots=True)
-class _Replaced:
-    """A setting that was replaced, and by what."""
-
-    settings: dict[str, Any]
-    key: str
-    ours: dict[str, Any]
-    before: dict[str, Any] | None
-
-    def restore(self) -> None:
-        """Put back what was there, unless the user has set it since."""
-        if self.settings.get(self.key) is not self.ours:
-            return
-        if self.before is None:
-            del self.settings[self.key]
-        else:
-            self.settings[self.key] = self.before
-
-
-def _uid(app: Celery) -> str:
-    return f"dynprio-{id(app)}"
-
-
-def _check_steps(app: Celery) -> None:
-    steps = (app.conf[_OPTIONS] or {}).get(_STEPS)
-    if steps is None:
-        return
-    numbers = list(steps) if isinstance(steps, (list, tuple, range)) else []
-    known = [step for step in DEFAULT_STEPS if step in numbers]
-    if numbers != known or numbers[:1] != [0] or bool in map(type, numbers):
-        allowed = "use ascending whole numbers from 0 to 9, the first of them 0, or leave it out"
-        raise SettingError(f"{_OPTIONS}[{_STEPS!r}]", steps, allowed)
-
-
-def _reread_routes(app: Celery) -> None:
-    vars(app.amqp).pop("router", None)

@@ -6,12 +6,13 @@ redis is slow to import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.levels import Scale
 from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
+from celery_dynprio.ports.installation import installation_of
 from celery_dynprio.ports.lease import Kind
 from celery_dynprio.ports.stores import Usage
 from celery_dynprio.settings import MAX_EVENTS, Settings
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from celery_dynprio.engine.guard import Guard
     from celery_dynprio.engine.tick import Reprioritizer
     from celery_dynprio.operators.operations import Operations
+
+#: Steps of a worker's consumer that only some brokers need, by name so that only workers import them.
+BROKER_STEPS = (
+    "celery_dynprio.brokers.redis.restoring:RestoreToPlainLists",
+    "celery_dynprio.brokers.redis.turns:TakeTurns",
+)
 
 #: Seconds for which the levels of a queue may be used after the leader last said so; more where it ticks rarely.
 LEVELS_TTL = 30.0
@@ -49,23 +56,29 @@ def supports(app: Celery) -> bool:
     return bool(app.connection_for_write().get_transport_cls().driver_type in REDIS_TRANSPORTS)
 
 
+def purging(connection_class: Any, queues: Callable[[], Collection[str]]) -> Any:
+    """Return a class of connections whose purge of a managed queue takes what is parked, too."""
+    from celery_dynprio.brokers.redis.purge import purging  # noqa: PLC0415 - see the module
+
+    return purging(connection_class, queues)
+
+
 def operations(
     app: Celery, broker: Broker, settings: Settings, by: str | None = None, clock: Callable[[], float] | None = None
 ) -> Operations:
     """Return what operators can do on this broker; the ends of cancelled tasks are told as this app's workers do."""
     from celery_dynprio.operators.operations import Operations  # noqa: PLC0415 - see the module
     from celery_dynprio.operators.revocation import WorkerHooks  # noqa: PLC0415
-    from celery_dynprio.worker.recorder import Recorder  # noqa: PLC0415
 
     def request_class(base: type, scale: Scale) -> type:
-        from celery_dynprio.worker.received import traced_request  # noqa: PLC0415 - only who cancels pays for it
+        from celery_dynprio.worker.requests import traced_request  # noqa: PLC0415 - only who cancels pays for it
 
         return traced_request(base, scale)
 
     def flush() -> None:
-        recorder = Recorder.of(app)
-        if recorder is not None:
-            recorder.senders.stop()
+        installation = installation_of(app)
+        if installation is not None:
+            installation.recorder.stop()
 
     return Operations(app, broker, settings, by, clock, hooks=WorkerHooks(request_class, flush))
 

@@ -12,20 +12,28 @@ COMPLAINT_INTERVAL: Final = 60.0
 
 
 class Complaints:
-    """Logs a problem as an error, unless another one of its kind was logged within the last minute.
+    """Logs a problem, unless another one of its kind was logged within the last minute.
 
-    ``text`` has one ``%s`` for the problem; ``clock`` gives seconds that never run backwards.
+    ``text`` has a ``%s`` for each argument of a call, ``level`` is that of the line, and ``clock`` gives seconds that
+    never run backwards.
     """
 
-    def __init__(self, logger: logging.Logger, text: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger,
+        text: str,
+        clock: Callable[[], float] = time.monotonic,
+        level: int = logging.ERROR,
+    ) -> None:
         self._logger = logger
         self._text = text
         self._clock = clock
+        self._level = level
         self._next = 0.0
 
-    def __call__(self, problem: object) -> None:
+    def __call__(self, *problem: object) -> None:
         """Log the problem, once a minute at most."""
         now = self._clock()
         if now >= self._next:
             self._next = now + COMPLAINT_INTERVAL
-            self._logger.error(self._text, problem)
+            self._logger.log(self._level, self._text, *problem)

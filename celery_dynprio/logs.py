@@ -14,8 +14,8 @@ from celery import signals
 from celery.app.log import TaskFormatter
 
 from celery_dynprio.errors import SettingError
-from celery_dynprio.tracing import context as tracing
-from celery_dynprio.tracing.context import Span
+from celery_dynprio.hosting.signals import Connections
+from celery_dynprio.tracing import Span, current
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -35,9 +35,9 @@ def fields_of(span: Span | None) -> dict[str, Any]:
     """Return the fields of a record that is logged in this span."""
     if span is None:
         return dict(_NOTHING)
-    known: dict[str, Any] = {name: getattr(span, name) for name in FIELDS}
-    known["wait"] = None if span.wait is None else round(span.wait, 3)
-    return {name: "" if value is None else value for name, value in known.items()}
+    fields: dict[str, Any] = {name: getattr(span, name) for name in FIELDS}
+    fields["wait"] = None if span.wait is None else round(span.wait, 3)
+    return {name: "" if value is None else value for name, value in fields.items()}
 
 
 class TraceFilter(logging.Filter):
@@ -45,7 +45,7 @@ class TraceFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the fields."""
-        span = tracing.current()
+        span = current()
         if span is None:
             # An earlier handler, in the thread that logged, or the caller's ``extra`` may have set them.
             for name in FIELDS:
@@ -109,7 +109,7 @@ def add_trace(logger: object, method: str, event: MutableMapping[str, Any]) -> M
 
     If the event has a ``level``, structlog's name for the log level, ours becomes ``priority_level``.
     """
-    fields = fields_of(tracing.current())
+    fields = fields_of(current())
     if "level" in event:
         fields["priority_level"] = fields.pop("level")
     event.update(fields)
@@ -138,20 +138,13 @@ class _Setup:
             json_formatter()
 
 
-def connect(app: Celery, settings: Callable[[], Settings]) -> None:
-    """Add the fields to whatever this app's processes log from their start on; a second call changes nothing."""
+def connections(app: Celery, settings: Callable[[], Settings]) -> Connections:
+    """Return what adds the fields to all that this app's processes log, if they start while it is connected."""
     setup = _Setup(settings)
-    for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
-        signal.connect(setup, weak=False, dispatch_uid=_uid(app))
-    signals.import_modules.connect(setup.check, sender=app, weak=False, dispatch_uid=_uid(app))
-
-
-def disconnect(app: Celery) -> None:
-    """Leave loggers that are set up from now on as they are."""
-    for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
-        signal.disconnect(dispatch_uid=_uid(app))
-    signals.import_modules.disconnect(sender=app, dispatch_uid=_uid(app))
-
-
-def _uid(app: Celery) -> str:
-    return f"dynprio-logs-{id(app)}"
+    return Connections(
+        "logs",
+        app,
+        (signals.after_setup_logger, setup, None),
+        (signals.after_setup_task_logger, setup, None),
+        (signals.import_modules, setup.check, app),
+    )

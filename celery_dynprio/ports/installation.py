@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from celery_dynprio.levels import Scale
 from celery_dynprio.settings import Settings
+from celery_dynprio.tracing.span import Span
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -13,6 +16,19 @@ if TYPE_CHECKING:
 
 #: The attribute of a Celery app that holds its installation.
 ATTRIBUTE: Final = "_dynprio"
+
+
+class RunRecorder(Protocol):
+    """Keeps what becomes of the tasks of one process, in the background."""
+
+    def record(self, state: str, span: Span, headers: Mapping[str, Any], exc: BaseException) -> None:
+        """Keep how a run ended that could not say so itself, or a message that is not run at all.
+
+        ``state`` is Celery's, ``headers`` are those of the message.
+        """
+
+    def stop(self) -> None:
+        """Send what waits, for a few seconds at most, before this process ends."""
 
 
 class Installation(Protocol):
@@ -29,6 +45,14 @@ class Installation(Protocol):
     @property
     def supported(self) -> bool:
         """Whether the app's broker can have managed queues."""
+
+    @property
+    def scale(self) -> Scale | None:
+        """How the broker numbers the levels; None if it has none, or a setting is wrong."""
+
+    @property
+    def recorder(self) -> RunRecorder:
+        """What keeps the runs of this process."""
 
     def connect(self, timeout: float | None = None) -> Broker:
         """Open a connection of its own to the app's broker, which gives up after ``timeout`` seconds without an answer.

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from celery_dynprio.tracing.context import (
-    Ancestor,
-    Executor,
-    Span,
-    current,
-    describe,
-    report,
-    resume,
-    use,
-    wrap,
-)
+from celery_dynprio.tracing.context import current, resume, use
+from celery_dynprio.tracing.executors import Executor, wrap
+from celery_dynprio.tracing.failure_report import describe, report
+from celery_dynprio.tracing.span import Ancestor, Span
 
 __all__ = ["Ancestor", "Executor", "Span", "current", "describe", "report", "resume", "use", "wrap"]

@@ -1,6 +1,7 @@
 """A run of a task: what its message says about it, in any process, and what the process that runs it knows.
 
-The headers ``traceparent`` and ``dynprio_lineage``, which ``propagation`` writes, are read here.
+The headers ``traceparent`` and ``dynprio_lineage``, which :mod:`~celery_dynprio.tracing.propagation` writes,
+are read here.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from celery_dynprio import message
 from celery_dynprio.levels import Scale
 from celery_dynprio.message import clean
 from celery_dynprio.models import is_level
-from celery_dynprio.tracing import context as tracing
-from celery_dynprio.tracing.context import LINEAGE, TRACEPARENT, TRACESTATE, Span, Spanned
+from celery_dynprio.tracing.context import Deferred
+from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, ancestors, read
 
 #: The number of parts of the lineage header.
 LINEAGE_PARTS: Final = 3
@@ -35,8 +36,8 @@ _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 STARTED: Final = "STARTED"
 
 
-class Told(NamedTuple):
-    """A report of a run, as of the moment at which it was made."""
+class RunReport(NamedTuple):
+    """What is known about a run at one moment."""
 
     run: Running
     #: Celery's state. STARTED while it runs, and if something outside ended it, so that it has no other.
@@ -49,27 +50,26 @@ class Told(NamedTuple):
     first: bool
 
 
-class Running:
+class Running(Deferred):
     """A run of a task in this process. Its span is made when it is first needed, mostly not in a task's thread.
 
     The run can be found by its request (:meth:`of`). It keeps no reference to the task's arguments, which may be large
-    and are free when the run has ended. ``outer`` has the span around an eager task, ``scale`` returns how
-    the broker numbers the levels, and ``started`` is in Unix seconds.
+    and are free when the run has ended. ``outer`` has the span around an eager task, ``scale`` returns how the broker
+    numbers the levels, and ``started`` is in Unix seconds.
     """
 
     __slots__ = (
         "_began",
-        "_done",
         "_end",
+        "_end_reported",
         "_fields",
         "_headers",
         "_key",
-        "_span",
         "delivery_info",
         "host",
         "id",
-        "known",
         "outer",
+        "reported",
         "scale",
         "started",
         "task",
@@ -81,8 +81,9 @@ class Running:
         request: Any,
         fields: Mapping[str, Any],
         scale: Callable[[], Scale | None],
-        outer: Span | Spanned | None,
+        outer: Span | Deferred | None,
     ) -> None:
+        super().__init__(_span_of_run)  # and no method of this run: it would keep itself alive
         self.scale = scale
         self.task = task
         self.id = request.id
@@ -90,12 +91,11 @@ class Running:
         self.host = request.hostname
         self.outer = outer
         self._fields = tuple(map(fields.get, _NEEDED))
-        self._span: Span | None = None
         self._headers: dict[str, Any] | None = None
         self._key = ""
         self._end: tuple[object, float, str] | None = None
         #: Whether it was reported, and whether its end was.
-        self.known = self._done = False
+        self.reported = self._end_reported = False
         vars(request)[_RUN] = self
         self.started = time.time()
         self._began = time.perf_counter()
@@ -106,19 +106,6 @@ class Running:
         if self._headers is None:
             self._headers = dict(zip(_NEEDED, self._fields, strict=True))
         return self._headers
-
-    def span(self) -> Span:
-        """Return the span of this run; two threads that call this at once get equal ones."""
-        if self._span is None:
-            self._span = span_of_headers(
-                self.headers,
-                self.delivery_info,
-                name=self.task.name,
-                scale=self.scale(),
-                host=self.host,
-                started=self.started,
-            )
-        return self._span
 
     @property
     def key(self) -> str:
@@ -134,26 +121,32 @@ class Running:
         """Store how it has ended."""
         self._end = state, time.perf_counter() - self._began, error
 
-    def tell(self) -> Told | None:
+    def report(self) -> RunReport | None:
         """Report what is known now; None if its end was reported before. Only one thread at a time may call this.
 
-        A run that ends during the call is either reported as ended, or finds itself ``known`` and is reported again.
+        A run that ends during the call is either reported as ended, or has ``reported`` set and is reported again.
         """
-        first, self.known = not self.known, True
-        end = self._end  # after that
+        first, self.reported = not self.reported, True
+        end = self._end  # read after ``reported`` is set
         if end is None:
-            return Told(self, STARTED, None, "", first)
-        if self._done:
+            return RunReport(self, STARTED, None, "", first)
+        if self._end_reported:
             return None
-        self._done = True
+        self._end_reported = True
         state, ran, error = end
-        return Told(self, state if isinstance(state, str) else STARTED, ran, error, first)
+        return RunReport(self, state if isinstance(state, str) else STARTED, ran, error, first)
 
     @classmethod
     def of(cls, request: Any) -> Running | None:
         """Return the run of this request; None if its start was not seen."""
         found = vars(request).get(_RUN)
         return found if isinstance(found, cls) else None
+
+
+def _span_of_run(run: Running) -> Span:
+    """Return the span of a run; two threads that ask for it at once get equal ones."""
+    name, scale = run.task.name, run.scale()
+    return span_of_headers(run.headers, run.delivery_info, name=name, scale=scale, host=run.host, started=run.started)
 
 
 def span_of_headers(
@@ -173,8 +166,8 @@ def span_of_headers(
     """
     delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
     task_id, retries = clean(headers.get("id")), retries_of(headers)
-    known = tracing.read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
-    _, ancestors, parent = _parts(headers.get(LINEAGE))
+    known = read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
+    _, rows, parent = _parts(headers.get(LINEAGE))
     return Span(
         known.trace_id if known else _digest(headers.get("root_id") or task_id)[:32],
         known.span_id if known else _digest(f"{task_id} {retries}")[:16],
@@ -189,7 +182,7 @@ def span_of_headers(
         _wait(headers.get(message.HEADER), started),
         retries + 1,
         started,
-        tracing.ancestors(ancestors),
+        ancestors(rows),
     )
 
 

@@ -22,9 +22,10 @@ import click
 from celery import Celery, bootsteps
 from celery.utils.nodenames import node_format
 
-from celery_dynprio.brokers.redis.client import BROKER_ERRORS, REDIS_TRANSPORTS, RedisClient
-from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.complaints import Complaints
 from celery_dynprio.errors import DynPrioError
+from celery_dynprio.ports.broker import Broker
+from celery_dynprio.ports.installation import Installation, installation_of
 from celery_dynprio.settings import Settings
 
 logger = logging.getLogger("celery_dynprio.embedded")
@@ -45,8 +46,6 @@ STOP_TIMEOUT: Final = 5.0
 
 #: Seconds that a child may take until it renews its leases itself.
 START_TIMEOUT: Final = 30.0
-
-COMPLAINT_INTERVAL: Final = 60.0
 
 
 class Child:
@@ -107,16 +106,17 @@ class Child:
 class Watch:
     """Looks at the leases of an app's queues, and has the child started when one of them is free.
 
-    Broker trouble is logged once a minute and otherwise ignored: the next look may succeed.
+    ``connect`` opens a connection that gives up soon. Broker trouble is logged once a minute and otherwise ignored: the
+    next look may succeed.
     """
 
-    def __init__(self, app: Celery, settings: Settings, owner: str, child: Child) -> None:
-        self._app = app
+    def __init__(self, connect: Callable[[], Broker], settings: Settings, owner: str, child: Child) -> None:
+        self._connect = connect
         self._settings = settings
         self._owner = owner
         self._child = child
-        self._client: RedisClient | None = None
-        self._next_complaint = 0.0
+        self._broker: Broker | None = None
+        self._complain = Complaints(logger, "could not look whether a reprioritizer runs: %s", level=logging.WARNING)
 
     def look(self) -> None:
         """Take what is free, and renew it until the child does so itself."""
@@ -128,29 +128,28 @@ class Watch:
             if self._acquire() and not starting:
                 self._child.start()
                 self.close()  # there is nothing to look at while it lives
-        except (DynPrioError, *BROKER_ERRORS) as exc:
+        except Exception as exc:
+            if not isinstance(exc, (DynPrioError, *self._broker_errors())):
+                raise
             self.close()
             self._complain(exc)
 
     def close(self) -> None:
         """Close the connection to the broker; the next look opens another."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._broker is not None:
+            self._broker.close()
+            self._broker = None
 
     def _acquire(self) -> bool:
-        if self._client is None:
-            self._client = _brief_client(self._app)
-        client, ttl = self._client, self._settings.lease_ttl
-        leases = [RedisLease(client, queue, self._owner, "embedded", ttl) for queue in self._settings.queues]
+        if self._broker is None:
+            self._broker = self._connect()
+        broker, ttl = self._broker, self._settings.lease_ttl
+        leases = [broker.lease(queue, self._owner, "embedded", ttl) for queue in self._settings.queues]
         fences = [lease.acquire() for lease in leases]  # all that are free, and what a child that died left
         return any(fence is not None for fence in fences)
 
-    def _complain(self, problem: Exception) -> None:
-        now = time.monotonic()
-        if now >= self._next_complaint:
-            self._next_complaint = now + COMPLAINT_INTERVAL
-            logger.warning("could not look whether a reprioritizer runs: %s", problem)
+    def _broker_errors(self) -> tuple[type[Exception], ...]:
+        return () if self._broker is None else self._broker.errors.any
 
 
 class Candidate(bootsteps.StartStopStep):
@@ -163,19 +162,21 @@ class Candidate(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **kwargs: Any) -> None:
         super().__init__(parent, **kwargs)
-        self._settings = Settings.from_app(parent.app)
+        self._installation = installation_of(parent.app)
         self._round = 0
+        self._ttl = 0.0
         self._child: Child | None = None
         self._watch: Watch | None = None
 
-    def include_if(self, parent: Any) -> bool:
+    def include_if(self, parent: Any) -> bool:  # noqa: ARG002 - Celery's signature
         """Whether the app wants it, and the broker can have managed queues at all."""
-        on_redis = parent.app.connection_for_write().transport.driver_type in REDIS_TRANSPORTS
-        return bool(self._settings.embedded and on_redis)
+        installation = self._installation
+        return installation is not None and installation.settings.embedded and installation.supported
 
     def start(self, c: Any) -> None:
         """Begin to look, at the first connection and at each later one."""
-        if self._watch is None and not self._prepare(c):
+        installation = self._installation
+        if installation is None or (self._watch is None and not self._prepare(c, installation)):
             return
         self._schedule(c, random.uniform(0, FIRST_LOOK))  # noqa: S311 - so that workers do not look all at once
 
@@ -191,7 +192,7 @@ class Candidate(bootsteps.StartStopStep):
         if self._child is not None:
             self._child.stop()
 
-    def _prepare(self, c: Any) -> bool:
+    def _prepare(self, c: Any, installation: Installation) -> bool:
         path = app_path(c.app)
         if path is None:
             logger.warning(
@@ -201,7 +202,8 @@ class Candidate(bootsteps.StartStopStep):
             return False
         owner = f"{c.hostname}:{os.getpid()}:{uuid4().hex[:8]}"
         self._child = Child(_command(path, owner, c.controller))
-        self._watch = Watch(c.app, self._settings, owner, self._child)
+        self._ttl = installation.settings.lease_ttl
+        self._watch = Watch(lambda: installation.connect(LOOK_TIMEOUT), installation.settings, owner, self._child)
         return True
 
     def _schedule(self, c: Any, seconds: float) -> None:
@@ -218,7 +220,7 @@ class Candidate(bootsteps.StartStopStep):
         except Exception:  # a timer that raises would be the last look, or the end of the worker
             logger.exception("could not start the embedded reprioritizer")
         finally:
-            self._schedule(c, self._settings.lease_ttl / 2 * random.uniform(0.8, 1.0))  # noqa: S311
+            self._schedule(c, self._ttl / 2 * random.uniform(0.8, 1.0))  # noqa: S311
 
 
 def app_path(app: Celery) -> str | None:
@@ -252,10 +254,3 @@ def _command(path: str, owner: str, worker: Any) -> list[str]:
     if isinstance(worker.logfile, str):
         command += ["--logfile", node_format(worker.logfile, worker.hostname)]
     return command
-
-
-def _brief_client(app: Celery) -> RedisClient:
-    """A connection of its own that gives up soon."""
-    timeouts = {"socket_timeout": LOOK_TIMEOUT, "socket_connect_timeout": LOOK_TIMEOUT}
-    options = {**(app.conf.broker_transport_options or {}), **timeouts}
-    return RedisClient(app.connection_for_write(transport_options=options))

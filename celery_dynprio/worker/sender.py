@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from celery_dynprio.complaints import Complaints
 from celery_dynprio.errors import UnsupportedBrokerError
 
 logger = logging.getLogger("celery_dynprio.sender")
@@ -21,10 +21,9 @@ logger = logging.getLogger("celery_dynprio.sender")
 #: Entries that wait to be sent; when a broker stays away, the oldest are dropped.
 MAX_WAITING: Final = 10_000
 
-#: Seconds between two sends of a process, for the last send when it ends, and between two warnings.
+#: Seconds between two sends of a process, and for the last send when it ends.
 SEND_INTERVAL: Final = 1.0
 LAST_SEND_TIMEOUT: Final = 3.0
-COMPLAINT_INTERVAL: Final = 60.0
 
 #: Seconds without anything to send until what is connected is closed: a broker may allow few connections.
 IDLE_TIMEOUT: Final = 1.0
@@ -55,7 +54,7 @@ class Outlet(Generic[T]):
         self._what = what
         self._open = open_store
         self._store: Store[T] | None = None
-        self._next_complaint = 0.0
+        self._complain = Complaints(logger, "%s could not be sent, %d dropped so far: %s", level=logging.WARNING)
 
     def add(self, entries: Sequence[T], /) -> None:
         """Store these entries."""
@@ -71,10 +70,7 @@ class Outlet(Generic[T]):
 
     def complain(self, problem: Exception) -> None:
         """Log that something could not be sent, unless that was logged within the last minute."""
-        now = time.monotonic()
-        if now >= self._next_complaint:
-            self._next_complaint = now + COMPLAINT_INTERVAL
-            logger.warning("%s could not be sent, %d dropped so far: %s", self._what, self.dropped, problem)
+        self._complain(self._what, self.dropped, problem)
 
     def close(self) -> None:
         """Close the store, if it was opened."""
@@ -193,8 +189,8 @@ class Senders(Generic[T]):
         sender.put(entry)
 
     def _make(self) -> Sender[T]:
-        made: Sender[T] = Sender(self._what, lambda: self._open(made), lost=self._lost)
-        return made
+        sender: Sender[T] = Sender(self._what, lambda: self._open(sender), lost=self._lost)
+        return sender
 
     def stop(self, **_: Any) -> None:
         """Receive ``worker_process_shutdown`` and ``worker_shutdown``: send what waits."""

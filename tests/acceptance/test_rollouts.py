@@ -24,10 +24,10 @@ from celery_dynprio import DynPrio, Weight
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis.broker import ERRORS, RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.restoring import RestoreToPlainLists
 from celery_dynprio.engine.loop import serve
 from celery_dynprio.operators.fleet import Fleet
 from celery_dynprio.operators.operations import Operations
-from celery_dynprio.worker.restoring import RestoreToPlainLists
 from tests.conftest import MakeProject, StartWorker
 from tests.nodes import WorkerNode
 from tests.processes import wait_until

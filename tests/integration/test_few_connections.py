@@ -11,11 +11,12 @@ import psutil
 import pytest
 import redis
 
+from celery_dynprio.assembly import connect
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.models import Run
 from celery_dynprio.settings import Settings
-from celery_dynprio.worker.candidate import Child, Watch
+from celery_dynprio.worker.candidate import LOOK_TIMEOUT, Child, Watch
 from celery_dynprio.worker.sender import Sender
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartServer, StartWorker
@@ -98,7 +99,9 @@ class NoProcess(Child):
 def test_a_worker_s_look_has_one_connection_until_its_child_leads(valkey: Database) -> None:
     app = make_app(valkey.url)
     settings = Settings.from_app(app)
-    waits, leads = (Watch(app, settings, owner, NoProcess()) for owner in ("waits", "leads"))
+    waits, leads = (
+        Watch(lambda: connect(app, LOOK_TIMEOUT), settings, owner, NoProcess()) for owner in ("waits", "leads")
+    )
     leads.look()
     wait_until(lambda: connections(valkey) == 0)
     for _ in range(3):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from celery_dynprio.assembly import connect
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.broker import ERRORS
 from celery_dynprio.brokers.redis.client import RedisClient
@@ -23,7 +24,7 @@ from celery_dynprio.policies import Weight, factor
 from celery_dynprio.settings import Settings
 from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
-from celery_dynprio.worker.candidate import Child, Watch
+from celery_dynprio.worker.candidate import LOOK_TIMEOUT, Child, Watch
 from tests.apps import make_app
 from tests.processes import wait_until
 from tests.servers import Database
@@ -194,7 +195,7 @@ def test_a_worker_keeps_the_lease_for_a_child_that_takes_long_to_start(valkey: D
     now = 0.0
     app = make_app(valkey.url)
     child = Child([sys.executable, "-c", "import time; time.sleep(600)"], clock=lambda: now)
-    watch = Watch(app, Settings(lease_ttl=TTL), "one", child)
+    watch = Watch(lambda: connect(app, LOOK_TIMEOUT), Settings(lease_ttl=TTL), "one", child)
     try:
         watch.look()
         assert child.alive()

@@ -21,11 +21,9 @@ BODY: Final = """
     from concurrent.futures import ThreadPoolExecutor
     import redis
     from celery_dynprio import DynPrio, tracing
-    from celery_dynprio.producer import propagation
     from celery_dynprio.tracing.runs import Running
 
     dynprio = DynPrio(app)
-    propagation.connect(app, lambda: dynprio.settings)
     store = redis.Redis.from_url(app.conf.broker_url)
 
     from celery import shared_task, signals

@@ -11,7 +11,7 @@ from celery import Celery
 from kombu import Connection
 
 from celery_dynprio import DynPrio
-from celery_dynprio.worker.restoring import RestoreToPlainLists
+from celery_dynprio.brokers.redis.restoring import RestoreToPlainLists
 from tests.apps import make_app
 from tests.servers import Database
 

@@ -20,7 +20,6 @@ from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.tracing import Span
 from celery_dynprio.tracing.records import SpanRecord
 from celery_dynprio.tracing.runs import Running
-from celery_dynprio.worker.recorder import Recorder
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import Project
@@ -299,8 +298,7 @@ def test_ten_thousand_tasks_every_second_failing_leave_nothing_but_what_is_bound
             raise ValueError(n)
 
     tracer: Callable[..., Any] = build_tracer(work.name, work, app=app)
-    recorder = Recorder.of(app)
-    assert recorder is not None
+    recorder = dynprio.recorder
 
     def run(first: int, count: int) -> None:
         for n in range(first, first + count):

@@ -13,7 +13,7 @@ from kombu import entity, messaging
 from kombu.transport import redis as kombu_redis
 
 from celery_dynprio import DynPrio
-from celery_dynprio.worker.turns import TakeTurns
+from celery_dynprio.brokers.redis.turns import TakeTurns
 from tests.conftest import MakeProject, StartWorker
 from tests.processes import wait_until
 from tests.servers import Database

@@ -17,14 +17,18 @@ from tests.processes import wait_until
 from tests.servers import Database
 
 TASKS = """
+    from celery_dynprio.assembly import connect
     from celery_dynprio.settings import Settings
-    from celery_dynprio.producer import propagation
-    from celery_dynprio.worker import recorder
+    from celery_dynprio.tracing.propagation import Propagation
     from celery_dynprio.worker import sender
+    from celery_dynprio.worker.recorder import Recorder
 
     sender.LAST_SEND_TIMEOUT = 60.0
-    propagation.connect(app, lambda: Settings.from_app(app))
-    recorder.connect(app, lambda: Settings.from_app(app))
+    propagation = Propagation(app, lambda: None)
+    recorder = Recorder(app, lambda: Settings.from_app(app), lambda: connect(app))
+    propagation.follower = recorder.follow
+    propagation.connections().connect()
+    recorder.connect()
 
     @app.task
     def work(seconds):

@@ -22,12 +22,13 @@ from celery.exceptions import Ignore, Reject
 from celery.worker import state
 from celery.worker.request import Request
 
-from celery_dynprio import tracing
+from celery_dynprio import DynPrio, tracing
 from celery_dynprio.levels import Scale
-from celery_dynprio.producer import propagation
 from celery_dynprio.tracing import Ancestor, Span, describe, report
 from celery_dynprio.tracing import failure_report as failures
-from celery_dynprio.worker.received import Traced, TraceReceived, traced_request
+from celery_dynprio.worker.received import TraceReceived
+from celery_dynprio.worker.requests import Traced, traced_request
+from tests.traced import Tracing
 
 TRACE: Final = "a" * 32
 
@@ -54,12 +55,13 @@ class UnspeakableError(Exception):
 def app() -> Iterator[Celery]:
     """An app whose failures are reported."""
     made = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
-    propagation.connect(made, lambda: None)  # type: ignore[arg-type,return-value]
-    failures.connect(made)
-    failures.connect(made)
+    tracing_of_app = Tracing(made)
+    tracing_of_app.connect()
+    for _ in range(2):
+        failures.connections(made).connect()
     yield made
-    failures.disconnect(made)
-    propagation.disconnect(made)
+    failures.connections(made).disconnect()
+    tracing_of_app.disconnect()
     made.close()
 
 
@@ -172,7 +174,7 @@ def test_report_works_after_the_task_has_ended(
 ) -> None:
     seconds = itertools.count(time.time())
     clock = SimpleNamespace(time=lambda: next(seconds))  # described twice, it differs
-    monkeypatch.setattr("celery_dynprio.tracing.context.time", clock)
+    monkeypatch.setattr("celery_dynprio.tracing.failure_report.time", clock)
     exc = ValueError("no total")
     run(app, exc)
     assert report(exc).startswith(reports[0].getMessage())
@@ -219,7 +221,7 @@ def test_another_app_s_failures_are_not_reported(app: Celery, reports: list[logg
 
 
 def test_a_disconnected_app_reports_nothing(app: Celery, reports: list[logging.LogRecord]) -> None:
-    failures.disconnect(app)
+    failures.connections(app).disconnect()
     run(app, ValueError("no total"))
     assert reports == []
 
@@ -230,8 +232,8 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery
 from sentry_sdk.transport import Transport
 from celery_dynprio.tracing import failure_report as failures
-from celery_dynprio.producer import propagation
 from celery_dynprio.tracing import Span
+from celery_dynprio.tracing.propagation import Propagation
 
 class Printed(Transport):
     def capture_envelope(self, envelope):
@@ -241,8 +243,8 @@ class Printed(Transport):
                 print(event["exception"]["values"][-1]["type"], event["extra"]["tasks"].splitlines()[0])
 
 app = Celery("plain", broker="memory://", backend="cache+memory://")
-propagation.connect(app, lambda: None)
-failures.connect(app)
+Propagation(app, lambda: None).connections().connect()
+failures.connections(app).connect()
 before_send = runpy.run_path(sys.argv[1])["before_send"]
 sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=Printed, before_send=before_send)
 
@@ -257,8 +259,8 @@ def expected():
 for task in (boom, expected, boom):
     task.apply()
 span = Span("a" * 32, "b" * 16, task_id="3", task_name="shop.c")
-failures.tell(span, TimeLimitExceeded(5))
-failures.tell(span, WorkerLostError("signal 9"), "Traceback ...")
+failures.log_failure(span, TimeLimitExceeded(5))
+failures.log_failure(span, WorkerLostError("signal 9"), "Traceback ...")
 """
 
 
@@ -412,6 +414,8 @@ def test_the_step_adds_traces_to_whatever_request_a_task_has(app: Celery) -> Non
     def task() -> None: ...
 
     app.conf.broker_url = "redis://"  # a broker with levels, which nothing here connects to
+    app.conf.broker_transport_options = {"priority_steps": [0, 3, 6, 9]}
+    DynPrio(app)
     spans: list[Span | None] = []
     message = SimpleNamespace(
         headers={"id": "3", "task": "shop.own", "traceparent": SPAN.traceparent},

@@ -216,7 +216,8 @@ class Connected:
     def __init__(self, log_format: str | None) -> None:
         self.app = Celery("plain", broker="memory://", set_as_current=False)
         self._settings = Settings(log_format=log_format)
-        logs.connect(self.app, lambda: self._settings)
+        self.connections = logs.connections(self.app, lambda: self._settings)
+        self.connections.connect()
 
     def set_up(self, logger: logging.Logger) -> None:
         for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
@@ -233,7 +234,7 @@ def test_celery_s_handlers_get_filter_and_format(
     try:
         connected.set_up(logger)
     finally:
-        logs.disconnect(connected.app)
+        connected.connections.disconnect()
     (handler,) = logger.handlers
     assert type(handler.formatter).__name__ == formatter
     assert [type(each) for each in handler.filters] == [TraceFilter]  # once, though both signals came
@@ -246,7 +247,7 @@ def test_celery_s_own_format_of_task_loggers_stays_as_it_is(logger: logging.Logg
     try:
         connected.set_up(logger)
     finally:
-        logs.disconnect(connected.app)
+        connected.connections.disconnect()
     made = record()
     handler.filter(made)
     assert handler.format(made) == "???[???]: said"
@@ -270,7 +271,7 @@ def test_a_disconnected_app_leaves_handlers_alone() -> None:
     others = listeners(Celery("other", broker="memory://", set_as_current=False))
     connected = Connected("text")
     assert len(listeners(connected.app)) == len(others) + 3
-    logs.disconnect(connected.app)
+    connected.connections.disconnect()
     assert listeners(connected.app) == others
 
 
@@ -281,4 +282,4 @@ def test_a_worker_does_not_start_with_json_and_without_its_package(monkeypatch: 
         with pytest.raises(SettingError, match="python-json-logger"):
             connected.app.loader.import_default_modules()
     finally:
-        logs.disconnect(connected.app)
+        connected.connections.disconnect()

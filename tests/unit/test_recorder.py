@@ -11,14 +11,15 @@ from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
 
 from celery_dynprio import Objective
-from celery_dynprio.producer import propagation
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Span
 from celery_dynprio.tracing.records import SpanRecord
 from celery_dynprio.tracing.runs import Running
-from celery_dynprio.worker import recorder
-from celery_dynprio.worker.recorder import Entry, Recorder, _All, _Connection, _lost, _Traces, coalesced, record_of
+from celery_dynprio.worker.entries import Entry, coalesced, record_of
+from celery_dynprio.worker.outlets import Outlets, SharedBroker, Traces
+from celery_dynprio.worker.recorder import Recorder, _lose
 from celery_dynprio.worker.sender import Outlet
+from tests.traced import Tracing
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -30,39 +31,44 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture
-def app(settings: dict[str, Any]) -> Iterator[Celery]:
+def app() -> Iterator[Celery]:
     made = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
-
-    def get() -> Settings:
-        return Settings(**settings)
-
-    propagation.connect(made, get)
-    recorder.connect(made, get)
     yield made
-    recorder.disconnect(made)
-    propagation.disconnect(made)
     made.close()
 
 
 @pytest.fixture
-def entries(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+def recorder(app: Celery, settings: dict[str, Any]) -> Iterator[Recorder]:
+    """What records the tasks of the app."""
+    tracing = Tracing(app)
+    made = Recorder(app, lambda: Settings(**settings), lambda: pytest.fail("not connected"))
+    tracing.propagation.follower = made.follow
+    tracing.connect()
+    made.connect()
+    yield made
+    made.disconnect()
+    tracing.disconnect()
+
+
+@pytest.fixture
+def entries(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     """What is put aside to be sent."""
     found: list[Entry] = []
-    monkeypatch.setattr(Recorder.of(app), "senders", SimpleNamespace(put=found.append))
+    monkeypatch.setattr(recorder, "senders", SimpleNamespace(put=found.append))
     return found
 
 
 @pytest.fixture
-def records(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[SpanRecord]:
+def records(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> list[SpanRecord]:
     """What is recorded, if all is sent at once."""
     found: list[SpanRecord] = []
 
     def send(entry: Entry) -> None:
-        told = entry.tell() if isinstance(entry, Running) else entry
-        if told is not None:
-            found.append(record_of(told))
+        report = entry.report() if isinstance(entry, Running) else entry
+        if report is not None:
+            found.append(record_of(report))
 
-    monkeypatch.setattr(Recorder.of(app), "senders", SimpleNamespace(put=send))
+    monkeypatch.setattr(recorder, "senders", SimpleNamespace(put=send))
     return found
 
 
@@ -152,15 +158,15 @@ def test_a_run_is_put_aside_once_unless_it_was_told_of_before_its_end(app: Celer
 
     @app.task
     def long() -> None:
-        told.append(running(entries[-1]).tell())
+        told.append(running(entries[-1]).report())
 
     run(short)
     assert len(entries) == 1
-    assert (first := running(entries[0]).tell()) is not None
+    assert (first := running(entries[0]).report()) is not None
     assert (first.state, first.first, first.ran is None) == ("SUCCESS", True, False)
-    assert running(entries[0]).tell() is None, "that was all"
+    assert running(entries[0]).report() is None, "that was all"
     run(long)
-    told += [running(entry).tell() for entry in entries[1:]]
+    told += [running(entry).report() for entry in entries[1:]]
     assert [each and (each.state, each.first) for each in told] == [("STARTED", True), ("SUCCESS", False), None]
 
 
@@ -193,7 +199,7 @@ def test_a_store_that_fails_keeps_nothing_from_the_others(
     run(work)
     fine = Store()
     outlets = [Outlet("a", lambda: Store("open")), Outlet("b", lambda: fine), Outlet("c", lambda: Store("add"))]
-    _All(outlets).add(entries)
+    Outlets(outlets).add(entries)
     assert [each.run for each in fine.kept] == entries
     assert [record.getMessage() for record in caplog.records if "sent" in record.msg] == [
         "a could not be sent, 1 dropped so far: open",
@@ -202,7 +208,7 @@ def test_a_store_that_fails_keeps_nothing_from_the_others(
     assert [outlet.dropped for outlet in outlets] == [1, 0, 1]
 
 
-def test_the_end_of_a_run_is_told_though_its_start_was_lost(app: Celery, entries: list[Entry]) -> None:
+def test_the_end_of_a_run_is_told_though_its_start_was_lose(app: Celery, entries: list[Entry]) -> None:
     """The broker is away when it starts, and back when it ends; or what waits overflowed meanwhile."""
     opened = iter([Store, Store("nothing"), Store("nothing")])
     kept: list[Any] = []
@@ -214,8 +220,8 @@ def test_the_end_of_a_run_is_told_though_its_start_was_lost(app: Celery, entries
         kept.append(store)
         return store
 
-    everything = _All([Outlet("a", open_store)])
-    lose: list[Callable[[Entry], None]] = [lambda entry: everything.add([entry]), _lost]
+    everything = Outlets([Outlet("a", open_store)])
+    lose: list[Callable[[Entry], None]] = [lambda entry: everything.add([entry]), _lose]
 
     @app.task
     def work() -> None:
@@ -237,8 +243,8 @@ def test_that_the_broker_is_away_is_found_out_once_in_each_send() -> None:
             raise OSError("no broker")
         return object()
 
-    connection = _Connection(connect)
-    everything = _All([Outlet(name, lambda: Store(str(connection()))) for name in "abc"], connection.try_again)
+    connection = SharedBroker(connect)
+    everything = Outlets([Outlet(name, lambda: Store(str(connection()))) for name in "abc"], connection.try_again)
     for sends in (1, 2, 3, 3):
         everything.add([])
         assert len(tried) == sends
@@ -250,7 +256,7 @@ def test_what_the_trace_store_did_not_get_is_counted(app: Celery, entries: list[
 
     for task_id in "abc":
         run(work, id=task_id)
-    told = [running(entry).tell() for entry in entries]
+    told = [running(entry).report() for entry in entries]
 
     class Spans:
         taken, dropped = 0, 0
@@ -262,7 +268,7 @@ def test_what_the_trace_store_did_not_get_is_counted(app: Celery, entries: list[
         def close(self) -> None: ...
 
     spans: list[Any] = []
-    traces = _Traces(lambda: spans[0])
+    traces = Traces(lambda: spans[0])
     for opened, not_sent in (([], 3), ([Spans()], 4)):
         spans[:] = opened
         with pytest.raises((OSError, IndexError)):
@@ -280,11 +286,9 @@ def test_a_run_that_was_ended_from_outside_has_no_time(app: Celery, records: lis
     assert [(record.state, record.ran) for record in records] == [("STARTED", None)] * 2
 
 
-def test_what_waits_of_a_message_is_bounded(app: Celery, entries: list[Entry]) -> None:
-    told = Recorder.of(app)
-    assert told is not None
+def test_what_waits_of_a_message_is_bounded(recorder: Recorder, entries: list[Entry]) -> None:
     headers = {"traceparent": PARENT, "argsrepr": "x" * 10**6}
-    told.told("REVOKED", Span("a" * 32, "b" * 16), headers, ValueError("x" * 10**6))
+    recorder.record("REVOKED", Span("a" * 32, "b" * 16), headers, ValueError("x" * 10**6))
     assert len(repr(entries)) < 2_000
 
 
@@ -314,8 +318,9 @@ def test_eager_tasks_and_other_apps_are_left_out(app: Celery, records: list[Span
     ],
 )
 def test_it_can_be_turned_off(
-    app: Celery, settings: dict[str, Any], entries: list[Entry], other: dict[str, Any], told: list[str]
+    recorder: Recorder, settings: dict[str, Any], entries: list[Entry], other: dict[str, Any], told: list[str]
 ) -> None:
+    app = recorder._app
     settings.update(trace=False, **other)
 
     @app.task
@@ -323,17 +328,13 @@ def test_it_can_be_turned_off(
         app.send_task("shop.next")
 
     run(work)
-    recording = Recorder.of(app)
-    assert recording is not None
-    recording.told("FAILURE", Span("a" * 32, "b" * 16), {}, ValueError())
+    recorder.record("FAILURE", Span("a" * 32, "b" * 16), {}, ValueError())
     assert [isinstance(entry, Running) and entry.id for entry in entries] == told
 
 
-def test_the_parent_process_tells_what_it_knows(app: Celery, records: list[SpanRecord]) -> None:
-    told = Recorder.of(app)
-    assert told is not None
+def test_the_parent_process_tells_what_it_knows(recorder: Recorder, records: list[SpanRecord]) -> None:
     span = Span("a" * 32, "b" * 16, task_id="1", task_name="shop.work", host="w@h", started=1.0)
-    told.told("REVOKED", span, {"traceparent": PARENT, "dynprio": "hostile"}, ValueError("x" * 1000))
+    recorder.record("REVOKED", span, {"traceparent": PARENT, "dynprio": "hostile"}, ValueError("x" * 1000))
     (told_record,) = records
     assert (told_record.state, told_record.key, told_record.span_id) == ("REVOKED", "b" * 16, "b" * 16)
     assert len(told_record.error) == 500
@@ -376,10 +377,10 @@ def test_connect_and_disconnect_leave_the_signals_as_they_were() -> None:
         signals.worker_shutdown,
     )
     before = [list(signal.receivers or ()) for signal in watched]
-    recorder.connect(app, Settings)
-    recorder.connect(app, Settings)
+    recorder = Recorder(app, Settings, lambda: pytest.fail("not connected"))
+    recorder.connect()
+    recorder.connect()
     assert sum(len(signal.receivers or ()) for signal in watched) == sum(map(len, before)) + 2
-    recorder.disconnect(app)
-    recorder.disconnect(app)
+    recorder.disconnect()
+    recorder.disconnect()
     assert [list(signal.receivers or ()) for signal in watched] == before
-    assert Recorder.of(app) is None

@@ -20,7 +20,8 @@ from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, 
 from celery_dynprio.errors import OptionError
 from celery_dynprio.levels import Scale
 from celery_dynprio.producer.canvas import dependents
-from celery_dynprio.producer.router import DynPrioRouter, Placement
+from celery_dynprio.producer.placement import Placement
+from celery_dynprio.producer.router import DynPrioRouter
 
 Exchange: Any = kombu.entity.Exchange
 Queue: Any = kombu.entity.Queue
@@ -713,7 +714,7 @@ def test_the_receiver_touches_only_what_its_own_router_sent(app: Celery) -> None
     properties = {"priority": 1}
     complete(headers={"dynprio": dict(header(options))}, properties=properties, body=body(["not ours"]))
     complete(headers={}, properties=properties, body=body())
-    complete()
+    complete(None, None, None)
     assert properties == {"priority": 1}
 
 

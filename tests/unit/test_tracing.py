@@ -18,15 +18,14 @@ from celery._state import get_current_worker_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio import DynPrio
+from celery_dynprio import DynPrio, tracing
 from celery_dynprio.levels import Scale
 from celery_dynprio.message import MAX_TEXT, clean
-from celery_dynprio.producer import propagation
-from celery_dynprio.producer.propagation import Propagation
-from celery_dynprio.settings import Settings
-from celery_dynprio.tracing import Ancestor, Span
-from celery_dynprio.tracing import context as tracing
+from celery_dynprio.tracing import Ancestor, Span, context, propagation
+from celery_dynprio.tracing.ids import new_ids
 from celery_dynprio.tracing.runs import Running, level_at_publish, span_of_headers
+from celery_dynprio.tracing.span import MAX_LINEAGE, read
+from tests.traced import Tracing
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADER = f"00-{TRACE}-{SPAN}-01"
@@ -40,9 +39,7 @@ def app() -> Iterator[Celery]:
     """An app with the add-on, whose eager tasks carry traces."""
     made = Celery("shop", broker="redis://localhost:1/0", set_as_current=False)
     dynprio = DynPrio(made)
-    propagation.connect(made, lambda: dynprio.settings)
     yield made
-    propagation.disconnect(made)
     dynprio.uninstall()
     made.close()
 
@@ -96,14 +93,14 @@ def test_any_other_header_starts_a_trace(header: object) -> None:
 
 
 def test_later_versions_may_say_more() -> None:
-    span = tracing.read(f"01-{TRACE}-{SPAN}-01-more")
+    span = read(f"01-{TRACE}-{SPAN}-01-more")
     assert span is not None
     assert span.trace_id == TRACE
 
 
 @pytest.mark.parametrize("state", [None, 7, "a\nb", "x" * 1000])
 def test_a_bad_tracestate_is_left_out(state: object) -> None:
-    span = tracing.read(HEADER, state)
+    span = read(HEADER, state)
     assert span is not None
     assert span.tracestate == ""
 
@@ -115,21 +112,11 @@ def test_blocks_nest_and_end_also_by_an_exception() -> None:
         assert tracing.current() is outer
 
 
-def test_a_forked_process_has_ids_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = tracing._Digits()
-    first = digits()
-    inherited = {first, *digits._left}
-    assert len(inherited) == tracing._Digits.AT_A_TIME
-    monkeypatch.setattr("os.getpid", lambda: -1)
-    assert digits() not in inherited
-    assert not inherited & set(digits._left)
-
-
 def test_ids_differ_whatever_a_task_seeds() -> None:
     ids = set()
     for _ in range(2):
         random.seed(42)
-        ids.add(tracing.new_ids())
+        ids.add(new_ids())
     assert len(ids) == 2
 
 
@@ -243,7 +230,8 @@ def test_a_header_that_the_caller_gave_is_gone_on_from(app: Celery) -> None:
 
 def test_two_apps_in_one_process_write_one_header(app: Celery) -> None:
     other = Celery("other", broker="amqp://", set_as_current=False)
-    propagation.connect(other, lambda: pytest.fail("not asked"))
+    others = Tracing(other, lambda: pytest.fail("not asked"))
+    others.connect()
     try:
         with tracing.use() as web:
             assert span_of_headers(publish()).parent_span_id == web.span_id
@@ -251,7 +239,7 @@ def test_two_apps_in_one_process_write_one_header(app: Celery) -> None:
             again = publish(first)  # as a retry brings them
             assert again["traceparent"] != first["traceparent"]
     finally:
-        propagation.disconnect(other)
+        others.disconnect()
         other.close()
 
 
@@ -264,10 +252,11 @@ def test_disconnect_undoes_connect(app: Celery) -> None:
 
     used = (signals.before_task_publish, signals.task_retry)
     connected = [len(signal.receivers) for signal in used]
-    propagation.connect(app, lambda: pytest.fail("not asked"))
+    again = Tracing(app, lambda: pytest.fail("not asked"))
+    again.connect()
     assert [len(signal.receivers) for signal in used] == connected
     for _ in range(2):
-        propagation.disconnect(app)
+        again.disconnect()
         assert [len(signal.receivers) for signal in used] == [count - 1 for count in connected]
     look.apply()
     assert seen == [None]
@@ -279,7 +268,7 @@ def running(**fields: Any) -> Span:
 
 
 def test_a_task_is_an_ancestor_of_what_it_publishes(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "time", SimpleNamespace(time=lambda: 12.25))
+    monkeypatch.setattr("celery_dynprio.tracing.propagation.time", SimpleNamespace(time=lambda: 12.25))
     with tracing.resume(running(lineage=(Ancestor("root", "r"),))):
         span = span_of_headers(publish({"id": "y"}))
     assert span.parent_span_id == SPAN
@@ -320,7 +309,7 @@ def test_a_message_without_a_trace_gets_the_same_one_everywhere() -> None:
     old = {"id": "x", "root_id": "r", "retries": 0}
     span = span_of_headers(old)
     assert span == span_of_headers(dict(old))
-    assert tracing.read(span.traceparent) is not None
+    assert read(span.traceparent) is not None
     retried, sibling = span_of_headers({**old, "retries": 1}), span_of_headers({**old, "id": "y"})
     assert {span.trace_id} == {retried.trace_id, sibling.trace_id}
     assert len({span.span_id, retried.span_id, sibling.span_id}) == 3
@@ -353,8 +342,8 @@ FORGED = st.tuples(JSON, ROWS, JSON).map(list)
 @given(st.dictionaries(st.sampled_from(NAMES), JSON | FORGED), st.none() | JSON)
 def test_whatever_is_in_a_message_gives_a_bounded_printable_span(headers: dict[str, Any], delivery: object) -> None:
     span = span_of_headers(headers, delivery, scale=Scale.of((0, 3, 6, 9)), host="w", started=1.0)
-    assert tracing.read(span.traceparent) is not None
-    assert len(span.lineage) <= tracing.MAX_LINEAGE
+    assert read(span.traceparent) is not None
+    assert len(span.lineage) <= MAX_LINEAGE
     texts = [span.task_id, span.task_name, span.queue, *(t for each in span.lineage for t in (each.name, each.id))]
     assert all(text == "" or (text.isprintable() and len(text) <= MAX_TEXT) for text in texts)
     level_at_publish(headers)
@@ -428,7 +417,7 @@ def test_eager_retries_stay_in_the_trace(app: Celery) -> None:
 def test_a_task_that_leaves_a_span_behind_leaves_none_to_the_next(app: Celery) -> None:
     @app.task
     def untidy() -> None:
-        tracing._current.set(running())
+        context.enter(running())
 
     untidy.apply()
     assert tracing.current() is None
@@ -440,10 +429,10 @@ def test_a_task_that_leaves_a_span_behind_leaves_none_to_the_next(app: Celery) -
 @pytest.fixture
 def followed(app: Celery) -> list[Running]:
     """The runs that a follower is given."""
-    propagating = Propagation.of(app)
-    assert propagating is not None
+    installed = DynPrio.of(app)
+    assert installed is not None
     runs: list[Running] = []
-    propagating.follower = runs.append
+    installed._propagation.follower = runs.append
     return runs
 
 
@@ -514,12 +503,12 @@ def test_runs_in_runs_end_each_for_itself(app: Celery, followed: list[Running]) 
     def work(self: Any, depth: int) -> None:
         if depth:
             work.apply((depth - 1,), task_id="1")  # eager, and of the same name and id
-        seen.append((depth, tracing.spanned() is Running.of(self.request)))
+        seen.append((depth, context.current_or_deferred() is Running.of(self.request)))
 
     @app.task(bind=True)
     def outer(self: Any) -> None:
         work.apply((2,), task_id="1")
-        seen.append(("outer", tracing.spanned() is Running.of(self.request) is followed[-1]))
+        seen.append(("outer", context.current_or_deferred() is Running.of(self.request) is followed[-1]))
 
     trace_task(outer, "1")
     assert seen == [(0, True), (1, True), (2, True), ("outer", True)]
@@ -537,30 +526,31 @@ def test_a_run_of_another_app_is_not_ours(app: Celery, followed: list[Running], 
     def outer() -> None:
         trace_task(inner, "1")
 
+    others = Tracing(other)
     if connected:
-        propagation.connect(other, Settings)
+        others.connect()
     try:
         trace_task(inner, "1")
         trace_task(outer, "1")
     finally:
-        propagation.disconnect(other)
+        others.disconnect()
     (run,) = followed
     assert run.task is outer
-    assert (told := run.tell()) is not None
-    assert told.state == "SUCCESS"
+    assert (report := run.report()) is not None
+    assert report.state == "SUCCESS"
 
 
 def test_a_run_may_end_in_another_context_than_it_began(app: Celery, followed: list[Running]) -> None:
     @app.task
     def work() -> None:
-        followed[0].tell()
-        tracing._current.set(None)
+        followed[0].report()
+        context.enter(None)
 
     trace_task(work, "1")
     started, ended = followed
     assert started is ended
-    assert (told := ended.tell()) is not None
-    assert told.state == "SUCCESS"
+    assert (report := ended.report()) is not None
+    assert report.state == "SUCCESS"
 
 
 def test_a_run_that_was_not_seen_to_start_is_left_alone(app: Celery, followed: list[Running]) -> None:

@@ -14,11 +14,10 @@ from celery_dynprio import Objective
 from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Names
 from celery_dynprio.ports.stores import UsageFigures
-from celery_dynprio.producer.propagation import Propagation
 from celery_dynprio.settings import Settings
 from celery_dynprio.stores.memory import MemoryUsage
-from celery_dynprio.tracing.runs import Running, Told
-from celery_dynprio.worker.usage import Ended, Started, outlets
+from celery_dynprio.tracing.runs import Running, RunReport
+from celery_dynprio.worker.usage import RunFigures, StartCounts, outlets
 
 
 def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> UsageFigures:
@@ -77,18 +76,18 @@ def now(monkeypatch: pytest.MonkeyPatch) -> float:
     return 1e9
 
 
-def told(*, ran: float | None = 2.0, first: bool = True, **request: Any) -> Told:
+def told(*, ran: float | None = 2.0, first: bool = True, **request: Any) -> RunReport:
     """What is told of a run that a worker has begun, of this request."""
     app = Celery("learning", broker="memory://", set_as_current=False)
     task = app.task(name="work")(nothing)
     made = SimpleNamespace(**{"id": "1", "delivery_info": {}, "hostname": "w", **request})
-    run = Running(task, made, vars(made), Propagation(app, Settings).scale, None)
-    return Told(run, "SUCCESS", ran, "", first)
+    run = Running(task, made, vars(made), lambda: None, None)
+    return RunReport(run, "SUCCESS", ran, "", first)
 
 
-def ended(told: Told, *, spans: bool = False) -> list[Run]:
+def ended(told: RunReport, *, spans: bool = False) -> list[Run]:
     kept = Runs()
-    Ended(kept, {"celery"}, spans=spans).add([told, "something else"])
+    RunFigures(kept, {"celery"}, spans=spans).add([told, "something else"])
     return kept.kept
 
 
@@ -132,7 +131,7 @@ def test_a_histogram_is_told_wait_and_deadline(now: float) -> None:
 
 def test_each_start_that_an_objective_is_about_is_counted_once(now: float) -> None:
     counted: list[Start] = []
-    starts = Started(SimpleNamespace(add=counted.extend), Names(["w*"]))  # type: ignore[arg-type]
+    starts = StartCounts(SimpleNamespace(add=counted.extend), Names(["w*"]))
     fields = {"at": now - 5}
     starts.add([told(dynprio=fields), told(dynprio=fields, first=False), told(dynprio=fields, eta="2026-01-01")])
     starts.add([told(dynprio="no time"), "something else"])

@@ -14,8 +14,7 @@ from typing import Any
 import kombu
 from celery import bootsteps
 
-from celery_dynprio.brokers.redis.client import REDIS_TRANSPORTS
-from celery_dynprio.settings import Settings
+from celery_dynprio.ports.installation import installation_of
 
 logger = logging.getLogger("celery_dynprio.turns")
 
@@ -87,12 +86,15 @@ class TakeTurns(bootsteps.StartStopStep):
 
     def include_if(self, parent: Any) -> bool:
         """Whether the broker can have managed queues at all."""
-        return bool(parent.app.connection_for_write().transport.driver_type in REDIS_TRANSPORTS)
+        installation = installation_of(parent.app)
+        return installation is not None and installation.supported
 
     def start(self, c: Any) -> None:
         """Take the place of the cycle before the first BRPOP, which the worker's loop sends after all steps."""
-        channel = c.task_consumer.channel
-        managed = frozenset(Settings.from_app(c.app).queues)
+        installation = installation_of(c.app)
+        if installation is None:
+            return
+        channel, managed = c.task_consumer.channel, frozenset(installation.settings.queues)
         if keeps_order(channel):
             channel._queue_cycle = Turns(channel, managed)  # noqa: SLF001 - nothing public replaces it
         elif not self._warned:
