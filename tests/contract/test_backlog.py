@@ -14,8 +14,9 @@ from redis.exceptions import OutOfMemoryError
 
 from celery_dynprio import message
 from celery_dynprio.brokers.memory import MemoryBacklog
-from celery_dynprio.brokers.redis.backlog import REACH, RedisBacklog
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.front import REACH
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import AddedSteps

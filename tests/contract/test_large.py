@@ -9,10 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from celery_dynprio.brokers.redis import backlog as redis_backlog
+from celery_dynprio.brokers.redis import front
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.moving import BATCH_BYTES
 from celery_dynprio.brokers.redis.reading import CHUNK_BYTES, Pace, Reader, _wheres, where_at
 from celery_dynprio.message import HEADER, MAX_BYTES
 from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome
@@ -160,7 +161,7 @@ def test_what_is_too_large_behind_them_is_fetched_once_at_most(bench: Bench) -> 
 def test_a_level_with_large_messages_is_not_looked_at_all_the_time(
     mixed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_backlog, "LARGE_PAUSE", 1.0)
+    monkeypatch.setattr(front, "LARGE_PAUSE", 1.0)
     first = mixed.backlog.read(NOW)
     mixed.publish("new")
     assert mixed.backlog.apply([Move(first.levels[5][0], 5, 2, 0.5, "score")]) == [Outcome.MOVED]
@@ -244,4 +245,4 @@ def test_one_call_of_the_script_moves_fewer_messages_the_larger_they_are(bench: 
         return bench.calls("evalsha", lambda: bench.backlog.apply(moves))
 
     assert calls(100, 4) <= 2
-    assert calls(20_000, 5) > 60 * 2 * 20_000 / redis_backlog.BATCH_BYTES
+    assert calls(20_000, 5) > 60 * 2 * 20_000 / BATCH_BYTES

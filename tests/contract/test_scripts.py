@@ -152,8 +152,8 @@ def test_a_move_that_is_not_allowed_leaves_each_message_once(
             # What moving knows of the queue comes from one who may read it.
             reading.read(NOW)
             reading.find([move.task.id for move in batch], NOW)
-            moving._front = dict(reading._front)
-            moving._sources = reading._sources  # type: ignore[method-assign]
+            moving._front._places = dict(reading._front._places)
+            moving._mover.sources = reading._mover.sources  # type: ignore[method-assign]
             made.every.lrem(made.all_powerful.level_key("celery", 5), 1, raw(GONE, 5))
             everyone.pop(f"task {GONE}", None)
             try:
@@ -176,7 +176,7 @@ def test_a_move_that_meets_a_key_of_another_type_leaves_each_message_once(
     backlog = RedisBacklog(made.client, "celery")
     backlog.read(NOW)
     everyone = places(made.client)
-    wrong = backlog._keys[key]
+    wrong = backlog._mover._keys[key]
     aside = bool(made.every.exists(wrong) and made.every.rename(wrong, "aside"))
     made.every.zadd(wrong, {"other": 1})
     fence = None if key else "1:dedicated:me"

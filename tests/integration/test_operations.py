@@ -152,7 +152,7 @@ class TestSee:
     def test_a_page_that_ends_far_down_is_a_part_of_the_whole_list(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("celery_dynprio.brokers.redis.backlog.REACH", 5)
+        monkeypatch.setattr("celery_dynprio.brokers.redis.front.REACH", 5)
         monkeypatch.setattr(views, "QUICK", 2)
         for _ in range(12):
             shop.checkout.delay("bob")

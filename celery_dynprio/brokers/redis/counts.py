@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Place
-
-
-def parked_keys(client: RedisClient, queue: str) -> dict[Place, str]:
-    """The hashes of a queue's parked messages."""
-    names = {OVERFLOW: "overflow", HELD: "held", CANCELLED: "cancelled"}
-    return {place: client.queue_key(queue, name) for place, name in names.items()}
+from celery_dynprio.brokers.redis.keys import parked_keys
+from celery_dynprio.models import Place
 
 
 def count_places(client: RedisClient, queues: Iterable[str]) -> dict[str, dict[Place, int]]:

@@ -1,0 +1,162 @@
+"""Moves tasks: each move is a step of one call of ``lua/move.lua``; see there for what it keeps true."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from celery_dynprio import message
+from celery_dynprio.brokers.redis.front import Front
+from celery_dynprio.brokers.redis.keys import QueueKeys
+from celery_dynprio.brokers.redis.parked import ParkedIndex
+from celery_dynprio.brokers.redis.reading import Reader
+from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, Place, is_level
+
+if TYPE_CHECKING:
+    from celery_dynprio.brokers.redis.client import RedisClient
+
+logger = logging.getLogger("celery_dynprio.backlogs.redis")
+
+#: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
+SCRIPT_WORK: Final = 8_000
+
+#: One call of the move script carries at most so many moves and bytes.
+BATCH_MOVES: Final = 100
+BATCH_BYTES: Final = 512_000
+
+_OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED, Outcome.MOVED)
+_NOT_AUDITED: Final = 3  # index in _OUTCOMES
+_PARKED: Final = (OVERFLOW, HELD, CANCELLED)  # in this order among move.lua's KEYS
+_FIRST_LEVEL_KEY: Final = 7  # index in move.lua's KEYS
+_KEY_INDEX: Final = {place: 4 + number for number, place in enumerate(_PARKED)}
+
+
+class _Step(NamedTuple):
+    """A move made ready for the script."""
+
+    move: Move
+    raw: bytes
+    #: The message as it shall be; empty if it stays the same.
+    new: bytes
+    #: Where in the source to look for it, as move.lua counts.
+    where: int
+
+
+class Mover:
+    """Makes moves in one queue, and keeps what is known of ``front`` and ``overflow`` in step with them.
+
+    ``clock`` (Unix seconds) gives the time of a move; ``beat`` is called after each call of the script.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        keys: QueueKeys,
+        reader: Reader,
+        front: Front,
+        overflow: ParkedIndex,
+        *,
+        clock: Callable[[], float],
+        beat: Callable[[], object],
+    ) -> None:
+        self._queue = keys.queue
+        self._scale = client.scale
+        self._script = client.script("move")
+        self._keys = [keys.lease, keys.moves, keys.audit, *(keys.parked[place] for place in _PARKED), *keys.levels]
+        self._parked = keys.parked
+        self._reader = reader
+        self._front = front
+        self._overflow = overflow
+        self._clock = clock
+        self._beat = beat
+
+    def apply(self, moves: Sequence[Move], fence: str | None, audit: str) -> list[Outcome]:
+        """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
+        steps = [self._step(move, *source) for move, source in zip(moves, self.sources(moves), strict=True)]
+        outcomes: list[Outcome] = []
+        size = BATCH_MOVES
+        while len(outcomes) < len(steps):
+            done = self._run(steps[len(outcomes) : len(outcomes) + size], fence, audit)
+            for step, outcome in zip(steps[len(outcomes) :], done, strict=False):
+                self._settle(step, outcome)
+            outcomes += done
+            size = min(BATCH_MOVES, 2 * len(done))  # what the script left undone is sent again
+        return outcomes
+
+    def sources(self, moves: Sequence[Move]) -> list[tuple[bytes, int]]:
+        """Return for each move the message, and where in a list to look for it."""
+        parked: dict[tuple[Place, str], bytes] = {}
+        for place, key in self._parked.items():
+            refs = [move.task.ref for move in moves if move.source == place]
+            parked |= {(place, ref): raw for ref, raw in self._reader.fetch(key, refs) if raw is not None}
+        return [
+            self._front.locate(move.task.ref)
+            if is_level(move.source)
+            else (parked.get((move.source, move.task.ref), b""), 1)
+            for move in moves
+        ]
+
+    def _step(self, move: Move, raw: bytes, where: int) -> _Step:
+        # What is parked by the thousand stays as it is; a cancelled task has to tell since when it is.
+        if not raw or (move.target in {OVERFLOW, HELD} and move.changes is None):
+            return _Step(move, raw, b"", where)
+        priority = self._scale.number_of(move.target) if is_level(move.target) else None
+        try:
+            moved = Moved(self._clock(), move.source, move.target, move.score, move.reason)
+            return _Step(move, raw, message.rewrite(raw, priority, move.task, moved, move.changes), where)
+        except RecursionError:  # nested so deeply that it could just be read, from a shallower call
+            self._front.remember(raw, "not JSON")
+            return _Step(move, b"", b"", 1)
+
+    def _run(self, steps: Sequence[_Step], fence: str | None, audit: str) -> list[Outcome]:
+        """Call the script with as many of these steps as one call may carry; return the outcomes of those it made."""
+        arguments: list[Any] = [fence or "", SCRIPT_WORK]
+        size = 0
+        for move, raw, new, where in steps:
+            target = _key_index(move.target) * (-1 if move.first else 1)
+            note = audit and _audit_of(audit, self._queue, move)
+            field = move.task.id if is_level(move.source) else move.task.ref
+            arguments += (_key_index(move.source), target, field, raw, new, where, note)
+            size += len(raw) + len(new)
+            if size > BATCH_BYTES:
+                break
+        answer = self._script(keys=self._keys, args=arguments)
+        self._beat()
+        if answer is None:
+            raise LeaseLostError(f"queue {self._queue!r}: another reprioritizer leads it now; nothing was moved")
+        if _NOT_AUDITED in answer:
+            logger.warning("queue %r: moved, but the broker refused to keep it in the log of operations", self._queue)
+        return [_OUTCOMES[code] for code in answer]
+
+    def _settle(self, step: _Step, outcome: Outcome) -> None:
+        """Keep what we know of the queue in step with what was done."""
+        task, source, target = step.move.task, step.move.source, step.move.target
+        if outcome is Outcome.REFUSED:
+            return
+        if source == OVERFLOW:
+            self._overflow.forget(task.id)
+        elif is_level(source):
+            self._front.remove(task, source, step.raw)
+        if outcome is Outcome.GONE:
+            return
+        if target == OVERFLOW:
+            self._overflow.remember(replace(task, copy=""), len(step.new or step.raw))
+        elif is_level(target):
+            where = step.where if source == target else 1
+            self._front.place(task, step.new, -1 if step.move.first else where)
+            if step.move.changes is None:
+                self._front.remember(step.new, task)
+
+
+def _audit_of(audit: str, queue: str, move: Move) -> str:
+    """What the audit keeps of one move."""
+    what = {"queue": queue, "id": move.task.id, "task": move.task.name, "from": move.source, "to": move.target}
+    return json.dumps({**json.loads(audit), **what})
+
+
+def _key_index(place: Place) -> int:
+    return _FIRST_LEVEL_KEY + place if is_level(place) else _KEY_INDEX[place]
