@@ -21,7 +21,7 @@ def dependents(body: Any) -> int:
     ``body`` is (args, kwargs, embed), or of protocol 1 a dict with all of that; it knows no chains.
     """
     embed = body[2] if isinstance(body, (tuple, list)) else body
-    if not isinstance(embed, Mapping):
+    if type(embed) is not dict and not isinstance(embed, Mapping):  # quicker first
         return 0
     rest, body_of_chord = embed.get("chain"), embed.get("chord")
     if not rest and not body_of_chord:
