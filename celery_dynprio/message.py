@@ -17,6 +17,7 @@ from celery_dynprio import protocol1
 from celery_dynprio.durations import seconds
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
+from celery_dynprio.untrusted import clean, number, text_of
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
 #: ``at`` published (Unix seconds), ``w`` weight (0 to 10), ``due`` deadline (Unix seconds), ``key`` fairness key,
@@ -45,15 +46,9 @@ MAX_WEIGHT: Final = 10.0
 MAX_KEY: Final = 200
 MAX_ID: Final = 255
 
-#: The longest text of a message that is logged (characters).
-MAX_TEXT: Final = 200
-
 #: How many moves a message remembers, and the longest reason (characters).
 MAX_MOVES: Final = 8
 MAX_REASON: Final = 40
-
-#: No time and no weight is larger; what is would not even fit a float, perhaps.
-MAX_NUMBER: Final = 1e15
 
 #: AMQP and kombu know ten priorities.
 MAX_LEVELS: Final = 10
@@ -61,8 +56,6 @@ MAX_LEVELS: Final = 10
 #: Where our header keeps the moves.
 MOVES: Final = "mv"
 _MOVED: Final = b'"mv"'
-
-_NUMBERS: Final = frozenset((int, float))
 
 #: More dependents than this are not told apart.
 MAX_DEPENDENTS: Final = 1_000_000
@@ -249,39 +242,7 @@ def moves_of(fields: object) -> list[Moved]:
     return moves
 
 
-def clean(text: object, longest: int = MAX_TEXT) -> str:
-    """A text that is safe in one line of a log: at most so many characters, all printable; "" if it is no text."""
-    if not isinstance(text, str):
-        return ""
-    text = text[:longest]
-    return text if text.isprintable() else text.encode("unicode_escape").decode()[:longest]
-
-
 def _foreign_pin(priority: object, scale: Scale, default: int | None) -> Place | None:
     # kombu writes priority 0 when none was given, so only another number tells that somebody chose it.
     chosen = type(priority) is int and priority > 0 and priority != default
     return scale.level_of(priority) if chosen else None  # type: ignore[arg-type]
-
-
-def number(value: object, default: Any = None) -> Any:
-    """A number of a message as a float; ``default`` if it is none, below 0, or too large to be meant."""
-    if type(value) in _NUMBERS and 0 <= value <= MAX_NUMBER:  # type: ignore[operator]
-        return float(value)  # type: ignore[arg-type]
-    return default
-
-
-def text_of(value: object, longest: int) -> str:
-    """A text of a message that Redis can store, of at most so many characters; "" if it is none."""
-    if not isinstance(value, str) or len(value) > longest:
-        return ""
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # a lone surrogate: JSON may carry it, Redis cannot store it
-            return ""
-    return value
-
-
-def whole(value: object) -> int | None:
-    """A whole number of a message; None if it is none, below 0, or too large to be meant."""
-    return value if type(value) is int and 0 <= value <= MAX_NUMBER else None

@@ -15,7 +15,8 @@ from typing import Any, Final
 import click
 from wcwidth import wcswidth
 
-from celery_dynprio.message import MAX_ID, clean
+from celery_dynprio.message import MAX_ID
+from celery_dynprio.untrusted import clean
 
 #: What is shown for a value that there is none of, or that is not known.
 NOTHING: Final = "-"

@@ -21,11 +21,11 @@ from celery_dynprio.cli.rendering import (
     terminal_width,
 )
 from celery_dynprio.cli.session import json_option, operating
-from celery_dynprio.message import clean
 from celery_dynprio.models import place_name
 from celery_dynprio.objectives import Standing, globs
 from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.plain import standing_object
+from celery_dynprio.untrusted import clean
 
 if TYPE_CHECKING:
     from celery_dynprio.operators.results import QueueStats, Stats

@@ -14,7 +14,8 @@ from celery.bin.base import CeleryOption
 from celery_dynprio.cli.filters import filter_options, make_filter, pop_fields
 from celery_dynprio.cli.rendering import counted, missed_line, print_json
 from celery_dynprio.cli.session import WrongUsage, json_option, operating, why_option
-from celery_dynprio.message import MAX_ID, clean
+from celery_dynprio.message import MAX_ID
+from celery_dynprio.untrusted import clean
 
 if TYPE_CHECKING:
     from celery_dynprio.operators.operations import Operations

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from celery_dynprio import message
 from celery_dynprio.doctor.queue_checks import Pause, Queue, Traffic
 from celery_dynprio.models import OVERFLOW, is_level
 from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.workers import Taker
 from celery_dynprio.ports.broker import Broker
+from celery_dynprio.untrusted import clean
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -117,7 +117,7 @@ def _sample(broker: Broker, queue: str) -> _Sample:
 
 def _leader(broker: Broker, queue: str) -> str:
     holder = broker.lease(queue, "").holder()
-    return "" if holder is None else message.clean(f"{holder.owner} ({holder.kind})")
+    return "" if holder is None else clean(f"{holder.owner} ({holder.kind})")
 
 
 def _pause(app: Celery, broker: Broker) -> Pause | None:

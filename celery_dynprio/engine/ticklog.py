@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
-from celery_dynprio import message
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError
+from celery_dynprio.message import MAX_ID
 from celery_dynprio.models import OVERFLOW, Outcome, Report, Role, place_name
 from celery_dynprio.ports.broker import BrokerErrors
+from celery_dynprio.untrusted import clean
 
 logger = logging.getLogger("celery_dynprio.reprioritizer")
 
@@ -59,7 +60,7 @@ def describe(report: Report) -> str:
 def planned(report: Report) -> Iterator[str]:
     """Lines that say what a dry run would move, what matters most first."""
     for move in report.moves[:MOST_LISTED]:
-        task = f"{message.clean(move.task.name)}[{message.clean(move.task.id, message.MAX_ID)}]"
+        task = f"{clean(move.task.name)}[{clean(move.task.id, MAX_ID)}]"
         places = f"from {place_name(move.source)} to {place_name(move.target)}"
         yield f"would move {task} {places}: {move.reason}, score {move.score:.3f}"
     if len(report.moves) > MOST_LISTED:

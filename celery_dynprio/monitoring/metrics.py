@@ -9,10 +9,10 @@ from typing import Final, TypeAlias
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-from celery_dynprio.message import clean
 from celery_dynprio.models import PendingTask, Report, Snapshot
 from celery_dynprio.objectives import Standing
 from celery_dynprio.ports.histograms import BOUNDS, OTHER, Distribution, Series, SeriesKey
+from celery_dynprio.untrusted import clean
 
 PREFIX: Final = "dynprio_"
 

@@ -28,6 +28,7 @@ from celery_dynprio.operators.workers import Workers
 from celery_dynprio.ports.broker import Broker, Found
 from celery_dynprio.settings import Settings
 from celery_dynprio.task import call_fields
+from celery_dynprio.untrusted import clean
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -212,7 +213,7 @@ class Operations(Views):
     ) -> list[Result]:
         """Do one operation to all messages of these tasks, and keep it in the log; the results are in order."""
         selection = tasks if isinstance(tasks, Selection) else Selection.of(list(tasks))
-        note = json.dumps({"op": op, "by": self._by, "why": message.clean(why)})
+        note = json.dumps({"op": op, "by": self._by, "why": clean(why)})
         operation = Operation(deed, note, backwards, elsewhere)
         usable = {queue: levels.now for queue, levels in self._levels.items()}
         steering = Steering(operation, selection, self._backlogs, usable=usable, fates=self._fates, clock=self._clock)
@@ -229,7 +230,7 @@ class Operations(Views):
     def _note(self, op: str, why: str, **more: str) -> None:
         """Keep it in the log; a broker that refuses that, out of memory, keeps nobody from what he does."""
         try:
-            self._audit.add(op=op, by=self._by, why=message.clean(why), **more)
+            self._audit.add(op=op, by=self._by, why=clean(why), **more)
         except self._broker.errors.refusals as exc:
             logger.warning("%s: the broker refused to keep it in the log of operations: %s", op, exc)
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from celery import signals
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_dynprio import message
 from celery_dynprio.hosting.signals import Connections
 from celery_dynprio.tracing.context import current
 from celery_dynprio.tracing.runs import Running
 from celery_dynprio.tracing.span import Ancestor, Span
+from celery_dynprio.untrusted import clean
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -124,7 +124,7 @@ def connections(app: Celery) -> Connections:
             return
         run = Running.of(sender.request)
         span = current() if run is None else run.span()
-        if span is None or span.task_id != message.clean(task_id):
+        if span is None or span.task_id != clean(task_id):
             return
         exc = exception if isinstance(exception, BaseException) else RuntimeError(str(exception))
         reporter: Reporter | None = getattr(_reporting, "by", None)

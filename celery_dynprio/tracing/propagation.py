@@ -21,12 +21,12 @@ from celery import signals
 
 from celery_dynprio.hosting.signals import Connections
 from celery_dynprio.levels import Scale
-from celery_dynprio.message import clean
 from celery_dynprio.tracing import context, opentelemetry
 from celery_dynprio.tracing.failure_report import exception_line
 from celery_dynprio.tracing.ids import new_ids, new_traceparent
 from celery_dynprio.tracing.runs import Running, retries_of
 from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, bounded, read
+from celery_dynprio.untrusted import clean
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from celery_dynprio.message import MAX_TEXT, clean, moves_of, number, whole
+from celery_dynprio.message import moves_of
 from celery_dynprio.models import Moved
 from celery_dynprio.tracing.span import Ancestor, ancestors
+from celery_dynprio.untrusted import MAX_TEXT, clean, number, whole
 
 #: The rank of each state, stored before the record: of two records of one span, the one with the higher rank is kept.
 #: REJECTED ranks low, because a rejected message may be delivered again.

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.levels import Scale
-from celery_dynprio.message import clean
 from celery_dynprio.models import is_level
 from celery_dynprio.tracing.context import Deferred
 from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, ancestors, read
+from celery_dynprio.untrusted import clean, number, whole
 
 #: The number of parts of the lineage header.
 LINEAGE_PARTS: Final = 3
@@ -199,7 +199,7 @@ def retries_of(headers: Mapping[str, Any]) -> int:
 
 def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> int | None:
     """Return the level at which a message was published; None if unknown. It is at ``level`` now."""
-    known = message.whole(_parts(headers.get(LINEAGE))[0])
+    known = whole(_parts(headers.get(LINEAGE))[0])
     if known is not None:
         return known
     moves = message.moves_of(headers.get(message.HEADER))
@@ -228,5 +228,5 @@ def _level(fields: object, priority: object, scale: Scale | None) -> int | None:
 
 
 def _wait(fields: object, started: float | None) -> float | None:
-    published = message.number(fields.get("at")) if isinstance(fields, dict) else None
+    published = number(fields.get("at")) if isinstance(fields, dict) else None
     return None if published is None or started is None else max(started - published, 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from celery_dynprio.message import MAX_TEXT, clean, number, whole
+from celery_dynprio.untrusted import MAX_TEXT, clean, number, whole
 
 #: Message headers: the two of W3C, and ours with the lineage.
 TRACEPARENT: Final = "traceparent"

@@ -9,6 +9,7 @@ from celery_dynprio import message
 from celery_dynprio.tracing.records import FAILED, MAX_ERROR, RANKS, SpanRecord
 from celery_dynprio.tracing.runs import STARTED, Running, RunReport, level_at_publish, span_of_headers
 from celery_dynprio.tracing.span import Span
+from celery_dynprio.untrusted import number
 
 
 class PublishedTask(NamedTuple):
@@ -69,7 +70,7 @@ def _record(
         queue=span.queue,
         host=span.host,
         attempt=span.attempt,
-        published=message.number(fields.get("at")) if isinstance(fields, dict) else None,
+        published=number(fields.get("at")) if isinstance(fields, dict) else None,
         started=span.started,
         level_at_publish=level_at_publish(headers, span.level),
         level=span.level,

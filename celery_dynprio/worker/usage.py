@@ -10,6 +10,7 @@ from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Names
 from celery_dynprio.ports.stores import Attainment, Stores
 from celery_dynprio.tracing.runs import RunReport
+from celery_dynprio.untrusted import number, text_of
 from celery_dynprio.worker.sender import Outlet, Store
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ class RunFigures:
 
     def _measured(self, report: RunReport, headers: dict[str, Any], fields: dict[str, Any]) -> Run:
         name, seconds = report.run.task.name, report.ran or 0.0
-        key = message.text_of(fields.get("key"), message.MAX_KEY)
+        key = text_of(fields.get("key"), message.MAX_KEY)
         if not self._spans:
             return Run(name, key, seconds)
-        span, deadline = report.run.span(), message.number(fields.get("due"))
+        span, deadline = report.run.span(), number(fields.get("due"))
         in_time = None if deadline is None else report.run.started <= deadline
         # A task with an ETA, as each retry has one, did not wait for a worker until then.
         wait = span.wait if headers["eta"] is None else None

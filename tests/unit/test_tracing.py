@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from celery_dynprio import DynPrio, tracing
 from celery_dynprio.levels import Scale
-from celery_dynprio.message import MAX_TEXT, clean
 from celery_dynprio.tracing import Ancestor, Span, context, propagation
 from celery_dynprio.tracing.ids import new_ids
 from celery_dynprio.tracing.runs import Running, level_at_publish, span_of_headers
 from celery_dynprio.tracing.span import MAX_LINEAGE, read
+from celery_dynprio.untrusted import MAX_TEXT, clean
 from tests.traced import Tracing
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

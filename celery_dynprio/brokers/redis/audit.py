@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.message import MAX_TEXT, clean
 from celery_dynprio.ports.stores import Entry
+from celery_dynprio.untrusted import MAX_TEXT, clean
 
 #: How many entries are kept, about; the oldest go first. ``lua/move.lua`` has the same bound.
 AUDIT_LENGTH: Final = 10_000

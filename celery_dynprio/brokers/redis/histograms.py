@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.chunks import chunks
-from celery_dynprio.message import MAX_NUMBER, clean
 from celery_dynprio.models import Run
 from celery_dynprio.ports.histograms import OTHER, ROW, Series, SeriesKey, count_runs
+from celery_dynprio.untrusted import MAX_NUMBER, clean
 
 #: How many pairs of task and level have histograms of their own; further ones are counted as the task :data:`OTHER`.
 MAX_SERIES: Final = 500

@@ -13,9 +13,9 @@ from typing import Any, Final
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.search import escaped
 from celery_dynprio.chunks import chunks
-from celery_dynprio.message import clean
 from celery_dynprio.ports.spans import CAUSES
 from celery_dynprio.tracing.records import SpanRecord, Trace
+from celery_dynprio.untrusted import clean
 
 #: Records in one call of the script: less than a millisecond of the server's time.
 CHUNK: Final = 50

@@ -11,9 +11,9 @@ from typing import Final, TypeAlias
 from celery_dynprio.cli.listing import row_of, titles
 from celery_dynprio.cli.rendering import counted, cut, pad, seconds, table
 from celery_dynprio.cli.top.state import View, queue_of
-from celery_dynprio.message import clean
 from celery_dynprio.models import HELD, place_name
 from celery_dynprio.operators.results import QueueStats
+from celery_dynprio.untrusted import clean
 
 #: A piece of a line and how it looks: a class of :data:`STYLES`, or "".
 Piece: TypeAlias = tuple[str, str]

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from flower.events import Events
 
-from celery_dynprio.message import MAX_ID, clean, number
+from celery_dynprio.message import MAX_ID
 from celery_dynprio.monitoring.events import TYPE, follow
+from celery_dynprio.untrusted import clean, number
 
 #: How many moves are kept.
 LENGTH: Final = 200
