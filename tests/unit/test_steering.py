@@ -6,7 +6,6 @@ from collections import defaultdict
 
 import pytest
 
-from celery_dynprio.brokers import memory
 from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.models import HELD, Move, PendingTask
 from celery_dynprio.operators.fates import Answer
@@ -21,7 +20,7 @@ def hold(found: Found) -> Deed:
 
 
 def test_what_finds_no_room_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_COPIES", 2)
+    monkeypatch.setattr("celery_dynprio.brokers.memory.backlog.MOST_COPIES", 2)
     backlog, tallies = MemoryBacklog("celery"), defaultdict[str, Tally](Tally)
     for _ in range(3):
         backlog.publish(TASK, 5)
