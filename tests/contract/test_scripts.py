@@ -152,7 +152,7 @@ def test_a_move_that_is_not_allowed_leaves_each_message_once(
             # What moving knows of the queue comes from one who may read it.
             reading.read(NOW)
             reading.find([move.task.id for move in batch], NOW)
-            moving._front._places = dict(reading._front._places)
+            moving._front.places = dict(reading._front.places)
             moving._mover.sources = reading._mover.sources  # type: ignore[method-assign]
             made.every.lrem(made.all_powerful.level_key("celery", 5), 1, raw(GONE, 5))
             everyone.pop(f"task {GONE}", None)

@@ -14,7 +14,7 @@ from celery_dynprio import message
 from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.costs import move_cost
 from celery_dynprio.brokers.redis.counts import count_places
-from celery_dynprio.brokers.redis.front import Front
+from celery_dynprio.brokers.redis.front import NOWHERE, Front
 from celery_dynprio.brokers.redis.keys import QueueKeys
 from celery_dynprio.brokers.redis.moving import Mover
 from celery_dynprio.brokers.redis.parked import ParkedIndex
@@ -134,7 +134,7 @@ class RedisBacklog:
     def message(self, ref: str, place: Place) -> bytes | None:
         """The message in a parked place, or that was read or found in the front; None if there is none."""
         if is_level(place):
-            return self._front.locate(ref)[0] or None
+            return self._front.places.get(ref, NOWHERE)[0] or None
         raw: bytes | None = self._redis.hget(self._keys.parked[place], ref)
         return raw
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from celery_dynprio.brokers.redis.front import Front
+from celery_dynprio.brokers.redis.front import NOWHERE, Front
 from celery_dynprio.brokers.redis.parked import ParkedIndex
 from celery_dynprio.models import Move, is_level
 
@@ -24,7 +24,7 @@ def move_cost(move: Move, front: Front, overflow: ParkedIndex) -> float:
     """Return seconds of broker time: LREM compares the message with all it passes that are as large."""
     if not is_level(move.source):
         return MOVE_SECONDS + BYTE_SECONDS * overflow.sizes.get(move.task.id, 0)
-    raw, where = front.locate(move.task.ref)
+    raw, where = front.places.get(move.task.ref, NOWHERE)
     passing = PASS_SECONDS
     if len(raw) > SMALL:
         passing += COMPARE_SECONDS * len(raw) * front.share(move.source, len(raw))

@@ -49,8 +49,8 @@ class Front:
         self._reach = max(REACH, window * 6 // 10)
         self._parse = parse
         self._parsed: dict[bytes, PendingTask | str] = {}
-        #: By the task's name in the queue: the message, and where in its list it is, as move.lua counts.
-        self._places: dict[str, tuple[bytes, int]] = {}
+        #: By the name of a message (``PendingTask.ref``): the message, and where in its list it is, as move.lua counts.
+        self.places: dict[str, tuple[bytes, int]] = {}
         #: What was read of each level, until it is asked how many of these messages have which size.
         self._sizes: list[Sequence[tuple[int, Entry]] | Counter[int]] = [()] * len(lists)
         #: Levels that had messages which are too large to be moved.
@@ -63,7 +63,7 @@ class Front:
         """
         parsed: dict[bytes, PendingTask | str] = {}
         foreign = Counter[str]()
-        self._places = {}
+        self.places = {}
         levels, room = [], self._room
         for level, depth in enumerate(depths):
             wanted = min(depth, room) if depth <= 2 * self._reach else min(self._reach, room)
@@ -97,7 +97,7 @@ class Front:
         now: float,
     ) -> Iterator[PendingTask]:
         """The tasks that can be moved, the next to run first; the others are counted."""
-        known, places = self._parsed.get, self._places
+        known, places = self._parsed.get, self.places
         for where, raw in reversed(entries):
             if isinstance(raw, int):
                 foreign[TOO_LARGE] += 1
@@ -112,17 +112,13 @@ class Front:
             else:
                 foreign[entry if isinstance(entry, str) else "duplicate id"] += 1
 
-    def locate(self, ref: str) -> tuple[bytes, int]:
-        """Return the message of a task, and where in its list it is, as move.lua counts."""
-        return self._places.get(ref, NOWHERE)
-
     def place(self, task: PendingTask, raw: bytes, where: int) -> None:
         """Note where the message of a task is."""
-        self._places[task.ref] = raw, where
+        self.places[task.ref] = raw, where
 
     def remove(self, task: PendingTask, level: Place, raw: bytes) -> None:
         """Note that the message of a task left this level."""
-        self._places.pop(task.ref, None)
+        self.places.pop(task.ref, None)
         if level in self._dear:
             self._dear[level].gone.add(raw)
 
@@ -139,6 +135,6 @@ class Front:
 
     def clear(self) -> None:
         """Forget all: somebody else may have moved any of them meanwhile."""
-        self._parsed, self._places = {}, {}
+        self._parsed, self.places = {}, {}
         self._dear.clear()
         self._sizes = [()] * len(self._lists)

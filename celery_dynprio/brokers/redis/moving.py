@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.front import Front
+from celery_dynprio.brokers.redis.front import NOWHERE, Front
 from celery_dynprio.brokers.redis.keys import QueueKeys
 from celery_dynprio.brokers.redis.parked import ParkedIndex
 from celery_dynprio.brokers.redis.reading import Reader
@@ -94,7 +94,7 @@ class Mover:
             refs = [move.task.ref for move in moves if move.source == place]
             parked |= {(place, ref): raw for ref, raw in self._reader.fetch(key, refs) if raw is not None}
         return [
-            self._front.locate(move.task.ref)
+            self._front.places.get(move.task.ref, NOWHERE)
             if is_level(move.source)
             else (parked.get((move.source, move.task.ref), b""), 1)
             for move in moves
