@@ -32,7 +32,7 @@ class Shop:
             task = self.published[name] = PendingTask(name, "a.task", NOW - 100 + len(self.published), weight)
             self.backlog.publish(task, 5)
 
-    def serve(self, ticks: int = 1, owner: str = "one") -> list[Report]:
+    def serve(self, ticks: int = 1) -> list[Report]:
         """Run the loop for so many rounds of ticks."""
         reports: list[Report] = []
 
@@ -40,7 +40,7 @@ class Shop:
             return len(reports) >= ticks
 
         serve(
-            reprioritizers(self.broker, self.settings, owner),
+            reprioritizers(self.broker, self.settings, "one"),
             self.settings.interval,
             threading.Event(),
             reports.append,
