@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 
-from bench import flower, objectives, operators, throughput, ticks
+from bench import flower, lab, objectives, operators, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "operators": operators.run,
     "objectives": objectives.run,
     "flower": flower.run,
+    "lab": lab.run,
 }
 
 

@@ -63,6 +63,16 @@ class ArgumentError(DynPrioError):
         self.allowed = allowed
 
 
+class TraceError(DynPrioError):
+    """A trace cannot be read or written."""
+
+    def __init__(self, path: object, problem: str, line: int | None = None) -> None:
+        super().__init__(f"{path}{'' if line is None else f', line {line}'}: {problem}")
+        self.path = path
+        #: The line that is wrong, the first is 1; None if it is not about one line.
+        self.line = line
+
+
 class NotPendingError(DynPrioError):
     """The task is not pending: a worker has it, it is finished, or it was never in a managed queue."""
 

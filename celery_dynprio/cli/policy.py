@@ -77,7 +77,7 @@ def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) 
             for line in policy_lines(settings.policy, terminal_width()):
                 ctx.obj.echo(line)
         return
-    other = _imported(settings, place)
+    other = imported_policy(settings, "--try", place)
     with operating(ctx.obj.app) as operations:
         found = operations.compare(other)
     if as_json:
@@ -94,13 +94,14 @@ def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) 
             ctx.obj.echo(line)
 
 
-def _imported(settings: Settings, place: str) -> Policy:
+def imported_policy(settings: Settings, option: str, place: str) -> Policy:
+    """The policy at "module:attribute", as the option of a command names it."""
     from celery_dynprio.errors import SettingError  # noqa: PLC0415
 
     try:
         return replace(settings, policy=place).policy  # type: ignore[arg-type]
     except SettingError as exc:
-        raise WrongUsage(f"--try {place!r}: {exc.allowed}") from exc
+        raise WrongUsage(f"{option} {place!r}: {exc.allowed}") from exc
 
 
 def policy_lines(policy: Policy, width: int | None) -> Iterator[str]:

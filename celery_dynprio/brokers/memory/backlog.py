@@ -231,8 +231,9 @@ class MemoryBacklog:
     def _take(self, task: PendingTask, source: Place) -> bool:
         if not is_level(source):
             return self._parked[source].pop(task.ref, None) is not None
-        try:
-            self._levels[source].remove(replace(task, copy=""))
-        except ValueError:
-            return False
-        return True
+        wanted = replace(task, copy="")
+        for index, each in enumerate(self._levels[source]):
+            if each.id == wanted.id and each == wanted:  # the ids first: comparing all fields of each is slow
+                del self._levels[source][index]
+                return True
+        return False
