@@ -47,7 +47,7 @@ def workload(tasks: int) -> Iterator[Task]:
 
 def _measure(tasks: int) -> dict[str, Any]:
     policy = default_policy()
-    production = Production(lambda policy: Placement(policy, range(10)), TEN_LEVELS)
+    production = Production(lambda policy: Placement(policy, TEN_LEVELS), TEN_LEVELS)
     chosen = contenders({"policy": policy}, production)
     if tasks > 100_000:  # noqa: PLR2004 - what is new there is the memory
         chosen = chosen[:1]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from celery_dynprio.lab.contenders import Production
     from celery_dynprio.lab.study import Study
     from celery_dynprio.lab.workload import Workload
+    from celery_dynprio.levels import Scale
     from celery_dynprio.policies import Policy
     from celery_dynprio.settings import Settings
 
@@ -99,13 +100,22 @@ _workload, _output = partial(_option, "Workload"), partial(_option, "Output")
     show_default=True,
     help="Show this many classes, keys and losses; 0 for all.",
 )
+@_output("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with charts.")
 @_output(
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write what is played as .jsonl or .swf, also .gz."
 )
 @json_option
 @click.pass_context
 def replay(
-    ctx: click.Context, /, *, trace: Path, places: Sequence[str], as_json: bool, limit: int, **given: Any
+    ctx: click.Context,
+    /,
+    *,
+    trace: Path,
+    places: Sequence[str],
+    as_json: bool,
+    limit: int,
+    html: Path | None,
+    **given: Any,
 ) -> None:
     """Replay a recorded workload under policies, and compare them.
 
@@ -123,9 +133,15 @@ def replay(
     from celery_dynprio.lab.report import as_object  # noqa: PLC0415
 
     settings = settings_of(ctx.obj.app)
+    from celery_dynprio.lab.formats.files import writing  # noqa: PLC0415
+    from celery_dynprio.lab.page import page  # noqa: PLC0415
+
     with one_line_errors():
         policies = _policies(settings, places)
-        found = _play(trace, policies, settings, _steps(ctx.obj.app), given)
+        found = _play(trace, policies, settings, _scale(ctx.obj.app), given)
+        if html is not None:
+            with writing(html) as file:
+                file.write(page(found))
     if as_json:
         print_json(as_object(found, limit or None))
         return
@@ -142,13 +158,15 @@ def _policies(settings: Settings, places: Sequence[str]) -> Mapping[str, Policy]
     return found
 
 
-def _steps(app: Any) -> Sequence[int]:
-    """The broker's numbers of the levels; the add-on has set them."""
-    return tuple(app.conf.broker_transport_options.get("priority_steps", range(10)))
+def _scale(app: Any) -> Scale:
+    """How the app's broker numbers the levels; the add-on has set them."""
+    from celery_dynprio.levels import Scale, steps_in  # noqa: PLC0415
+
+    return Scale.of(steps_in(app.conf))
 
 
 def _play(
-    path: Path, policies: Mapping[str, Policy], settings: Settings, steps: Sequence[int], given: Mapping[str, Any]
+    path: Path, policies: Mapping[str, Policy], settings: Settings, scale: Scale, given: Mapping[str, Any]
 ) -> Study:
     from celery_dynprio.lab.contenders import contenders  # noqa: PLC0415
     from celery_dynprio.lab.formats.opening import save_trace  # noqa: PLC0415
@@ -158,7 +176,7 @@ def _play(
     fleet = Fleet(given["workers"], given["concurrency"], given["prefetch"])
     if given["load"] is not None and fleet.workers is None:
         raise WrongUsage("--load is about slots: give --workers too")
-    workload, players = _workload_of(path, fleet.slots, given), contenders(policies, _production(settings, steps))
+    workload, players = _workload_of(path, fleet.slots, given), contenders(policies, _production(settings, scale))
     if given["save"] is not None:
         save_trace(given["save"], workload.recorded())
     tick = settings.interval if given["tick"] is None else given["tick"]
@@ -179,16 +197,14 @@ def _workload_of(path: Path, slots: int | None, given: Mapping[str, Any]) -> Wor
     return Workload(trace, slots, given["load"], given["mean_run"], given["tasks"])
 
 
-def _production(settings: Settings, steps: Sequence[int]) -> Production:
+def _production(settings: Settings, scale: Scale) -> Production:
     """What policies are carried out with: as the app is set."""
     from celery_dynprio.lab.contenders import Production  # noqa: PLC0415
-    from celery_dynprio.levels import Scale  # noqa: PLC0415
-    from celery_dynprio.message import plain_priorities  # noqa: PLC0415
     from celery_dynprio.producer.router import Placement  # noqa: PLC0415
 
     return Production(
-        lambda policy: Placement(policy, steps),
-        Scale(tuple(steps), tuple(sorted(set(plain_priorities(steps))))),
+        lambda policy: Placement(policy, scale),
+        scale,
         settings.window,
         settings.hysteresis,
         settings.budget,

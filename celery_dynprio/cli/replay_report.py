@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from celery_dynprio.cli.rendering import NOTHING, Column, counted, said_seconds, seconds, table
+from celery_dynprio.cli.rendering import NOTHING, Column, seconds, table
 from celery_dynprio.lab.comparison import OVERALL, Duel, Interval, Measure, duel, gain, losses, summary, wins
 from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind
 from celery_dynprio.lab.measures import KeyFigures, mean
 from celery_dynprio.lab.report import groups_of, mean_distribution, mean_keys, worst_keys
 from celery_dynprio.lab.study import Study
+from celery_dynprio.lab.wording import caveats, heading, shown, shown_interval
 
 _ALL: Final = (
     Column("", least=16),
@@ -53,19 +54,9 @@ def draw(found: Study, limit: int | None, width: int | None) -> Iterator[str]:
 
 
 def _heading(found: Study) -> Iterator[str]:
-    played, fleet = found.extent, found.fleet
-    slots = "the workers of the trace" if fleet.slots is None else counted(fleet.slots, "slot")
-    load = "" if fleet.slots is None else f", offered load {played.load(fleet.slots):.2f}"
-    tasks = f"{counted(played.tasks, 'task')} in {said_seconds(played.seconds)}"
-    yield f"{tasks}, {slots}{load}, a tick every {found.tick:g} s"
-    if found.resampled:
-        yield f"Played {found.seeds} times, with the blocks of the trace in a random order; figures are means."
-    else:
-        yield "Played once, as it is: differences may be chance. Use --seeds 20 for confidence intervals."
-    yield "Open loop: tasks arrive when they did, however long they wait. Waits in seconds; * nobody can have this."
-    unfinished = max((each.unfinished for figures in found.figures.values() for each in figures), default=0)
-    if unfinished:
-        yield f"Up to {counted(unfinished, 'task')} never ended: no worker was left. They are not in the figures."
+    yield heading(found)
+    yield from caveats(found)
+    yield "Waits are in seconds. Nobody can have what is marked by *: it is a bound."
 
 
 def _row(found: Study, contender: Contender) -> list[str]:
@@ -79,7 +70,8 @@ def _row(found: Study, contender: Contender) -> list[str]:
 def _policy(found: Study, name: str, limit: int | None, width: int | None) -> Iterator[str]:
     reached = gain(found, name)
     if reached is not None:
-        yield f"{name} has {_percent(reached)} of what exact score order gains in weighted mean wait over first come."
+        share = shown_interval(reached)
+        yield f"{name} has {share} of what exact score order gains in weighted mean wait over first come."
     against = [each for measure in OVERALL if (each := duel(found, name, FIRST_COME, measure)) is not None]
     yield f"{name} against first come:"
     yield from table(_DUELS[:-1], [_duel_row(each)[:-1] for each in against], width)
@@ -90,7 +82,7 @@ def _policy(found: Study, name: str, limit: int | None, width: int | None) -> It
         yield f"{name} is best for: {'; '.join(clear[:limit])}."
     if likely:
         yield f"Perhaps also for, but the difference may be chance: {'; '.join(likely[:limit])}."
-    lost = sorted(losses(found, name), key=_relative, reverse=True)
+    lost = sorted(losses(found, name), key=lambda each: -each.relative)
     yield ""
     if not lost:
         yield f"{name} loses clearly in nothing that is measured."
@@ -101,35 +93,31 @@ def _policy(found: Study, name: str, limit: int | None, width: int | None) -> It
         yield f"and in {len(lost) - limit} more: --limit 0 shows all"
 
 
-def _relative(found: Duel) -> float:
-    return abs(found.difference.mean) / max(abs(found.own), abs(found.other), 1e-9)
-
-
 def _duel_row(found: Duel) -> list[str]:
     measure, difference = found.measure, found.difference
     between = (
         NOTHING
         if difference.low is None or difference.high is None
-        else f"{_value(measure, difference.low, sign='+')} to {_value(measure, difference.high, sign='+')}"
+        else f"{shown(measure, difference.low, sign='+')} to {shown(measure, difference.high, sign='+')}"
     )
     return [
         measure.title,
-        _value(measure, found.own),
-        _value(measure, found.other),
-        _value(measure, difference.mean, sign="+"),
+        shown(measure, found.own),
+        shown(measure, found.other),
+        shown(measure, difference.mean, sign="+"),
         between,
         found.opponent,
     ]
 
 
 def _classes(found: Study, limit: int | None, width: int | None) -> Iterator[str]:
-    shown = [each for each in found.contenders if each.kind is Kind.POLICY or each.name == FIRST_COME]
+    columns_of = [each for each in found.contenders if each.kind is Kind.POLICY or each.name == FIRST_COME]
     columns = [Column("wait by class", least=12, keep_end=True), Column("tasks", right=True)]
-    for each in shown:
+    for each in columns_of:
         columns += [Column(each.name, right=True, least=8), Column("p95", right=True)]
     rows = []
     for group in groups_of(found)[:limit]:
-        waits = [mean_distribution(found.figures[each.name], group) for each in shown]
+        waits = [mean_distribution(found.figures[each.name], group) for each in columns_of]
         cells = [cell for each in waits for cell in (seconds(each.mean), seconds(each.p95))]
         rows.append([group, f"{max(each.tasks for each in waits):,}", *cells])
     yield from table(columns, rows, width)
@@ -137,19 +125,19 @@ def _classes(found: Study, limit: int | None, width: int | None) -> Iterator[str
 
 def _keys(found: Study, limit: int | None, width: int | None) -> Iterator[str]:
     """The keys that fare worst, under each policy and in a plain queue."""
-    shown = [each.name for each in found.contenders if each.kind is Kind.POLICY or each.name == FIRST_COME]
-    keys = {name: mean_keys(found.figures[name]) for name in shown}
+    names = [each.name for each in found.contenders if each.kind is Kind.POLICY or each.name == FIRST_COME]
+    keys = {name: mean_keys(found.figures[name]) for name in names}
     columns = [Column("slowdown by key", least=12), Column("tasks", right=True), Column("work", right=True)]
-    columns += [Column(name, right=True, least=8) for name in shown]
-    total = sum(each.work for each in keys[shown[0]].values()) or 1.0
+    columns += [Column(name, right=True, least=8) for name in names]
+    total = sum(each.work for each in keys[names[0]].values()) or 1.0
     rows = [
         [
             key or "(no key)",
             f"{one.tasks:,}",
             f"{one.work / total:.0%}",
-            *(_slowdown(keys[name], key) for name in shown),
+            *(_slowdown(keys[name], key) for name in names),
         ]
-        for key, one in worst_keys(keys[shown[0]], limit)
+        for key, one in worst_keys(keys[names[0]], limit)
     ]
     yield from table(columns, rows, width)
 
@@ -159,18 +147,4 @@ def _slowdown(keys: Mapping[str, KeyFigures], key: str) -> str:
 
 
 def _middle(measure: Measure, found: Interval | None) -> str:
-    return NOTHING if found is None else _value(measure, found.mean)
-
-
-def _value(measure: Measure, value: float, sign: str = "") -> str:
-    if measure.share:
-        return f"{value:{sign}.1%}"
-    if measure.unit:
-        return f"{value:{sign},.1f}"
-    return f"{value:{sign}.2f}"
-
-
-def _percent(found: Interval) -> str:
-    if found.low is None or found.high is None:
-        return f"{found.mean:.0%}"
-    return f"{found.mean:.0%} ({found.low:.0%} to {found.high:.0%})"
+    return NOTHING if found is None else shown(measure, found.mean)

@@ -58,6 +58,12 @@ class Duel(NamedTuple):
     #: Own less other.
     difference: Interval
 
+    @property
+    def relative(self) -> float:
+        """The size of the difference as a share of the larger of the two."""
+        largest = max(abs(self.own), abs(self.other))
+        return abs(self.difference.mean) / largest if largest else 0.0
+
 
 OVERALL: Final = (
     Measure("mean wait", lambda found: found.wait.mean),
@@ -135,7 +141,7 @@ def is_clear(found: Duel) -> bool:
     """Whether a difference is more than chance; of a single replay, whether it is worth telling."""
     low, high = found.difference.low, found.difference.high
     if low is None or high is None:
-        return abs(found.difference.mean) > LEAST_OF_ONE * max(abs(found.own), abs(found.other))
+        return found.relative > LEAST_OF_ONE
     return low > 0 or high < 0
 
 

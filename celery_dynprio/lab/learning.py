@@ -13,13 +13,14 @@ class Learning:
 
     def __init__(self, half_life: float = 600.0) -> None:
         self._now = 0.0
-        self._usage = MemoryUsage(half_life, lambda: self._now)
+        #: Production's store.
+        self.usage = MemoryUsage(half_life, lambda: self._now)
 
     def add(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run that ended ``now``."""
         self._now = now
-        self._usage.add([Run(job.task.name, job.task.key or "", seconds)])
+        self.usage.add([Run(job.task.name, job.task.key or "", seconds)])
 
     def read(self, now: float) -> UsageFigures:
         """What is known ``now``."""
-        return self._usage.read(now)
+        return self.usage.read(now)

@@ -36,6 +36,7 @@ COMMANDS = (
     "pause",
     "policy",
     "release",
+    "replay",
     "reprioritize",
     "resume",
     "run",
@@ -47,6 +48,7 @@ COMMANDS = (
 #: What a command cannot do without.
 ARGUMENTS = {
     "explain": ["some-id"],
+    "replay": [__file__],
     "trace": ["some-id"],
     **{name: ["some-id"] for name in ("bump", "cancel", "hold", "release")},
     "reprioritize": ["some-id", "--weight", "1"],

@@ -24,7 +24,7 @@ from celery_dynprio.lab.comparison import (
     summary,
     wins,
 )
-from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind, Production, contenders
+from celery_dynprio.lab.contenders import FIRST_COME, TEN_LEVELS, Contender, Kind, Production, contenders
 from celery_dynprio.lab.disciplines import FirstCome, ShortestJob
 from celery_dynprio.lab.measures import (
     CURVE,
@@ -47,7 +47,7 @@ from celery_dynprio.policies import Age, ShortestFirst, Weight
 from celery_dynprio.producer.router import Placement
 
 values = st.lists(st.floats(0, 1e12), min_size=1, max_size=50)
-PRODUCTION = Production(lambda policy: Placement(policy, range(10)))
+PRODUCTION = Production(lambda policy: Placement(policy, TEN_LEVELS))
 
 
 @given(values)

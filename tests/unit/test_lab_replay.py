@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_dynprio.lab.contenders import Production, contenders
+from celery_dynprio.lab.contenders import TEN_LEVELS, Production, contenders
 from celery_dynprio.lab.disciplines import (
     Discipline,
     EarliestDeadline,
@@ -31,7 +31,7 @@ from celery_dynprio.producer.router import Placement
 
 POLICY: Final = 4 * Deadline(horizon=20) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=30) + 1 * ShortestFirst()
 MIXED: Final = 1 * Max(Weight(), Deadline(5)) + 1 * Min(Age(9), FairShare(prior=1))
-PRODUCTION: Final = Production(lambda policy: Placement(policy, range(10)))
+PRODUCTION: Final = Production(lambda policy: Placement(policy, TEN_LEVELS))
 CONTENDERS: Final = {each.name: each.make for each in contenders({"policy": POLICY}, PRODUCTION)}
 
 

@@ -1,0 +1,120 @@
+"""``dynprio replay``: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.bin.base import CLIContext
+from click.testing import CliRunner, Result
+
+from celery_dynprio import Age, DynPrio, Weight
+from celery_dynprio.cli import dynprio
+from celery_dynprio.lab.formats import jsonl
+from celery_dynprio.lab.formats.opening import open_trace
+from celery_dynprio.lab.trace import Entry, Slots, Task
+
+#: A policy that a test names by its place.
+other = 3 * Weight() + 1 * Age(saturation=60)
+
+
+@pytest.fixture(name="trace")
+def _trace(tmp_path: Path) -> Path:
+    drawn, at = random.Random(2), 0.0
+    entries: list[Entry] = [Slots(0.0, "one", 2)]
+    for _ in range(300):
+        at += drawn.expovariate(1.0)
+        name, key = drawn.choice(["shop.checkout", "shop.report"]), drawn.choice(["ann", "bob", "cid"])
+        short = name == "shop.checkout"
+        weight, deadline = (9.0, 5.0) if short else (1.0, None)
+        entries.append(Task(at, name, drawn.expovariate(1.0 if short else 0.4), key, weight, deadline))
+    path = tmp_path / "trace.jsonl.gz"
+    jsonl.write(path, entries)
+    return path
+
+
+def replay(*args: object) -> Result:
+    app = Celery("cli", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    DynPrio(app)
+    context = CLIContext(app=app, no_color=True, workdir=None)
+    return CliRunner().invoke(dynprio, ["replay", *map(str, args)], obj=context)
+
+
+def found(*args: object) -> dict[str, Any]:
+    result = replay(*args, "--json")
+    assert result.exit_code == 0, result.output
+    shown: dict[str, Any] = json.loads(result.stdout)
+    return shown
+
+
+def test_a_replay_is_shown_in_tables(trace: Path) -> None:
+    result = replay(trace, "--workers", 2, "--load", 0.95, "--policy", "app", "--policy", f"{__name__}:other")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("300 tasks in ")
+    assert lines[0].endswith("2 slots, offered load 0.95, a tick every 1 s")
+    assert lines[1].startswith("Played once, as it is: differences may be chance.")
+    assert lines[2].startswith("Open loop: ")
+    first_words = {line.partition("  ")[0] for line in lines}
+    names = {"app", "other", "first come", "static priorities", "round robin by key", "earliest deadline"}
+    assert names <= first_words
+    assert {"app, exact order *", "other, exact order *", "shortest job (known run times) *"} <= first_words
+    assert {"wait by class", "shop.checkout", "slowdown by key", "ann"} <= first_words
+    assert "where app loses:" in lines
+    assert any(line.startswith("other has ") for line in lines)
+
+
+def test_seeds_give_confidence_intervals(trace: Path) -> None:
+    result = replay(trace, "--workers", 2, "--load", 0.95, "--seeds", 3)
+    assert "Played 3 times, with the blocks of the trace in a random order; figures are means." in result.stdout
+    shown = found(trace, "--workers", 2, "--load", 0.95, "--seeds", 3)
+    wait = shown["contenders"][0]["mean_wait"]
+    assert wait["low"] < wait["mean"] < wait["high"]
+    assert shown == found(trace, "--workers", 2, "--load", 0.95, "--seeds", 3)
+
+
+def test_without_workers_those_of_the_trace_work(trace: Path) -> None:
+    shown = found(trace)
+    assert (shown["workers"], shown["load"], shown["tasks"]) == (None, None, 300)
+    assert 0 < shown["contenders"][0]["utilization"] < 1
+
+
+def test_what_is_played_can_be_saved(trace: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "played.swf"
+    shown = found(trace, "--workers", 4, "--load", 0.5, "--mean-run", "2s", "--tasks", 50, "--save", saved)
+    assert (shown["tasks"], round(shown["load"], 6)) == (50, 0.5)
+    runs = [entry.run for entry in open_trace(saved)() if isinstance(entry, Task)]
+    assert sum(runs) / len(runs) == pytest.approx(2.0, abs=0.001)
+
+
+def test_options_of_others_traces_and_classes(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(f"{job} {job} -1 2 1 -1 -1 1 -1 -1 1 {job % 5} 1 -1 -1 -1 -1 -1\n" for job in range(40)))
+    tiers = ("--tiers", "9:0.5:30s,1:0.5", "--keys", 2, "--class", "weight")
+    shown = found(log, "--format", "swf", "--workers", 1, *tiers)
+    policy = shown["contenders"][0]
+    assert set(policy["classes"]) == {"weight 9", "weight 1"}
+    assert set(policy["keys"]) == {"key-0", "key-1"}
+    assert policy["classes"]["weight 9"]["in_time"] is not None
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (("--load", 1), "--load is about slots: give --workers too"),
+        (("--seeds", 2), "seeds = 2: a resampled trace has other times than its workers; give their number"),
+        (("--tiers", "9"), "tiers = '9': '9' is not weight:share[:deadline]"),
+        (("--policy", "nowhere:policy"), "--policy 'nowhere:policy': "),
+        (("--save", "trace.csv"), "trace = 'trace.csv': "),
+        (("--format", "swf"), "is not a job in Standard Workload Format"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_in_one_line(trace: Path, args: tuple[object, ...], problem: str) -> None:
+    result = replay(trace, *args)
+    assert result.exit_code in {1, 2}
+    assert problem in result.output
+    assert "Traceback" not in result.output
