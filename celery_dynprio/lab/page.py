@@ -22,8 +22,8 @@ _CHARTS: Final = 6
 _LOSSES: Final = 20
 _COLOURS: Final = 8
 _PAIRED: Final = (
-    "<p>A line is where the mean is with 95 % confidence. All play the same workloads, so the difference between two is "
-    "more certain than their lines: see the tables below.</p>"
+    "<p>A line is where the mean is with 95 % confidence. All play the same workloads, so the difference between two "
+    "is more certain than their lines: see the tables below.</p>"
 )
 _COLUMNS: Final = ("where it loses", "own", "other", "difference", "95 % confident", "against")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from celery_dynprio.brokers.memory import MemoryBacklog
+from celery_dynprio.brokers.memory import MemoryBacklog, MemoryLease, MemoryLeases
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.lab.jobs import Job
@@ -13,9 +13,6 @@ from celery_dynprio.lab.learning import Learning
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import Move, Outcome
 from celery_dynprio.policies import Policy
-from celery_dynprio.ports.lease import Holder
-
-_FENCE: Final = "1"
 
 
 class Placement(Protocol):
@@ -28,30 +25,13 @@ class Placement(Protocol):
 class _Backlog(MemoryBacklog):
     """A backlog in which a move costs what it costs at a broker."""
 
-    def __init__(self, levels: int, move_seconds: float) -> None:
-        super().__init__("lab", levels)
-        self.fence = _FENCE
+    def __init__(self, levels: int, leases: MemoryLeases, move_seconds: float) -> None:
+        super().__init__("lab", levels, leases)
         self._move_seconds = move_seconds
 
     def cost(self, move: Move) -> float:  # noqa: ARG002 - each costs the same
         """Seconds of the broker's time."""
         return self._move_seconds
-
-
-class _Lease:
-    """A lease that nobody else wants."""
-
-    def acquire(self) -> str:
-        return _FENCE
-
-    def renew(self) -> None:
-        pass
-
-    def release(self) -> None:
-        pass
-
-    def holder(self) -> Holder | None:
-        return None
 
 
 class Planned:
@@ -76,11 +56,12 @@ class Planned:
         self.moves, self.broker_seconds = 0, 0.0
         self._placement, self._learning, self._scale = placement, learning, scale
         self._move_seconds = move_seconds
-        self._backlog = _Backlog(len(scale.levels), move_seconds)
         self._now = 0.0
+        leases = MemoryLeases(lambda: self._now)
+        self._backlog = _Backlog(len(scale.levels), leases, move_seconds)
         self._reprioritizer = Reprioritizer(
             self._backlog,
-            _Lease(),
+            MemoryLease(leases, "lab"),
             Planner(len(scale.levels), window, hysteresis),
             policy,
             learning.usage,
