@@ -15,12 +15,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from celery_dynprio.lab.contenders import TEN_LEVELS, Production, contenders
+from celery_dynprio.lab.contenders import Production, contenders
 from celery_dynprio.lab.measures import measures
 from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.lab.trace import Task
 from celery_dynprio.policies import default_policy
-from celery_dynprio.producer.router import Placement
 
 WORKERS = 16
 #: The offered load goes up and down around this, so much and with this period (in mean run times).
@@ -47,7 +46,7 @@ def workload(tasks: int) -> Iterator[Task]:
 
 def _measure(tasks: int) -> dict[str, Any]:
     policy = default_policy()
-    production = Production(lambda policy: Placement(policy, TEN_LEVELS), TEN_LEVELS)
+    production = Production()
     chosen = contenders({"policy": policy}, production)
     if tasks > 100_000:  # noqa: PLR2004 - what is new there is the memory
         chosen = chosen[:1]

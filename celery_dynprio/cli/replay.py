@@ -200,10 +200,8 @@ def _workload_of(path: Path, slots: int | None, given: Mapping[str, Any]) -> Wor
 def _production(settings: Settings, scale: Scale) -> Production:
     """What policies are carried out with: as the app is set."""
     from celery_dynprio.lab.contenders import Production  # noqa: PLC0415
-    from celery_dynprio.producer.router import Placement  # noqa: PLC0415
 
     return Production(
-        lambda policy: Placement(policy, scale),
         scale,
         settings.window,
         settings.hysteresis,

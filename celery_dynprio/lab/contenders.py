@@ -18,9 +18,10 @@ from celery_dynprio.lab.disciplines import (
 )
 from celery_dynprio.lab.exact import ExactOrder
 from celery_dynprio.lab.learning import Learning
-from celery_dynprio.lab.planned import Placement, Planned
+from celery_dynprio.lab.planned import Planned
 from celery_dynprio.levels import Scale
 from celery_dynprio.policies import Policy
+from celery_dynprio.producer.placement import Placement
 
 #: The levels of an app that sets none of its own, and those of kombu's own among them.
 TEN_LEVELS: Final = Scale(tuple(range(10)), (0, 3, 6, 9))
@@ -52,8 +53,6 @@ class Contender:
 class Production:
     """What a policy is carried out with; as the settings of the same names."""
 
-    #: Makes what places a policy's tasks in producers.
-    placement: Callable[[Policy], Placement]
     #: The broker's numbers of the levels.
     scale: Scale = TEN_LEVELS
     window: int = 10_000
@@ -67,9 +66,8 @@ class Production:
         """The policy with levels, ticks and moves."""
         return Planned(
             policy,
-            self.placement(policy),
+            Placement(policy, self.scale),
             Learning(self.half_life),
-            scale=self.scale,
             window=self.window,
             hysteresis=self.hysteresis,
             budget=self.budget,

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
 from celery_dynprio.brokers.memory import MemoryBacklog, MemoryLease, MemoryLeases
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
-from celery_dynprio.levels import Scale
 from celery_dynprio.models import Move, Outcome
 from celery_dynprio.policies import Policy
-
-
-class Placement(Protocol):
-    """What gives tasks their first level in production's producers."""
-
-    def priority(self, task_id: str, name: str, header: Mapping[str, Any]) -> int:
-        """Return the broker's number for the level of a task with this header."""
+from celery_dynprio.producer.placement import Placement
 
 
 class _Backlog(MemoryBacklog):
@@ -37,7 +27,7 @@ class _Backlog(MemoryBacklog):
 class Planned:
     """One policy with the parts of production.
 
-    ``placement`` gives what is published a number of ``scale``. ``window``, ``hysteresis`` and ``budget`` are as the
+    ``placement`` is that of the producers, and tells the levels. ``window``, ``hysteresis`` and ``budget`` are as the
     settings of these names; ``move_seconds`` is the broker's time that a move costs.
     """
 
@@ -47,22 +37,22 @@ class Planned:
         placement: Placement,
         learning: Learning,
         *,
-        scale: Scale,
         window: int = 10_000,
         hysteresis: float = 0.25,
         budget: float = 0.2,
         move_seconds: float = 80e-6,
     ) -> None:
         self.moves, self.broker_seconds = 0, 0.0
-        self._placement, self._learning, self._scale = placement, learning, scale
+        self._placement, self._learning = placement, learning
+        levels = len(placement.scale.levels)
         self._move_seconds = move_seconds
         self._now = 0.0
         leases = MemoryLeases(lambda: self._now)
-        self._backlog = _Backlog(len(scale.levels), leases, move_seconds)
+        self._backlog = _Backlog(levels, leases, move_seconds)
         self._reprioritizer = Reprioritizer(
             self._backlog,
             MemoryLease(leases, "lab"),
-            Planner(len(scale.levels), window, hysteresis),
+            Planner(levels, window, hysteresis),
             policy,
             learning.usage,
             lambda: False,
@@ -107,4 +97,4 @@ class Planned:
     def _level(self, job: Job, now: float) -> int:
         task = job.pending
         header = {"at": now, "w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents}
-        return self._scale.level_of(self._placement.priority("", task.name, header | {"pin": task.pinned}))
+        return self._placement.scale.level_of(self._placement.priority("", task.name, header | {"pin": task.pinned}))

@@ -91,6 +91,11 @@ def test_what_is_played_can_be_saved(trace: Path, tmp_path: Path) -> None:
     assert sum(runs) / len(runs) == pytest.approx(2.0, abs=0.001)
 
 
+def test_a_page_is_written(trace: Path, tmp_path: Path) -> None:
+    found(trace, "--tasks", 50, "--workers", 1, "--html", tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
 def test_options_of_others_traces_and_classes(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"{job} {job} -1 2 1 -1 -1 1 -1 -1 1 {job % 5} 1 -1 -1 -1 -1 -1\n" for job in range(40)))

@@ -49,6 +49,10 @@ tasks = st.builds(
     st.none() | st.integers(0, 9),
     st.lists(st.builds(FailedTry, numbers, numbers), max_size=3).map(tuple),
     st.sampled_from(["success", "failure", "cancelled"]),
+    st.none() | numbers,
+    st.none() | st.text(),
+    st.none() | st.integers(0, 9),
+    st.none() | st.integers(0, 9),
 )
 
 

@@ -24,7 +24,7 @@ from celery_dynprio.lab.comparison import (
     summary,
     wins,
 )
-from celery_dynprio.lab.contenders import FIRST_COME, TEN_LEVELS, Contender, Kind, Production, contenders
+from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind, Production, contenders
 from celery_dynprio.lab.disciplines import FirstCome, ShortestJob
 from celery_dynprio.lab.measures import (
     CURVE,
@@ -44,10 +44,9 @@ from celery_dynprio.lab.study import OTHERS, classes, study
 from celery_dynprio.lab.trace import Entry, Extent, FailedTry, Slots, Task, extent
 from celery_dynprio.lab.workload import Workload, resample
 from celery_dynprio.policies import Age, ShortestFirst, Weight
-from celery_dynprio.producer.router import Placement
 
 values = st.lists(st.floats(0, 1e12), min_size=1, max_size=50)
-PRODUCTION = Production(lambda policy: Placement(policy, TEN_LEVELS))
+PRODUCTION = Production()
 
 
 @given(values)

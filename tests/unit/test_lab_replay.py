@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_dynprio.lab.contenders import TEN_LEVELS, Production, contenders
+from celery_dynprio.lab.contenders import Production, contenders
 from celery_dynprio.lab.disciplines import (
     Discipline,
     EarliestDeadline,
@@ -27,15 +27,15 @@ from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.lab.trace import Entry, FailedTry, Slots, Task
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Age, Deadline, FairShare, Max, Min, Policy, ShortestFirst, Weight, factor
-from celery_dynprio.producer.router import Placement
+from celery_dynprio.producer.placement import Placement
 
 POLICY: Final = 4 * Deadline(horizon=20) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=30) + 1 * ShortestFirst()
 MIXED: Final = 1 * Max(Weight(), Deadline(5)) + 1 * Min(Age(9), FairShare(prior=1))
-PRODUCTION: Final = Production(lambda policy: Placement(policy, TEN_LEVELS))
+PRODUCTION: Final = Production()
 CONTENDERS: Final = {each.name: each.make for each in contenders({"policy": POLICY}, PRODUCTION)}
 
 
-class Middle:
+class Middle(Placement):
     """A producer that knows nothing."""
 
     def priority(self, task_id: str, name: str, header: Mapping[str, Any]) -> int:  # noqa: ARG002 - see the class
@@ -229,7 +229,7 @@ def test_tasks_that_no_worker_is_left_for_are_counted() -> None:
 
 def test_a_deep_front_is_parked_and_brought_back_best_first() -> None:
     trace = [Task(0.0, "a", 1.0, weight=float(number % 10)) for number in range(200)]
-    planned = Planned(1 * Weight(), Middle(), Learning(), scale=PRODUCTION.scale, window=20)
+    planned = Planned(1 * Weight(), Middle(1 * Weight(), PRODUCTION.scale), Learning(), window=20)
     record = replay(trace, planned, Fleet(2))
     assert len(record) == 200
     waits = dict[float, list[float]]()
@@ -244,7 +244,7 @@ def test_a_smaller_budget_moves_less() -> None:
     trace = [Task(0.1 * number, "a", 1.0, weight=float(number % 10)) for number in range(200)]
 
     def moves(budget: float) -> int:
-        planned = Planned(1 * Weight(), Middle(), Learning(), scale=PRODUCTION.scale, budget=budget)
+        planned = Planned(1 * Weight(), Middle(1 * Weight(), PRODUCTION.scale), Learning(), budget=budget)
         return replay(trace, planned, Fleet(2)).moves
 
     assert 0 < moves(80e-6) < moves(0.2)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_dynprio.lab.contenders import TEN_LEVELS, Production
+from celery_dynprio.lab.contenders import Production
 from celery_dynprio.lab.disciplines import Discipline, FirstCome
 from celery_dynprio.lab.formats import swf
 from celery_dynprio.lab.measures import measures
@@ -21,12 +21,11 @@ from celery_dynprio.lab.trace import Entry
 from celery_dynprio.lab.users import Users
 from celery_dynprio.lab.workload import Workload
 from celery_dynprio.policies import Age, Weight
-from celery_dynprio.producer.router import Placement
 
 TRACE = Path(__file__).parents[3] / "shared" / "traces" / "nasa-ipsc-1993-first-half.swf.gz"
 WORKERS = 8
 POLICY = 3 * Weight() + 1 * Age(saturation=60)
-PRODUCTION = Production(lambda policy: Placement(policy, TEN_LEVELS))
+PRODUCTION = Production()
 
 pytestmark = pytest.mark.skipif(
     not TRACE.exists(), reason=f"the workload trace {TRACE.name} is not beside the checkout"
