@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from celery_dynprio.cli.rendering import NOTHING, Column, seconds, table
@@ -12,6 +12,7 @@ from celery_dynprio.lab.measures import KeyFigures, mean
 from celery_dynprio.lab.report import groups_of, mean_distribution, mean_keys, worst_keys
 from celery_dynprio.lab.study import Study
 from celery_dynprio.lab.wording import caveats, heading, shown, shown_interval
+from celery_dynprio.untrusted import clean
 
 _ALL: Final = (
     Column("", least=16),
@@ -79,9 +80,9 @@ def _policy(found: Study, name: str, limit: int | None, width: int | None) -> It
     clear = [each.measure.title for each, is_clear in won if is_clear]
     likely = [each.measure.title for each, is_clear in won if not is_clear]
     if clear:
-        yield f"{name} is best for: {'; '.join(clear[:limit])}."
+        yield f"{name} is best for: {_listed(clear[:limit])}."
     if likely:
-        yield f"Perhaps also for, but the difference may be chance: {'; '.join(likely[:limit])}."
+        yield f"Perhaps also for, but the difference may be chance: {_listed(likely[:limit])}."
     lost = sorted(losses(found, name), key=lambda each: -each.relative)
     yield ""
     if not lost:
@@ -91,6 +92,10 @@ def _policy(found: Study, name: str, limit: int | None, width: int | None) -> It
     yield from table(_DUELS, [_duel_row(each) for each in lost[:limit]], width)
     if limit is not None and len(lost) > limit:
         yield f"and in {len(lost) - limit} more: --limit 0 shows all"
+
+
+def _listed(titles: Sequence[str]) -> str:
+    return "; ".join(clean(title) for title in titles)
 
 
 def _duel_row(found: Duel) -> list[str]:
