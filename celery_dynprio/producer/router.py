@@ -26,7 +26,7 @@ from celery_dynprio.message import HEADER
 from celery_dynprio.producer.canvas import UNLOCK, body_of_chord, dependents
 from celery_dynprio.producer.placement import Routing
 from celery_dynprio.protocol1 import is_protocol_1, of_body
-from celery_dynprio.task import Doubt, call_fields, check_call, options_of, refuse
+from celery_dynprio.task import Doubt, TaskOptions, call_fields, check_call, options_of, refuse
 from celery_dynprio.tracing.context import current_or_deferred
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class DynPrioRouter:
         self._routing = routing
         self._clock = clock
         self._local = threading.local()
+        #: By name: a task that was published, and what it declares. Looked up quicker than by a weak reference.
+        self._declared: dict[str, tuple[Any, TaskOptions]] = {}
         self._complain = Complaints(logger, "published without a hint that is wrong: %s")
 
     def route(  # noqa: PLR0917 - as Celery calls it
@@ -172,7 +174,7 @@ class DynPrioRouter:
         again = parent is not None and "origin" in options
         if old is None and parent is not None and routing.inherit and not again:
             old = parent.get(HEADER)
-        header = {} if task is None else options_of(task).fields(call.name, call.args, call.kwargs, now, call.doubt)
+        header = {} if task is None else self._fields(task, call, now)
         if old is not None:
             inherited = _inherited(old, routing.placement.scale)
             header = inherited if again and isinstance(old, dict) else {**inherited, **header}
@@ -188,6 +190,13 @@ class DynPrioRouter:
         if None in header.values():
             return {field: value for field, value in header.items() if value is not None}
         return header
+
+    def _fields(self, task: Any, call: _Call, now: float) -> dict[str, Any]:
+        """The fields that a task declares."""
+        entry = self._declared.get(call.name)
+        if entry is None or entry[0] is not task:
+            entry = self._declared[call.name] = task, options_of(task)
+        return entry[1].fields(call.name, call.args, call.kwargs, now, call.doubt)
 
     def _pin(self, priority: Any, parent: Any, scale: Scale, *, again: bool) -> int | None:
         """The level that an explicit ``priority=`` pins a task to, None if there is no such thing."""
