@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -180,10 +181,18 @@ def _play(
     if given["save"] is not None:
         save_trace(given["save"], workload.recorded())
     tick = settings.interval if given["tick"] is None else given["tick"]
-    with click.progressbar(length=given["seeds"] * len(players), label="replays", file=sys.stderr) as bar:
-        return study(
-            workload, players, fleet, tick=tick, seeds=given["seeds"], by=given["by"], progress=lambda: bar.update(1)
-        )
+    with _progress(given["seeds"] * len(players)) as progress:
+        return study(workload, players, fleet, tick=tick, seeds=given["seeds"], by=given["by"], progress=progress)
+
+
+@contextmanager
+def _progress(replays: int) -> Iterator[Callable[[], None]]:
+    """Show in a terminal how many replays are done: the function that is yielded counts one."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with click.progressbar(length=replays, label="replays", file=sys.stderr) as bar:
+        yield lambda: bar.update(1)
 
 
 def _workload_of(path: Path, slots: int | None, given: Mapping[str, Any]) -> Workload:

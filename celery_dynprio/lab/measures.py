@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Final, NamedTuple
 
 from celery_dynprio.lab.record import Record
@@ -80,33 +82,48 @@ class Measures:
 
 def measures(record: Record) -> Measures:
     """Work out the figures of a replay."""
-    waits, weights = record.wait, record.weight
-    slowdowns = [bounded_slowdown(wait, run) for wait, run in zip(waits, record.run, strict=True)]
-    groups = _by(record.group, waits, record.groups)
+    waits, offered = record.wait, record.offered
+    slowdowns = array("d", map(bounded_slowdown, waits, record.run))
     keys = _keys(record, slowdowns)
-    late = [(late, weight) for late, weight in zip(record.late, weights, strict=True) if not math.isnan(late)]
-    offered = record.offered
-    ordered = {group: sorted(values) for group, values in groups.items()}
-    everything = sorted(waits)
+    overall, curve = _described(waits)
+    groups = {group: _described(values) for group, values in _by(record.group, waits, record.groups).items()}
+    in_time, tardiness = _punctuality(record)
     return Measures(
-        distribution(everything),
-        weighted_mean(waits, weights),
+        overall,
+        weighted_mean(waits, record.weight),
         mean(slowdowns),
         jain([each.slowdown for each in keys.values()]),
-        mean([seconds <= 0 for seconds, _ in late]) if late else None,
-        weighted_mean([max(seconds, 0.0) for seconds, _ in late], [weight for _, weight in late]) if late else None,
+        in_time,
+        tardiness,
         record.idle / offered if offered else 0.0,
         record.busy / offered if offered else 0.0,
         record.pending,
         record.moves / len(record) if len(record) else 0.0,
         record.broker_seconds / record.seconds if record.seconds else 0.0,
         record.unfinished,
-        {group: distribution(values) for group, values in ordered.items()},
+        {group: described for group, (described, _) in groups.items()},
         _in_time(record),
         keys,
-        {"": _curve(everything), **{group: _curve(values) for group, values in ordered.items()}},
+        {"": curve, **{group: drawn for group, (_, drawn) in groups.items()}},
         _timeline(record),
     )
+
+
+def _described(values: Sequence[float]) -> tuple[Distribution, Sequence[float]]:
+    ordered = array("d", sorted(values))
+    return distribution(ordered), [quantile(ordered, share) for share in CURVE] if ordered else []
+
+
+def _punctuality(record: Record) -> tuple[float | None, float | None]:
+    """The share of tasks that started in time, and the weighted tardiness; None and None without deadlines."""
+    late, weights = array("d"), array("d")
+    for seconds, weight in zip(record.late, record.weight, strict=True):
+        if not math.isnan(seconds):
+            late.append(seconds)
+            weights.append(weight)
+    if not late:
+        return None, None
+    return sum(seconds <= 0 for seconds in late) / len(late), weighted_mean([max(each, 0.0) for each in late], weights)
 
 
 def distribution(ordered: Sequence[float]) -> Distribution:
@@ -127,12 +144,12 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if len(values) else 0.0
 
 
-def weighted_mean(values: Iterable[float], weights: Sequence[float]) -> float:
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
     """The mean, where each value counts by its weight; the plain one if no weight is above 0."""
-    values, total = list(values), math.fsum(weights)
+    total = math.fsum(weights)
     if total <= 0:
         return mean(values)
-    return math.fsum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+    return math.fsum(map(mul, values, weights)) / total
 
 
 def bounded_slowdown(wait: float, run: float, tau: float = TAU) -> float:
@@ -149,8 +166,8 @@ def jain(values: Sequence[float]) -> float:
     return math.fsum(scaled) ** 2 / (len(scaled) * math.fsum(value * value for value in scaled))
 
 
-def _by(which: Sequence[int], values: Sequence[float], names: dict[str, int]) -> dict[str, list[float]]:
-    parted: list[list[float]] = [[] for _ in names]
+def _by(which: Sequence[int], values: Sequence[float], names: dict[str, int]) -> dict[str, array[float]]:
+    parted = [array("d") for _ in names]
     for index, value in zip(which, values, strict=True):
         parted[index].append(value)
     return {name: parted[index] for name, index in names.items()}
@@ -166,12 +183,8 @@ def _keys(record: Record, slowdowns: Sequence[float]) -> dict[str, KeyFigures]:
 
 def _in_time(record: Record) -> dict[str, float]:
     late = _by(record.group, record.late, record.groups)
-    known = {group: [each <= 0 for each in values if not math.isnan(each)] for group, values in late.items()}
-    return {group: mean(values) for group, values in known.items() if values}
-
-
-def _curve(ordered: Sequence[float]) -> Sequence[float]:
-    return [quantile(ordered, share) for share in CURVE] if ordered else []
+    with_deadline = {group: sum(not math.isnan(each) for each in values) for group, values in late.items()}
+    return {group: sum(each <= 0 for each in late[group]) / tasks for group, tasks in with_deadline.items() if tasks}
 
 
 def _timeline(record: Record) -> Sequence[float | None]:
