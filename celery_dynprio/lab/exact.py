@@ -5,8 +5,8 @@ What was learned counts as of the last tick, as for the planner; time goes on wi
 Scoring all that waits at each start would take minutes for a long trace. Two facts about the factors of this package
 spare most of it. Of tasks that differ in nothing but their age, the oldest has the highest score: so one of each such
 group is looked at. And between two ticks a score grows by no more than a known rate: so a score of a moment ago bounds
-the one of now, and only tasks whose bound reaches the best score are scored again. With a factor of the user's own,
-neither is known, and every task is scored at each start.
+the one of now, and only tasks whose bound reaches the best score are scored again. With a gauge, or a factor of the
+user's own, neither is known, and every task is scored at each start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from celery_dynprio.policies import (
     Dependents,
     Factor,
     FairShare,
-    Gauge,
     Max,
     Min,
     Policy,
@@ -40,7 +39,7 @@ from celery_dynprio.policies import (
 #: More than what rounding may add to a score.
 _ROUNDING: Final = 1e-9
 
-_TIMELESS: Final = (Weight, FairShare, ShortestFirst, Dependents, Gauge)
+_TIMELESS: Final = (Weight, FairShare, ShortestFirst, Dependents)
 
 
 class _Bound(Factor):
@@ -143,7 +142,7 @@ class ExactOrder:
         """The policy, with what time does not change bound once."""
         return Policy(
             tuple(
-                (weight, _Bound(factor.bind(context)) if isinstance(factor, _TIMELESS) else factor)
+                (weight, _Bound(factor.bind(context)) if type(factor) in _TIMELESS else factor)
                 for weight, factor in self._policy.terms
             )
         )
@@ -174,7 +173,7 @@ class ExactOrder:
 
 
 def growth(policy: Policy) -> float | None:
-    """By how much a score may grow in a second, if nothing is learned; None if a factor is not one of this package."""
+    """By how much a score may grow in a second, if nothing is learned; None if a factor tells nothing of that."""
     rates = [(weight, _growth(factor)) for weight, factor in policy.terms]
     known = [weight * rate for weight, rate in rates if rate is not None]
     return sum(known) / sum(weight for weight, _ in rates) if len(known) == len(rates) else None

@@ -26,7 +26,7 @@ from celery_dynprio.lab.record import Record
 from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.lab.trace import Entry, FailedTry, Slots, Task
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies import Age, Deadline, FairShare, Max, Min, Policy, ShortestFirst, Weight, factor
+from celery_dynprio.policies import Age, Deadline, FairShare, Gauge, Max, Min, Policy, ShortestFirst, Weight, factor
 from celery_dynprio.producer.placement import Placement
 
 POLICY: Final = 4 * Deadline(horizon=20) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=30) + 1 * ShortestFirst()
@@ -255,9 +255,13 @@ def test_a_policy_that_fails_stops_nothing() -> None:
     def broken(task: PendingTask, context: Context) -> float:
         raise ZeroDivisionError
 
+    def no_number() -> float:
+        raise OSError
+
     trace = [Task(0.1 * number, "a", 1.0) for number in range(20)]
     for make in (PRODUCTION.planned, PRODUCTION.exact):
-        assert len(replay(trace, make(1 * broken), Fleet(1))) == 20
+        for policy in (1 * broken, 1 * Gauge(no_number)):
+            assert len(replay(trace, make(policy), Fleet(1))) == 20
 
 
 def test_what_ran_is_learned() -> None:
