@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -39,6 +39,7 @@ def node(app: Celery, name: str, **commands: Callable[[], object]) -> Iterator[A
     with app.connection() as connection:
         made = app.control.mailbox(connection).Node(name, state=None, handlers=handlers, channel=connection.channel())
         with made.listen(callback=made.handle_message):
+            _drain(connection)  # it subscribes: what is asked before that, nobody hears
             thread = threading.Thread(target=_answer, args=(connection, stop))
             thread.start()
             try:
@@ -50,10 +51,12 @@ def node(app: Celery, name: str, **commands: Callable[[], object]) -> Iterator[A
 
 def _answer(connection: Any, stop: threading.Event) -> None:
     while not stop.is_set():
-        try:
-            connection.drain_events(timeout=0.1)
-        except TimeoutError:
-            continue
+        _drain(connection)
+
+
+def _drain(connection: Any) -> None:
+    with suppress(TimeoutError):
+        connection.drain_events(timeout=0.1)
 
 
 @pytest.fixture
