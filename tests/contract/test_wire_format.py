@@ -136,7 +136,7 @@ def dump(client: redis.Redis) -> dict[str, Any]:
     """All keys but kombu's own bindings, with type, time to live (to ten seconds) and value."""
     raw: Any = client
     found = {}
-    for key in sorted(key for key in raw.keys() if not key.startswith(b"_kombu.")):
+    for key in sorted(raw.keys("[^_]*")):
         kind = raw.type(key).decode()
         values: dict[str, Any] = {
             "string": lambda key=key: raw.get(key).decode(),
