@@ -39,7 +39,7 @@ test-wheel: wheel ## unit, contract and integration tests on the built wheel
 		tests/unit tests/contract tests/integration $(ARGS)
 
 coverage: $(VENV)/.test ## what test-quick covers of the package; fails below the floor in pyproject.toml
-	$(BIN)/$(PYTEST) -m "not slow" --cov tests/unit tests/contract $(ARGS)
+	$(BIN)/$(PYTEST) -m "not slow" --cov=celery_dynprio tests/unit tests/contract $(ARGS)
 
 lint: $(VENV)/.dev ## linters of Python, its types and layers, of JavaScript, Lua and workflows
 	$(BIN)/ruff check .
