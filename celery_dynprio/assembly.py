@@ -1,4 +1,4 @@
-"""Puts together a broker and what works with it: the only file that names an adapter.
+"""Puts together a broker and what works with it: the only file that names an adapter that needs a server.
 
 Adapters are imported when they are first needed: the command line loads this package for each of Celery's commands, and
 redis is slow to import.
@@ -16,6 +16,7 @@ from celery_dynprio.ports.installation import installation_of
 from celery_dynprio.ports.lease import Kind
 from celery_dynprio.ports.stores import Usage
 from celery_dynprio.settings import MAX_EVENTS, Settings
+from celery_dynprio.tracing.runs import span_of_headers
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -147,6 +148,4 @@ def _guards(broker: Broker, settings: Settings, slots: Callable[[str], int]) -> 
 
 
 def _trace_of(headers: Mapping[str, Any]) -> str:
-    from celery_dynprio.tracing.runs import span_of_headers  # noqa: PLC0415 - see the module
-
     return span_of_headers(headers).trace_id

@@ -33,13 +33,18 @@ class Traces:
         """Store the last record of each run."""
         records = list(coalesced(map(record_of, reports)))
         self.not_sent += len(records)  # until there is an answer
+        spans = self.spans()
+        before = spans.taken
+        try:
+            spans.add(records)
+        finally:
+            self.not_sent -= spans.taken - before
+
+    def spans(self) -> Spans:
+        """Return the store, which is opened when it is first needed."""
         if self._spans is None:
             self._spans = self._open()
-        before = self._spans.taken
-        try:
-            self._spans.add(records)
-        finally:
-            self.not_sent -= self._spans.taken - before
+        return self._spans
 
     def close(self) -> None:
         """Close the store, if it was opened."""
@@ -129,5 +134,5 @@ def open_outlets(settings: Settings, connect: Callable[[], Broker], sender: Send
                 return {"no_room": traces.no_room, "not_sent": traces.not_sent + sender.dropped}
 
             dropped = "counts of dropped spans"
-            outlets.append(Outlet(dropped, lambda: DroppedSpans(broker().stores.spans(), totals)))
+            outlets.append(Outlet(dropped, lambda: DroppedSpans(traces.spans(), totals)))
     return Outlets(outlets, broker.try_again)
