@@ -119,6 +119,16 @@ def test_a_task_without_options_is_managed_with_defaults(app: Celery, name: str)
     assert options["priority"] == 6
 
 
+def test_a_task_that_takes_another_s_name_is_read_anew(app: Celery) -> None:
+    assert header(publish(app))["w"] == 5
+    app.tasks.unregister("work")
+
+    @dynprio_task(app=app, shared=False, name="work", weight=7)
+    def other() -> None: ...
+
+    assert header(publish(app)) == {"at": NOW, "w": 7}
+
+
 def test_options_of_the_call_win(app: Celery) -> None:
     options = publish(app, "work", "acme", dynprio={"weight": 9, "deadline": None, "key": 7})
     assert header(options) == {"at": NOW, "w": 9, "key": "7"}
