@@ -19,6 +19,7 @@ from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.models import Context, Outcome, Run
 from celery_dynprio.policies import default_policy
 from celery_dynprio.ports.stores import Usage, UsageFigures
+from celery_dynprio.runtimes import Runtimes
 from celery_dynprio.settings import Settings
 
 #: Share of the pending tasks that change their level in each steady tick.
@@ -119,8 +120,8 @@ class _Learned(Usage):
     def close(self) -> None: ...
 
     def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
-        return UsageFigures(self.runtimes, self.use)
+        return UsageFigures(Runtimes(self.runtimes), self.use)
 
     @classmethod
     def context(cls) -> Context:
-        return Context(time.time(), cls.runtimes, cls.use)
+        return Context(time.time(), Runtimes(cls.runtimes), cls.use)

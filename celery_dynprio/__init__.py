@@ -29,6 +29,7 @@ from celery_dynprio.policies import (
     default_policy,
     factor,
 )
+from celery_dynprio.runtimes import Estimate, Runtimes
 from celery_dynprio.task import DynPrioTask, dynprio_task
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "DynPrio",
     "DynPrioError",
     "DynPrioTask",
+    "Estimate",
     "Factor",
     "FairShare",
     "Filter",
@@ -50,6 +52,7 @@ __all__ = [
     "Objective",
     "PendingTask",
     "Policy",
+    "Runtimes",
     "ShortestFirst",
     "Weight",
     "default_policy",

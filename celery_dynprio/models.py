@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from celery_dynprio.objectives import Standing
+from celery_dynprio.runtimes import Runtimes
 
 #: Where a pending task is: a level from 0 (first) upward, or one of the two parked places below.
 Place: TypeAlias = int
@@ -83,8 +84,8 @@ class Context:
 
     #: Unix time in seconds.
     now: float
-    #: Learned mean runtime in seconds by task name.
-    runtimes: Mapping[str, float] = field(default_factory=dict)
+    #: Learned runtimes: the mean in seconds by task name, and ``runtimes.expected(task)``.
+    runtimes: Runtimes = field(default_factory=Runtimes)
     #: Decayed use in seconds of worker time by fairness key (tasks without a key count under "").
     use: Mapping[str, float] = field(default_factory=dict)
 

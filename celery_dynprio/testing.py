@@ -17,6 +17,7 @@ from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy
 from celery_dynprio.ports.lease import Holder
+from celery_dynprio.runtimes import Runtimes
 from celery_dynprio.stores.memory import MemoryUsage
 
 __all__ = ["NOW", "MemoryBacklog", "MemoryLease", "MemoryUsage", "pending_task", "ranked"]
@@ -52,7 +53,8 @@ def ranked(
 
     ``runtimes`` are learned seconds by task name, ``use`` is decayed use in seconds by fairness key.
     """
-    score = policy.bind(Context(now, runtimes or {}, use or {}))
+    learned = runtimes if isinstance(runtimes, Runtimes) else Runtimes(runtimes or {})
+    score = policy.bind(Context(now, learned, use or {}))
     return sorted(tasks, key=lambda task: (-score(task), task.published))
 
 

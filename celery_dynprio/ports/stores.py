@@ -15,6 +15,7 @@ from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.policies.decay import DecayedMean
 from celery_dynprio.ports.histograms import Histograms
 from celery_dynprio.ports.spans import Spans
+from celery_dynprio.runtimes import Runtimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,7 @@ class Entry:
 class UsageFigures(NamedTuple):
     """What was learned from runs."""
 
-    #: Mean runtime in seconds by task name.
-    runtimes: Mapping[str, float]
+    runtimes: Runtimes
     #: Decayed use of worker time in seconds by fairness key.
     use: Mapping[str, float]
 
@@ -50,7 +50,7 @@ class UsageFigures(NamedTuple):
     ) -> UsageFigures:
         """Return the figures ``now`` (Unix seconds); ``half_life`` is in seconds."""
         return cls(
-            {name: learned.mean for name, learned in runtimes.items()},
+            Runtimes({name: learned.mean for name, learned in runtimes.items()}),
             {key: used.seconds_at(now, half_life) for key, used in use.items()},
         )
 

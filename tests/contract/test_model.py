@@ -34,6 +34,7 @@ from celery_dynprio.models import (
 from celery_dynprio.policies import Age, Deadline, FairShare, Weight
 from celery_dynprio.ports.broker import Backlog
 from celery_dynprio.ports.stores import UsageFigures
+from celery_dynprio.runtimes import Runtimes
 from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
 from tests.apps import make_app
@@ -65,7 +66,7 @@ class Dying:
 
 class Learned(MemoryUsage):
     def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
-        return UsageFigures({"a": 1.0, "b": 20.0}, {"ada": 30.0, "bob": 1.0})
+        return UsageFigures(Runtimes({"a": 1.0, "b": 20.0}), {"ada": 30.0, "bob": 1.0})
 
 
 class Agreement(RuleBasedStateMachine):

@@ -11,7 +11,8 @@ from tests.contract.conftest import Connect
 
 
 def test_nothing_is_known_at_first(connect: Connect) -> None:
-    assert connect().stores.usage(600).read(time.time()) == ({}, {})
+    runtimes, use = connect().stores.usage(600).read(time.time())
+    assert (dict(runtimes), dict(use)) == ({}, {})
 
 
 def test_means_by_name_and_sums_by_key(connect: Connect) -> None:

@@ -122,6 +122,7 @@ def test_no_connection_outlives_a_round_of_ticks_or_a_hook(project: Project) -> 
         from celery_dynprio.engine.tick import Reprioritizer
         from celery_dynprio.hosting.orm import close_connections
         from celery_dynprio.ports.stores import UsageFigures
+        from celery_dynprio.runtimes import Runtimes
         from celery_dynprio.testing import MemoryLease
         from django.db import connection
         from policies import rows
@@ -140,7 +141,7 @@ def test_no_connection_outlives_a_round_of_ticks_or_a_hook(project: Project) -> 
             lease=MemoryLease(),
             planner=Planner(10, 100, 0.25),
             policy=1 * Gauge(look, every="1ms"),
-            usage=SimpleNamespace(read=lambda now: UsageFigures({}, {})),
+            usage=SimpleNamespace(read=lambda now: UsageFigures(Runtimes(), {})),
             paused=lambda: False,
         )
         serve(

@@ -84,7 +84,8 @@ def test_hostile_values_are_passed_over_and_mended(server: Database, value: byte
         server.client.hset(key, "bad", value)
         server.client.hset(key, b"\xff", b"1 1 1")
     kept = redis_usage(server.url)
-    assert kept.read(time.time()) == ({}, {})
+    runtimes, use = kept.read(time.time())
+    assert (dict(runtimes), dict(use)) == ({}, {})
     kept.add([Run("bad", "bad", 2.0)])
     runtimes, use = redis_usage(server.url).read(time.time())
     assert runtimes == {"bad": 2.0}

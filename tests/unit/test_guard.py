@@ -20,6 +20,7 @@ from celery_dynprio.errors import BrokerUnavailableError
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Role, Start, is_level
 from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.ports.stores import Attainment, UsageFigures
+from celery_dynprio.runtimes import Runtimes
 from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
 from tests.unit.test_reprioritizer import NOW, reprioritizer
@@ -294,7 +295,7 @@ class Learned(MemoryUsage):
         self.runtimes = runtimes
 
     def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
-        return UsageFigures(self.runtimes, {})
+        return UsageFigures(Runtimes(self.runtimes), {})
 
 
 def simulated(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
@@ -27,6 +28,7 @@ from celery_dynprio.policies import (
     default_policy,
     factor,
 )
+from celery_dynprio.runtimes import Runtimes
 
 NOW = 1_000_000.0
 TASK = PendingTask("1", "shop.checkout", published=NOW - 60)
@@ -43,7 +45,8 @@ tasks = st.builds(
     st.integers(0, 30),
 )
 positive = st.floats(0, 1e6)
-contexts = st.builds(Context, st.just(NOW), st.dictionaries(names, positive), st.dictionaries(names, positive))
+learned = st.builds(Runtimes, st.dictionaries(names, positive))
+contexts = st.builds(Context, st.just(NOW), learned, st.dictionaries(names, positive))
 factors: list[Factor] = [
     Weight(),
     Age(saturation=300),
@@ -60,8 +63,8 @@ policies = st.lists(st.tuples(st.floats(0.01, 100), st.sampled_from(factors)), m
 )
 
 
-def context(**known: dict[str, float]) -> Context:
-    return Context(NOW, **known)
+def context(*, runtimes: Mapping[str, float] | None = None, use: Mapping[str, float] | None = None) -> Context:
+    return Context(NOW, Runtimes(runtimes or {}), use or {})
 
 
 class TestFactors:

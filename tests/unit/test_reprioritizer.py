@@ -21,6 +21,7 @@ from celery_dynprio.models import OVERFLOW, Context, Outcome, PendingTask, Repor
 from celery_dynprio.policies import Age, Policy, Weight, default_policy, factor
 from celery_dynprio.ports.stores import UsageFigures
 from celery_dynprio.protocol1 import NOT_JSON
+from celery_dynprio.runtimes import Runtimes
 from celery_dynprio.stores.memory import MemoryUsage
 from celery_dynprio.testing import MemoryLease
 
@@ -111,7 +112,7 @@ def test_a_deep_front_is_parked_in_bulk_and_comes_back_best_first() -> None:
 def test_a_flood_of_an_unknown_tenant_does_not_overtake_one_that_used_a_second() -> None:
     class Used(MemoryUsage):
         def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
-            return UsageFigures({}, {"acme": 1.2, "bolt": 1.2})
+            return UsageFigures(Runtimes(), {"acme": 1.2, "bolt": 1.2})
 
     queue = MemoryBacklog("celery")
     queue.fence = "1"

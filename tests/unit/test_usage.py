@@ -36,7 +36,8 @@ def test_runtimes_are_means_by_name_and_use_is_a_sum_by_key() -> None:
 def test_use_halves_with_each_half_life_and_runtimes_stay() -> None:
     memory = MemoryUsage(half_life=60.0, clock=lambda: 1000.0)
     memory.add([Run("a", "x", 8.0)])
-    assert memory.read(1120.0) == ({"a": 8.0}, {"x": 2.0})
+    runtimes, use = memory.read(1120.0)
+    assert (dict(runtimes), dict(use)) == ({"a": 8.0}, {"x": 2.0})
 
 
 def test_old_runs_count_less_in_the_mean() -> None:

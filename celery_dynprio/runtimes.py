@@ -1,0 +1,147 @@
+"""How long tasks are expected to run, as learned from earlier runs. Pure.
+
+What is known of a task grows with each run: at first nothing, then how long its name takes, then how long it takes for
+its own fairness key. So an estimate is asked for by task, and answered by the best that is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from statistics import NormalDist, fmean
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
+
+#: As many runs as this count for what was assumed before the first one.
+PRIOR_RUNS: Final = 2.0
+
+#: The assumed standard deviation, in means: that of an exponential distribution, as long as nothing tells better.
+PRIOR_VARIATION: Final = 1.0
+
+_NORMAL: Final = NormalDist()
+
+
+class Estimate(NamedTuple):
+    """What the runtime of a task is expected to be: a mean and a standard deviation, both in seconds."""
+
+    mean: float
+    deviation: float
+
+    def quantile(self, q: float) -> float:
+        """Return the seconds within which such a task ends with probability ``q`` (above 0 and below 1).
+
+        That of the log-normal distribution with this mean and deviation (Aitchison and Brown, The Lognormal
+        Distribution, 1957): ``exp(mu + s * z)``, where ``s ** 2 = log(1 + (deviation / mean) ** 2)``,
+        ``mu = log(mean) - s ** 2 / 2``, and z is the quantile of the standard normal distribution. Runtimes are
+        never negative and their tail is long, and so is it. Raises :class:`ValueError` for any other ``q``.
+        """
+        if not 0 < q < 1:
+            raise ValueError(f"quantile({q!r}): use a number above 0 and below 1")
+        return self.mean * self.stretch(_NORMAL.inv_cdf(q))
+
+    def stretch(self, z: float) -> float:
+        """Return the quantile in means, for ``z``, that of the standard normal distribution."""
+        if self.mean <= 0 or self.deviation <= 0:
+            return 1.0
+        spread = math.log1p((self.deviation / self.mean) ** 2)
+        return math.exp(math.sqrt(spread) * z - spread / 2)
+
+
+class Sums(NamedTuple):
+    """Runs of one kind, each with a weight: the sum of the weights, of the seconds, and of their squares."""
+
+    runs: float
+    seconds: float
+    squares: float
+
+
+class Named(Protocol):
+    """What a runtime is asked for: a :class:`~celery_dynprio.PendingTask` is one."""
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+
+    @property
+    def key(self) -> str | None:
+        """The fairness key; None or "" if it has none."""
+
+
+class Runtimes(Mapping[str, float]):
+    """Learned runtimes: as a mapping the mean in seconds by task name, and by :meth:`expected` the best that is known.
+
+    ``means`` are mean seconds by name. ``names`` tells the spread of a name, ``pairs`` the runs of a name for one key,
+    by name and key; either may lack any of them.
+    """
+
+    def __init__(
+        self,
+        means: Mapping[str, float] = MappingProxyType({}),
+        names: Mapping[str, Sums] = MappingProxyType({}),
+        pairs: Mapping[tuple[str, str], Sums] = MappingProxyType({}),
+    ) -> None:
+        self._means = means
+        self._names = names
+        self._pairs = pairs
+        self._known: dict[tuple[str, str], Estimate] = {}
+        self._usual: Estimate | None = None
+
+    def __getitem__(self, name: str) -> float:
+        return self._means[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._means)
+
+    def __len__(self) -> int:
+        return len(self._means)
+
+    def __repr__(self) -> str:
+        return f"Runtimes({dict(self._means)!r})"
+
+    def expected(self, task: Named) -> Estimate | None:
+        """Return the estimate for a task, None while nothing was learned at all.
+
+        That of its name and key, drawn towards that of its name while it has few runs (the credibility of actuaries:
+        Buehlmann 1967); that of its name if it has no key, or none that is known; and the mean of all names for a name
+        that never ran.
+        """
+        if not self._means:
+            return None
+        kind = task.name, task.key or ""
+        known = self._known.get(kind)
+        if known is None:
+            known = self._known[kind] = self._estimate(*kind)
+        return known
+
+    def _estimate(self, name: str, key: str) -> Estimate:
+        by_name = self._of_name(name) if name in self._means else self._of_all()
+        runs = self._pairs.get((name, key)) if key else None
+        return by_name if runs is None else _drawn(runs, by_name)
+
+    def _of_name(self, name: str) -> Estimate:
+        mean = self._means[name]
+        return Estimate(mean, mean * math.sqrt(_variation(self._names.get(name))))
+
+    def _of_all(self) -> Estimate:
+        if self._usual is None:
+            each = [self._of_name(name) for name in self._means]
+            mean = fmean(known.mean for known in each)
+            squares = fmean(known.mean**2 + known.deviation**2 for known in each)
+            self._usual = Estimate(mean, math.sqrt(max(squares - mean**2, 0.0)))
+        return self._usual
+
+
+def _variation(runs: Sums | None) -> float:
+    """The squared deviation of a name's runs, in squared means, drawn towards the assumed one while they are few."""
+    if runs is None or runs.runs <= 0 or runs.seconds <= 0:
+        return PRIOR_VARIATION**2
+    seen = max(runs.runs * runs.squares / runs.seconds**2 - 1.0, 0.0)
+    return (runs.runs * seen + PRIOR_RUNS * PRIOR_VARIATION**2) / (runs.runs + PRIOR_RUNS)
+
+
+def _drawn(runs: Sums, usual: Estimate) -> Estimate:
+    """These runs, and so many assumed ones of which each takes as long as is usual."""
+    count = runs.runs + PRIOR_RUNS
+    mean = (runs.seconds + PRIOR_RUNS * usual.mean) / count
+    squares = (runs.squares + PRIOR_RUNS * (usual.mean**2 + usual.deviation**2)) / count
+    return Estimate(mean, math.sqrt(max(squares - mean**2, 0.0)))
