@@ -17,8 +17,8 @@ from typing import Any
 
 from celery_dynprio.lab.contenders import Production, contenders
 from celery_dynprio.lab.measures import measures
+from celery_dynprio.lab.recording import Task
 from celery_dynprio.lab.replay import Fleet, replay
-from celery_dynprio.lab.trace import Task
 from celery_dynprio.policies import default_policy
 
 WORKERS = 16

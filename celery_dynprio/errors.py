@@ -63,8 +63,8 @@ class ArgumentError(DynPrioError):
         self.allowed = allowed
 
 
-class TraceError(DynPrioError):
-    """A trace cannot be read or written."""
+class RecordingError(DynPrioError):
+    """A recording cannot be read or written."""
 
     def __init__(self, path: object, problem: str, line: int | None = None) -> None:
         super().__init__(f"{path}{'' if line is None else f', line {line}'}: {problem}")

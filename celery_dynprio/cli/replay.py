@@ -38,7 +38,7 @@ _output = partial(option, "Output")
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Play the blocks of the trace in this many random orders, for confidence intervals; 1 plays it as it is.",
+    help="Play the blocks of the recording in this many random orders, for confidence intervals; 1 plays it as it is.",
 )
 @_output(
     "--limit",
@@ -66,14 +66,14 @@ def replay(
     """Replay a recorded workload under policies, and compare them.
 
     Simulates the queue and its workers. Nothing is published and no broker is asked. Plain queues, static priorities
-    and bounds that nobody can beat are always played too. TRACE is a file in the lab's own format, in Standard
-    Workload Format, or of the public traces of Azure Functions or Google Borg.
+    and bounds that nobody can beat are always played too. RECORDING is a file in the lab's own format, in Standard
+    Workload Format, or of the public workloads of Azure Functions or Google Borg.
 
     For example:
 
     \b
-    $ celery -A proj dynprio replay trace.jsonl.gz --workers 8
-    $ celery -A proj dynprio replay trace.jsonl.gz --workers 8 --seeds 20 --policy app --policy proj:other
+    $ celery -A proj dynprio replay recording.jsonl.gz --workers 8
+    $ celery -A proj dynprio replay recording.jsonl.gz --workers 8 --seeds 20 --policy app --policy proj:other
     """  # noqa: D301 - Click looks for the character, not for what a raw string has
     from celery_dynprio.cli.replay_report import draw  # noqa: PLC0415 - see the package
     from celery_dynprio.lab.formats.files import writing  # noqa: PLC0415
@@ -103,11 +103,11 @@ def _policies(settings: Settings, places: Sequence[str]) -> Mapping[str, Policy]
 
 def _play(what: Played, policies: Mapping[str, Policy], given: Mapping[str, Any]) -> Study:
     from celery_dynprio.lab.contenders import contenders  # noqa: PLC0415
-    from celery_dynprio.lab.formats.opening import save_trace  # noqa: PLC0415
+    from celery_dynprio.lab.formats.opening import save_recording  # noqa: PLC0415
     from celery_dynprio.lab.study import study  # noqa: PLC0415
 
     players, seeds = contenders(policies, what.production), given["seeds"]
     if given["save"] is not None:
-        save_trace(given["save"], what.workload.recorded())
+        save_recording(given["save"], what.workload.recorded())
     with progress(seeds * len(players), "replays") as count:
         return study(what.workload, players, what.fleet, tick=what.tick, seeds=seeds, by=what.by, progress=count)

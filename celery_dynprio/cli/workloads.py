@@ -32,11 +32,11 @@ def option(group: str, *names: str, **rest: Any) -> Any:
     return click.option(*names, cls=CeleryOption, help_group=f"{group} Options", **rest)
 
 
-_workload, _trace = partial(option, "Workload"), partial(option, "Trace")
+_workload, _file = partial(option, "Workload"), partial(option, "Recording")
 
 _OPTIONS: Final = (
-    click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
-    _workload("--workers", type=click.IntRange(min=1), help="How many workers; without it, those of the trace."),
+    click.argument("recording", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
+    _workload("--workers", type=click.IntRange(min=1), help="How many workers; without it, those of the recording."),
     _workload("--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Slots of each worker."),
     _workload(
         "--prefetch",
@@ -51,13 +51,13 @@ _OPTIONS: Final = (
     _workload("--mean-run", type=duration(0.000001), metavar="SECONDS", help="Scale run times to this mean."),
     _workload("--tasks", type=click.IntRange(min=1), help="Play only this many tasks, the first ones."),
     _workload("--tick", type=duration(0.01), metavar="SECONDS", help="Time between two ticks; without it, the app's."),
-    _trace(
+    _file(
         "--format",
         "kind",
         type=click.Choice(["jsonl", "swf", "azure", "borg"]),
         help="What the file's name does not tell.",
     ),
-    _trace(
+    _file(
         "--key",
         "key",
         type=click.Choice(["user", "group"]),
@@ -65,14 +65,14 @@ _OPTIONS: Final = (
         show_default=True,
         help="SWF: what the key is.",
     ),
-    _trace("--keys", type=click.IntRange(min=1), help="Fold users into this many keys."),
-    _trace("--tiers", metavar="LIST", help="Give users weights: weight:share[:deadline],... as in 9:0.1:30s,1:0.9."),
-    _trace(
+    _file("--keys", type=click.IntRange(min=1), help="Fold users into this many keys."),
+    _file("--tiers", metavar="LIST", help="Give users weights: weight:share[:deadline],... as in 9:0.1:30s,1:0.9."),
+    _file(
         "--durations",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Azure: the file with durations.",
     ),
-    _trace(
+    _file(
         "--sample",
         type=click.FloatRange(0, 1, min_open=True),
         default=1.0,
@@ -91,7 +91,7 @@ _OPTIONS: Final = (
 
 
 def played(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument TRACE and all options that say what is played; :meth:`Played.of` reads them."""
+    """Give a command the argument RECORDING and all options that say what is played; :meth:`Played.of` reads them."""
     for each in reversed(_OPTIONS):
         command = each(command)
     return command
@@ -137,14 +137,14 @@ def progress(steps: int, label: str) -> Iterator[Callable[[], None]]:
 
 
 def _workload_of(slots: int | None, given: Mapping[str, Any]) -> Workload:
-    from celery_dynprio.lab.formats.opening import Options, open_trace  # noqa: PLC0415
+    from celery_dynprio.lab.formats.opening import Options, open_recording  # noqa: PLC0415
     from celery_dynprio.lab.users import Users, tiers  # noqa: PLC0415
     from celery_dynprio.lab.workload import Workload  # noqa: PLC0415
 
     users = Users(() if given["tiers"] is None else tiers(given["tiers"]), given["keys"])
     options = Options(users, given["key"], given["durations"], given["sample"])
-    trace = open_trace(given["trace"], given["kind"], options)
-    return Workload(trace, slots, given["load"], given["mean_run"], given["tasks"])
+    recording = open_recording(given["recording"], given["kind"], options)
+    return Workload(recording, slots, given["load"], given["mean_run"], given["tasks"])
 
 
 def _production(app: Any, settings: Settings) -> Production:

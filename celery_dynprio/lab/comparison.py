@@ -111,7 +111,7 @@ def interval(values: Sequence[float]) -> Interval:
     """The mean of a figure over resampled workloads, and where the true one is.
 
     That is the percentile interval of the bootstrap (Efron 1979), or the normal one with Student's t if there are too
-    few seeds for percentiles: as much as the resampled figures differ, the trace leaves open. More seeds make it
+    few seeds for percentiles: as much as the resampled figures differ, the recording leaves open. More seeds make it
     steadier, not narrower.
     """
     middle, count = mean(values), len(values)

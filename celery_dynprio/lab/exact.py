@@ -2,11 +2,11 @@
 
 What was learned counts as of the last tick, as for the planner; time goes on with each start.
 
-Scoring all that waits at each start would take minutes for a long trace. Two facts about the factors of this package
-spare most of it. Of tasks that differ in nothing but their age, the oldest has the highest score: so one of each such
-group is looked at. And between two ticks a score grows by no more than a known rate: so a score of a moment ago bounds
-the one of now, and only tasks whose bound reaches the best score are scored again. With a gauge, or a factor of the
-user's own, neither is known, and every task is scored at each start.
+Scoring all that waits at each start would take minutes for a long recording. Two facts about the factors of this
+package spare most of it. Of tasks that differ in nothing but their age, the oldest has the highest score: so one of
+each such group is looked at. And between two ticks a score grows by no more than a known rate: so a score of a moment
+ago bounds the one of now, and only tasks whose bound reaches the best score are scored again. With a gauge, or a factor
+of the user's own, neither is known, and every task is scored at each start.
 """
 
 from __future__ import annotations

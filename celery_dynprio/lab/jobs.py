@@ -1,10 +1,10 @@
-"""A task of a trace on its way through a replay."""
+"""A task of a recording on its way through a replay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from celery_dynprio.lab.trace import FailedTry, Task
+from celery_dynprio.lab.recording import FailedTry, Task
 from celery_dynprio.models import PendingTask
 
 
@@ -12,7 +12,7 @@ from celery_dynprio.models import PendingTask
 class Job:
     """One task; what changes is which of its tries it is at, and how long it has waited."""
 
-    #: Its place in the trace, which orders what is otherwise equal.
+    #: Its place in the recording, which orders what is otherwise equal.
     index: int
     task: Task
     #: As the policy sees it now: a retry is published anew.

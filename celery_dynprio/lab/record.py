@@ -1,4 +1,4 @@
-"""What became of each task in a replay, in columns: some 50 bytes a task, however long the trace is."""
+"""What became of each task in a replay, in columns: some 50 bytes a task, however long the recording is."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The simulation: tasks arrive as in the trace, slots take them as a discipline says, and each runs as it was recorded.
+"""The simulation: tasks arrive as they were recorded, slots take them as a discipline says, and each runs as it did.
 
 Discrete events, non-preemptive, open loop. What is random in a workload is drawn before; the replay itself draws
 nothing, so that equal arguments give equal results to the last digit. At one moment runs end first, then tasks come
-back from a pause, then tasks and workers of the trace arrive; a tick comes before all of them.
+back from a pause, then tasks and workers of the recording arrive; a tick comes before all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from celery_dynprio.lab.disciplines import Discipline
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.nodes import Node, Nodes
 from celery_dynprio.lab.record import Record
-from celery_dynprio.lab.trace import Entry, Slots, Task
+from celery_dynprio.lab.recording import Entry, Slots, Task
 
 _END: Final = 0
 _BACK: Final = 1
@@ -28,7 +28,7 @@ _BACK: Final = 1
 class Fleet:
     """The workers: so many, each with so many slots, each of which reserves so many tasks beside the one it runs.
 
-    ``workers`` is None for those that the trace tells of, which come and go.
+    ``workers`` is None for those that the recording tells of, which come and go.
     """
 
     workers: int | None = 8
@@ -37,7 +37,7 @@ class Fleet:
 
     @property
     def slots(self) -> int | None:
-        """All slots; None if the trace tells."""
+        """All slots; None if the recording tells."""
         return None if self.workers is None else self.workers * self.concurrency
 
 
@@ -54,7 +54,7 @@ def replay(
     tick: float = 1.0,
     group: Callable[[Task], str] = by_name,
 ) -> Record:
-    """Play a trace, ordered by time, until all its tasks have ended; ``tick`` is seconds between two ticks.
+    """Play a recording, ordered by time, until all its tasks have ended; ``tick`` is seconds between two ticks.
 
     ``group`` tells the class of a task, under which it is recorded.
     """

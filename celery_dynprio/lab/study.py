@@ -11,8 +11,8 @@ from typing import Final
 from celery_dynprio.errors import ArgumentError
 from celery_dynprio.lab.contenders import Contender
 from celery_dynprio.lab.measures import Measures, measures
+from celery_dynprio.lab.recording import Entry, Extent, Recording, Slots, Task
 from celery_dynprio.lab.replay import Fleet, replay
-from celery_dynprio.lab.trace import Entry, Extent, Slots, Task, Trace
 from celery_dynprio.lab.workload import Workload
 
 #: So many classes are told apart; smaller ones are one.
@@ -38,7 +38,7 @@ class Study:
     extent: Extent
     fleet: Fleet
     tick: float
-    #: Whether the blocks of the trace were drawn anew for each seed; False: it was played once, as it is.
+    #: Whether the blocks of the recording were drawn anew for each seed; False: it was played once, as it is.
     resampled: bool
 
     @property
@@ -60,14 +60,14 @@ def study(
     """Play the workload with each contender: once as it is, or with each of ``seeds`` (above 1) resampled.
 
     ``by`` is one of :data:`CLASSES`; ``progress`` is called after each replay. Raises
-    :class:`~celery_dynprio.errors.ArgumentError` and :class:`~celery_dynprio.errors.TraceError`.
+    :class:`~celery_dynprio.errors.ArgumentError` and :class:`~celery_dynprio.errors.RecordingError`.
     """
     found = workload.extent()
     if fleet.workers is None and not found.has_slots:
-        raise ArgumentError("workers", None, "the trace does not say which there were; give their number")
+        raise ArgumentError("workers", None, "the recording does not say which there were; give their number")
     if fleet.workers is None and seeds > 1:
-        raise ArgumentError("seeds", seeds, "a resampled trace has other times than its workers; give their number")
-    group = classes(workload.trace, by)
+        raise ArgumentError("seeds", seeds, "a resampled recording has other times than its workers; give their number")
+    group = classes(workload.recording, by)
     figures: dict[str, list[Measures]] = {contender.name: [] for contender in contenders}
     for entries in _workloads(workload, seeds):
         for contender in contenders:
@@ -77,10 +77,10 @@ def study(
     return Study(contenders, dict(figures), found, fleet, tick, seeds > 1)
 
 
-def classes(trace: Trace, by: str) -> Callable[[Task], str]:
+def classes(recording: Recording, by: str) -> Callable[[Task], str]:
     """The class of each task; only the :data:`MOST_CLASSES` with the most tasks are told apart."""
     of = CLASSES[by]
-    counts = Counter(of(entry) for entry in trace() if not isinstance(entry, Slots))
+    counts = Counter(of(entry) for entry in recording() if not isinstance(entry, Slots))
     if len(counts) <= MOST_CLASSES:
         return of
     known = {name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: MOST_CLASSES - 1]}

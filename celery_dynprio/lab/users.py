@@ -1,7 +1,7 @@
-"""How the users of somebody else's trace become fairness keys, weights and deadlines.
+"""How the users of somebody else's workload become fairness keys, weights and deadlines.
 
-Public traces know users and groups, and mostly no importance. A *tier* makes one up: a share of the users, chosen by a
-hash of their name, gets a weight and perhaps a deadline. The same user is always in the same tier.
+Public workloads know users and groups, and mostly no importance. A *tier* makes one up: a share of the users, chosen by
+a hash of their name, gets a weight and perhaps a deadline. The same user is always in the same tier.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from celery_dynprio.lab.study import Study
 def heading(found: Study) -> str:
     """What was played, in one line."""
     played, fleet = found.extent, found.fleet
-    slots = "the workers of the trace"
+    slots = "the workers of the recording"
     if fleet.slots is not None:
         slots = f"{fleet.slots:,} slot{'' if fleet.slots == 1 else 's'}, offered load {played.load(fleet.slots):.2f}"
     tasks = f"{played.tasks:,} task{'' if played.tasks == 1 else 's'} in {played.seconds:,.0f} s"
@@ -21,7 +21,7 @@ def heading(found: Study) -> str:
 def caveats(found: Study) -> Iterator[str]:
     """What the figures mean, a sentence or two at a time."""
     if found.resampled:
-        yield f"Played {found.seeds} times, with the blocks of the trace in a random order; figures are means."
+        yield f"Played {found.seeds} times, with the blocks of the recording in a random order; figures are means."
     else:
         yield "Played once, as it is: differences may be chance. Use --seeds 20 for confidence intervals."
     yield "Open loop: tasks arrive when they did, however long they wait."

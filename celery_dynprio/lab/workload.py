@@ -1,4 +1,4 @@
-"""What is played of a trace: at which load, with which mean run time, and in which order of its blocks."""
+"""What is played of a recording: at which load, with which mean run time, and in which order of its blocks."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from itertools import pairwise
 from typing import Final
 
 from celery_dynprio.errors import ArgumentError
-from celery_dynprio.lab.trace import Entry, Extent, FailedTry, Slots, Task, Trace, extent
+from celery_dynprio.lab.recording import Entry, Extent, FailedTry, Recording, Slots, Task, extent
 
-#: Into so many blocks a trace is cut to be resampled.
+#: Into so many blocks a recording is cut to be resampled.
 BLOCKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A trace as it is played.
+    """A recording as it is played.
 
     ``slots`` is how many slots ``load`` is about; ``load`` (None: as recorded) stretches the time between arrivals,
     ``mean_run`` (seconds; None: as recorded) the run times, and ``limit`` (None: all) is how many tasks are played.
     """
 
-    trace: Trace
+    recording: Recording
     slots: int | None = None
     load: float | None = None
     mean_run: float | None = None
     limit: int | None = None
 
     def recorded(self) -> Iterator[Entry]:
-        """The trace in its own order, scaled; read from its source and not kept."""
+        """The recording in its own order, scaled; read from its source and not kept."""
         return self._scaled(self._limited(), extent(self._limited()))
 
     def resampled(self, tasks: Sequence[Task], seed: int) -> Iterator[Entry]:
-        """The blocks of a trace in an order drawn at random, scaled; the same for the same seed."""
+        """The blocks of a recording in an order drawn at random, scaled; the same for the same seed."""
         drawn = resample(tasks, seed)
         return self._scaled(drawn, extent(drawn))
 
@@ -48,7 +48,7 @@ class Workload:
 
     def _limited(self) -> Iterator[Entry]:
         left = self.limit
-        for entry in self.trace():
+        for entry in self.recording():
             if isinstance(entry, Task) and left is not None:
                 if not left:
                     return
@@ -57,7 +57,7 @@ class Workload:
 
     def _scaled(self, entries: Iterable[Entry], found: Extent) -> Iterator[Entry]:
         if not found.tasks:
-            raise ArgumentError("trace", "", "there is no task in it")
+            raise ArgumentError("recording", "", "there is no task in it")
         run = 1.0 if self.mean_run is None else self._factor(found.work, self.mean_run * found.tasks)
         stretch = 1.0
         if self.load is not None and self.slots is not None:
@@ -72,7 +72,7 @@ class Workload:
 
     def _factor(self, what: float, wanted: float) -> float:
         if what <= 0:
-            raise ArgumentError("trace", "", "its tasks came all at once or ran for no time: it cannot be scaled")
+            raise ArgumentError("recording", "", "its tasks came all at once or ran for no time: it cannot be scaled")
         return wanted / what
 
 

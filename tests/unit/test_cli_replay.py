@@ -15,15 +15,15 @@ from click.testing import CliRunner, Result
 from celery_dynprio import Age, DynPrio, Weight
 from celery_dynprio.cli import dynprio
 from celery_dynprio.lab.formats import jsonl
-from celery_dynprio.lab.formats.opening import open_trace
-from celery_dynprio.lab.trace import Entry, Slots, Task
+from celery_dynprio.lab.formats.opening import open_recording
+from celery_dynprio.lab.recording import Entry, Slots, Task
 
 #: A policy that a test names by its place.
 other = 3 * Weight() + 1 * Age(saturation=60)
 
 
-@pytest.fixture(name="trace")
-def _trace(tmp_path: Path) -> Path:
+@pytest.fixture(name="recording")
+def _recording(tmp_path: Path) -> Path:
     drawn, at = random.Random(2), 0.0
     entries: list[Entry] = [Slots(0.0, "one", 2)]
     for _ in range(300):
@@ -32,7 +32,7 @@ def _trace(tmp_path: Path) -> Path:
         short = name == "shop.checkout"
         weight, deadline = (9.0, 5.0) if short else (1.0, None)
         entries.append(Task(at, name, drawn.expovariate(1.0 if short else 0.4), key, weight, deadline))
-    path = tmp_path / "trace.jsonl.gz"
+    path = tmp_path / "recording.jsonl.gz"
     jsonl.write(path, entries)
     return path
 
@@ -51,8 +51,8 @@ def found(*args: object) -> dict[str, Any]:
     return shown
 
 
-def test_a_replay_is_shown_in_tables(trace: Path) -> None:
-    result = replay(trace, "--workers", 2, "--load", 0.95, "--policy", "app", "--policy", f"{__name__}:other")
+def test_a_replay_is_shown_in_tables(recording: Path) -> None:
+    result = replay(recording, "--workers", 2, "--load", 0.95, "--policy", "app", "--policy", f"{__name__}:other")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("300 tasks in ")
@@ -68,31 +68,31 @@ def test_a_replay_is_shown_in_tables(trace: Path) -> None:
     assert any(line.startswith("other has ") for line in lines)
 
 
-def test_seeds_give_confidence_intervals(trace: Path) -> None:
-    result = replay(trace, "--workers", 2, "--load", 0.95, "--seeds", 3)
-    assert "Played 3 times, with the blocks of the trace in a random order; figures are means." in result.stdout
-    shown = found(trace, "--workers", 2, "--load", 0.95, "--seeds", 3)
+def test_seeds_give_confidence_intervals(recording: Path) -> None:
+    result = replay(recording, "--workers", 2, "--load", 0.95, "--seeds", 3)
+    assert "Played 3 times, with the blocks of the recording in a random order; figures are means." in result.stdout
+    shown = found(recording, "--workers", 2, "--load", 0.95, "--seeds", 3)
     wait = shown["contenders"][0]["mean_wait"]
     assert wait["low"] < wait["mean"] < wait["high"]
-    assert shown == found(trace, "--workers", 2, "--load", 0.95, "--seeds", 3)
+    assert shown == found(recording, "--workers", 2, "--load", 0.95, "--seeds", 3)
 
 
-def test_without_workers_those_of_the_trace_work(trace: Path) -> None:
-    shown = found(trace)
+def test_without_workers_those_of_the_trace_work(recording: Path) -> None:
+    shown = found(recording)
     assert (shown["workers"], shown["load"], shown["tasks"]) == (None, None, 300)
     assert 0 < shown["contenders"][0]["utilization"] < 1
 
 
-def test_what_is_played_can_be_saved(trace: Path, tmp_path: Path) -> None:
+def test_what_is_played_can_be_saved(recording: Path, tmp_path: Path) -> None:
     saved = tmp_path / "played.swf"
-    shown = found(trace, "--workers", 4, "--load", 0.5, "--mean-run", "2s", "--tasks", 50, "--save", saved)
+    shown = found(recording, "--workers", 4, "--load", 0.5, "--mean-run", "2s", "--tasks", 50, "--save", saved)
     assert (shown["tasks"], round(shown["load"], 6)) == (50, 0.5)
-    runs = [entry.run for entry in open_trace(saved)() if isinstance(entry, Task)]
+    runs = [entry.run for entry in open_recording(saved)() if isinstance(entry, Task)]
     assert sum(runs) / len(runs) == pytest.approx(2.0, abs=0.001)
 
 
-def test_a_page_is_written(trace: Path, tmp_path: Path) -> None:
-    found(trace, "--tasks", 50, "--workers", 1, "--html", tmp_path / "report.html")
+def test_a_page_is_written(recording: Path, tmp_path: Path) -> None:
+    found(recording, "--tasks", 50, "--workers", 1, "--html", tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
@@ -111,15 +111,15 @@ def test_options_of_others_traces_and_classes(tmp_path: Path) -> None:
     ("args", "problem"),
     [
         (("--load", 1), "--load is about slots: give --workers too"),
-        (("--seeds", 2), "seeds = 2: a resampled trace has other times than its workers; give their number"),
+        (("--seeds", 2), "seeds = 2: a resampled recording has other times than its workers; give their number"),
         (("--tiers", "9"), "tiers = '9': '9' is not weight:share[:deadline]"),
         (("--policy", "nowhere:policy"), "--policy 'nowhere:policy': "),
-        (("--save", "trace.csv"), "trace = 'trace.csv': "),
+        (("--save", "recording.csv"), "recording = 'recording.csv': "),
         (("--format", "swf"), "is not a job in Standard Workload Format"),
     ],
 )
-def test_what_cannot_be_meant_is_said_in_one_line(trace: Path, args: tuple[object, ...], problem: str) -> None:
-    result = replay(trace, *args)
+def test_what_cannot_be_meant_is_said_in_one_line(recording: Path, args: tuple[object, ...], problem: str) -> None:
+    result = replay(recording, *args)
     assert result.exit_code in {1, 2}
     assert problem in result.output
     assert "Traceback" not in result.output

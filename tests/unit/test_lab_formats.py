@@ -1,4 +1,4 @@
-"""Traces: our own format, and small made-up files in those of others."""
+"""Recordings in our own format, and small made-up files in those of others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_dynprio.errors import ArgumentError, TraceError
+from celery_dynprio.errors import ArgumentError, RecordingError
 from celery_dynprio.lab.formats import azure, borg, jsonl, swf
-from celery_dynprio.lab.formats.opening import Options, format_of, open_trace, save_trace
-from celery_dynprio.lab.trace import Entry, FailedTry, Slots, Task, extent
+from celery_dynprio.lab.formats.opening import Options, format_of, open_recording, save_recording
+from celery_dynprio.lab.recording import Entry, FailedTry, Slots, Task, extent
 from celery_dynprio.lab.users import Tier, Users, share_of, tiers
 
 FULL = Task(
@@ -20,7 +20,7 @@ FULL = Task(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["trace.jsonl", "trace.jsonl.gz"])
+@pytest.mark.parametrize("name", ["recording.jsonl", "recording.jsonl.gz"])
 def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
     entries: list[Entry] = [Slots(1.0, "one", 8), FULL, Task(2.0, "b", 0.0), Slots(3.0, "one", 0)]
     jsonl.write(tmp_path / name, entries)
@@ -59,13 +59,13 @@ tasks = st.builds(
 @settings(max_examples=30)
 @given(st.lists(tasks, max_size=5))
 def test_any_task_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, found: list[Task]) -> None:
-    path = tmp_path_factory.mktemp("trace") / "trace.jsonl"
+    path = tmp_path_factory.mktemp("recording") / "recording.jsonl"
     jsonl.write(path, found)
     assert list(jsonl.read(path)) == sorted(found, key=lambda task: task.at)
 
 
 def test_lines_are_put_in_order_and_unknown_ones_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "trace.jsonl"
+    path = tmp_path / "recording.jsonl"
     jsonl.write(path, [Task(2.0, "b", 1.0), Task(1.0, "a", 1.0)])
     with path.open("a") as file:
         file.write('{"at": 5, "op": "pause", "by": "me"}\n')
@@ -74,9 +74,9 @@ def test_lines_are_put_in_order_and_unknown_ones_passed_over(tmp_path: Path) -> 
 
 def test_lines_that_are_far_out_of_order_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl, "REORDER", 2)
-    jsonl.write(tmp_path / "trace.jsonl", [Task(float(at), "a", 1.0) for at in (5, 6, 7, 8, 1)])
-    with pytest.raises(TraceError, match=r"trace.jsonl, line 6: is more than 2 lines out of order"):
-        list(jsonl.read(tmp_path / "trace.jsonl"))
+    jsonl.write(tmp_path / "recording.jsonl", [Task(float(at), "a", 1.0) for at in (5, 6, 7, 8, 1)])
+    with pytest.raises(RecordingError, match=r"recording.jsonl, line 6: is more than 2 lines out of order"):
+        list(jsonl.read(tmp_path / "recording.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -93,26 +93,26 @@ def test_lines_that_are_far_out_of_order_are_refused(tmp_path: Path, monkeypatch
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
-    path = tmp_path / "trace.jsonl"
-    path.write_text('{"format": "celery-dynprio-trace", "version": 1}\n' + line + "\n")
-    with pytest.raises(TraceError, match=f"trace.jsonl, line 2: .*({problem})"):
+    path = tmp_path / "recording.jsonl"
+    path.write_text('{"format": "celery-dynprio-recording", "version": 1}\n' + line + "\n")
+    with pytest.raises(RecordingError, match=f"recording.jsonl, line 2: .*({problem})"):
         list(jsonl.read(path))
 
 
-@pytest.mark.parametrize("header", ["{}", '{"format": "celery-dynprio-trace", "version": 2}'])
+@pytest.mark.parametrize("header", ["{}", '{"format": "celery-dynprio-recording", "version": 2}'])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, header: str) -> None:
-    (tmp_path / "trace.jsonl").write_text(header + "\n")
-    with pytest.raises(TraceError, match="line 1"):
-        list(jsonl.read(tmp_path / "trace.jsonl"))
+    (tmp_path / "recording.jsonl").write_text(header + "\n")
+    with pytest.raises(RecordingError, match="line 1"):
+        list(jsonl.read(tmp_path / "recording.jsonl"))
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "trace.jsonl.gz").write_text("not compressed")
-    for path in (tmp_path / "trace.jsonl.gz", tmp_path / "missing.swf"):
-        with pytest.raises(TraceError, match=f"{path.name}: cannot be read"):
-            list(open_trace(path)())
-    with pytest.raises(TraceError, match="cannot be written"):
-        save_trace(tmp_path / "no" / "trace.jsonl", [])
+    (tmp_path / "recording.jsonl.gz").write_text("not compressed")
+    for path in (tmp_path / "recording.jsonl.gz", tmp_path / "missing.swf"):
+        with pytest.raises(RecordingError, match=f"{path.name}: cannot be read"):
+            list(open_recording(path)())
+    with pytest.raises(RecordingError, match="cannot be written"):
+        save_recording(tmp_path / "no" / "recording.jsonl", [])
 
 
 SWF = """; Version: 2.2
@@ -141,12 +141,12 @@ def test_standard_workload_format(tmp_path: Path) -> None:
 )
 def test_a_wrong_job_is_named(tmp_path: Path, line: str, problem: str) -> None:
     (tmp_path / "log.swf").write_text(SWF + line + "\n")
-    with pytest.raises(TraceError, match=f"line 8: .*{problem}"):
+    with pytest.raises(RecordingError, match=f"line 8: .*{problem}"):
         list(swf.read(tmp_path / "log.swf", Users()))
 
 
 def test_a_trace_written_in_standard_workload_format(tmp_path: Path) -> None:
-    save_trace(tmp_path / "log.swf.gz", [Slots(0.0, "one", 1), FULL, Task(3.5, "b", 1.0, "k"), Task(4.5, "a", 1.0)])
+    save_recording(tmp_path / "log.swf.gz", [Slots(0.0, "one", 1), FULL, Task(3.5, "b", 1.0, "k"), Task(4.5, "a", 1.0)])
     with gzip.open(tmp_path / "log.swf.gz", "rt") as file:
         lines = file.read().splitlines()
     assert lines[1] == "; UnixStartTime: 2"
@@ -183,13 +183,13 @@ def test_azure_functions(tmp_path: Path) -> None:
 
 def test_azure_functions_with_wrong_columns(tmp_path: Path) -> None:
     path = azure_files(tmp_path, ["1"], runs="0,10,x,50,75,99,100")
-    with pytest.raises(TraceError, match=r"function_durations_percentiles.*line 2: .*'x'"):
+    with pytest.raises(RecordingError, match=r"function_durations_percentiles.*line 2: .*'x'"):
         list(azure.read(path, Users()))
     path = azure_files(tmp_path, ["many"])
-    with pytest.raises(TraceError, match=r"invocations_per_function.*line 2: .*'many'"):
+    with pytest.raises(RecordingError, match=r"invocations_per_function.*line 2: .*'many'"):
         list(azure.read(path, Users()))
     path.write_text("HashOwner\n")
-    with pytest.raises(TraceError, match="has no column 'HashFunction'"):
+    with pytest.raises(RecordingError, match="has no column 'HashFunction'"):
         list(azure.read(path, Users()))
 
 
@@ -219,7 +219,7 @@ def test_google_borg(tmp_path: Path) -> None:
     ]
     assert {task.weight for task in borg.read(path, Users(tiers("3:1")))} == {3.0}
     path.write_text(BORG + "x,SUBMIT,1,0,25,ann\n")
-    with pytest.raises(TraceError, match="line 15"):
+    with pytest.raises(RecordingError, match="line 15"):
         list(borg.read(path, Users()))
 
 
@@ -228,15 +228,15 @@ def test_the_name_of_a_file_tells_its_format() -> None:
     names.append("instance_events-1.csv")
     assert [format_of(Path(name)) for name in names] == ["swf", "swf", "jsonl", "jsonl", "azure", "borg"]
     with pytest.raises(ArgumentError, match="say which of jsonl, swf, azure, borg it is"):
-        open_trace(Path("trace.csv"))
+        open_recording(Path("recording.csv"))
     with pytest.raises(ArgumentError, match="can be written"):
-        save_trace(Path("instance_events.csv"), [])
+        save_recording(Path("instance_events.csv"), [])
 
 
 def test_options_reach_their_reader(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(SWF)
     options = Options(Users(tiers("9:1:1m"), 1), "group")
-    found = [task for task in open_trace(tmp_path / "log", "swf", options)() if isinstance(task, Task)]
+    found = [task for task in open_recording(tmp_path / "log", "swf", options)() if isinstance(task, Task)]
     assert {(task.key, task.weight, task.deadline) for task in found} == {("key-0", 9.0, 60.0), (None, 9.0, 60.0)}
 
 
@@ -256,7 +256,7 @@ def test_users_are_shared_out_and_stay_where_they_are() -> None:
     assert (Users().tier("ann"), Users().key("ann")) == (None, "ann")
 
 
-def test_the_extent_of_a_trace() -> None:
+def test_the_extent_of_a_recording() -> None:
     found = extent([Slots(0.0, "one", 1), Task(1.0, "a", 4.0), Task(5.0, "a", 4.0, failed=(FailedTry(8.0, 1.0),))])
     assert (found.tasks, found.seconds, found.work, found.has_slots) == (2, 4.0, 16.0, True)
     assert found.load(2) == pytest.approx(2.0)

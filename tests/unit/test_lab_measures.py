@@ -38,10 +38,10 @@ from celery_dynprio.lab.measures import (
     weighted_mean,
 )
 from celery_dynprio.lab.record import Record
+from celery_dynprio.lab.recording import Entry, Extent, FailedTry, Slots, Task, extent
 from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.lab.report import as_object
 from celery_dynprio.lab.study import OTHERS, classes, study
-from celery_dynprio.lab.trace import Entry, Extent, FailedTry, Slots, Task, extent
 from celery_dynprio.lab.workload import Workload, resample
 from celery_dynprio.policies import Age, ShortestFirst, Weight
 
@@ -86,12 +86,12 @@ def test_slowdown_is_bounded_for_short_tasks() -> None:
 
 
 def record() -> Record:
-    trace = [
+    recording = [
         Task(0.0, "a", 10.0, "x", 1.0, 5.0),
         Task(0.0, "a", 10.0, "y", 3.0, 5.0),
         Task(0.0, "b", 20.0, "y", 0.0),
     ]
-    return replay(trace, FirstCome(), Fleet(1))
+    return replay(recording, FirstCome(), Fleet(1))
 
 
 def test_the_figures_of_a_replay() -> None:
@@ -116,7 +116,7 @@ def test_the_figures_of_nothing() -> None:
     assert (found.wait.tasks, found.in_time, found.fairness, found.moves_per_task) == (0, None, 1.0, 0.0)
 
 
-def trace(count: int = 60) -> list[Task]:
+def recording(count: int = 60) -> list[Task]:
     drawn = random.Random(3)
     at = 0.0
     found = []
@@ -129,13 +129,13 @@ def trace(count: int = 60) -> list[Task]:
 
 
 def test_a_workload_is_scaled_to_its_load_and_mean_run() -> None:
-    workload = Workload(partial(iter, trace()), slots=4, load=0.8, mean_run=3.0)
+    workload = Workload(partial(iter, recording()), slots=4, load=0.8, mean_run=3.0)
     found = workload.extent()
     assert found.load(4) == pytest.approx(0.8)
     assert found.work / found.tasks == pytest.approx(3.0)
-    assert found.first == trace()[0].at
+    assert found.first == recording()[0].at
     played = [entry for entry in workload.recorded() if isinstance(entry, Task)]
-    assert [task.name for task in played] == [task.name for task in trace()]
+    assert [task.name for task in played] == [task.name for task in recording()]
 
 
 def test_earlier_tries_are_scaled_too_and_workers_move_with_the_tasks() -> None:
@@ -149,8 +149,8 @@ def test_earlier_tries_are_scaled_too_and_workers_move_with_the_tasks() -> None:
 
 
 def test_as_recorded_nothing_is_changed_and_a_limit_cuts() -> None:
-    assert list(Workload(partial(iter, trace())).recorded()) == trace()
-    assert len(list(Workload(partial(iter, trace()), limit=7).recorded())) == 7
+    assert list(Workload(partial(iter, recording())).recorded()) == recording()
+    assert len(list(Workload(partial(iter, recording()), limit=7).recorded())) == 7
 
 
 @pytest.mark.parametrize("tasks", [[], [Task(0.0, "a", 0.0)]])
@@ -161,11 +161,11 @@ def test_what_cannot_be_scaled_is_refused(tasks: list[Task]) -> None:
 
 @given(st.integers(0, 1000), st.integers(1, 60))
 def test_resampling_draws_as_many_in_order_and_the_same_for_the_same_seed(seed: int, count: int) -> None:
-    found = resample(trace(count), seed)
+    found = resample(recording(count), seed)
     assert len(found) == count
     assert [task.at for task in found] == sorted(task.at for task in found)
-    assert {task._replace(at=0.0) for task in found} <= {task._replace(at=0.0) for task in trace(count)}
-    assert found == resample(trace(count), seed)
+    assert {task._replace(at=0.0) for task in found} <= {task._replace(at=0.0) for task in recording(count)}
+    assert found == resample(recording(count), seed)
 
 
 def test_an_interval_is_as_wide_as_its_values_differ_however_many_there_are() -> None:
@@ -190,7 +190,7 @@ def test_intervals_of_resampled_figures_hold_the_true_one_about_as_often_as_they
 
 def test_policies_are_compared_on_the_same_workloads() -> None:
     policies = {"short": 1 * ShortestFirst(scale=1), "heavy": 3 * Weight() + 1 * Age(saturation=60)}
-    workload = Workload(partial(iter, trace(300)), slots=2, load=0.95)
+    workload = Workload(partial(iter, recording(300)), slots=2, load=0.95)
     found = study(workload, contenders(policies, PRODUCTION), Fleet(2), seeds=20)
     by_title = {measure.title: measure for measure in OVERALL}
     weighted = by_title["weighted mean wait"]
@@ -215,14 +215,14 @@ def test_policies_are_compared_on_the_same_workloads() -> None:
 
 def test_a_study_is_the_same_from_run_to_run() -> None:
     def played() -> object:
-        workload = Workload(partial(iter, trace()), slots=2, load=1.0)
+        workload = Workload(partial(iter, recording()), slots=2, load=1.0)
         return as_object(study(workload, contenders({"p": 1 * Weight()}, PRODUCTION), Fleet(2), seeds=3))
 
     assert played() == played()
 
 
 def test_a_study_as_plain_data() -> None:
-    workload = Workload(partial(iter, trace()), slots=2)
+    workload = Workload(partial(iter, recording()), slots=2)
     found = as_object(study(workload, contenders({"p": 1 * Weight()}, PRODUCTION), Fleet(2), by="weight"), limit=1)
     assert (found["open_loop"], found["tasks"], found["seeds"], found["resampled"]) == (True, 60, 1, False)
     by_name = {each["name"]: each for each in found["contenders"]}
@@ -239,8 +239,8 @@ def test_a_study_as_plain_data() -> None:
 def test_without_workers_the_trace_has_to_tell_them() -> None:
     chosen = [Contender("one", Kind.PLAIN, FirstCome), Contender("two", Kind.BOUND, ShortestJob)]
     with pytest.raises(ArgumentError, match="does not say which there were"):
-        study(Workload(partial(iter, trace())), chosen, Fleet(None))
-    entries: list[Entry] = [Slots(0.0, "w", 2), *trace()]
+        study(Workload(partial(iter, recording())), chosen, Fleet(None))
+    entries: list[Entry] = [Slots(0.0, "w", 2), *recording()]
     found = study(Workload(partial(iter, entries)), chosen, Fleet(None))
     assert found.figures["one"][0].utilization > 0
     with pytest.raises(ArgumentError, match="resampled"):

@@ -12,9 +12,9 @@ import pytest
 from celery_dynprio.lab.charts import Bar, Line, bars, lines, plain_axis, seconds_axis, share_axis
 from celery_dynprio.lab.contenders import Production, contenders
 from celery_dynprio.lab.page import page
+from celery_dynprio.lab.recording import Task
 from celery_dynprio.lab.replay import Fleet
 from celery_dynprio.lab.study import study
-from celery_dynprio.lab.trace import Task
 from celery_dynprio.lab.workload import Workload
 from celery_dynprio.policies import Age, Weight
 

@@ -23,8 +23,8 @@ from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
 from celery_dynprio.lab.planned import Planned
 from celery_dynprio.lab.record import Record
+from celery_dynprio.lab.recording import Entry, FailedTry, Slots, Task
 from celery_dynprio.lab.replay import Fleet, replay
-from celery_dynprio.lab.trace import Entry, FailedTry, Slots, Task
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Age, Deadline, FairShare, Gauge, Max, Min, Policy, ShortestFirst, Weight, factor
 from celery_dynprio.producer.placement import Placement
@@ -50,7 +50,7 @@ def times(most: float = 5.0) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def traces(draw: Callable[[Any], Any]) -> list[Task]:
+def recordings(draw: Callable[[Any], Any]) -> list[Task]:
     tries = st.lists(st.builds(FailedTry, times(2), times(3)), max_size=2).map(tuple)
     tasks = st.builds(
         Task,
@@ -103,15 +103,15 @@ def columns(record: Record) -> list[Any]:
 
 @pytest.mark.parametrize("name", CONTENDERS)
 @few
-@given(trace=traces(), workers=st.integers(1, 4), prefetch=st.integers(0, 2))
+@given(recording=recordings(), workers=st.integers(1, 4), prefetch=st.integers(0, 2))
 def test_every_try_of_every_task_runs_once_whoever_decides(
-    name: str, trace: list[Task], workers: int, prefetch: int
+    name: str, recording: list[Task], workers: int, prefetch: int
 ) -> None:
     watched = Watched(CONTENDERS[name]())
-    record = replay(trace, watched, Fleet(workers, 1, prefetch))
-    assert sorted(record.at) == [task.at for task in trace]
-    assert record.busy == pytest.approx(sum(task.work for task in trace))
-    tries = sorted(index for index, task in enumerate(trace) for _ in range(1 + len(task.failed)))
+    record = replay(recording, watched, Fleet(workers, 1, prefetch))
+    assert sorted(record.at) == [task.at for task in recording]
+    assert record.busy == pytest.approx(sum(task.work for task in recording))
+    tries = sorted(index for index, task in enumerate(recording) for _ in range(1 + len(task.failed)))
     assert sorted(index for _, index in watched.takes) == tries
     assert all(wait >= 0 for wait in record.wait)
     assert record.unfinished == 0
@@ -119,16 +119,16 @@ def test_every_try_of_every_task_runs_once_whoever_decides(
 
 @pytest.mark.parametrize("name", CONTENDERS)
 @few
-@given(trace=traces(), workers=st.integers(1, 4))
-def test_no_slot_idles_while_a_task_waits_unless_it_is_reserved(name: str, trace: list[Task], workers: int) -> None:
-    assert replay(trace, CONTENDERS[name](), Fleet(workers)).idle == 0
+@given(recording=recordings(), workers=st.integers(1, 4))
+def test_no_slot_idles_while_a_task_waits_unless_it_is_reserved(name: str, recording: list[Task], workers: int) -> None:
+    assert replay(recording, CONTENDERS[name](), Fleet(workers)).idle == 0
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
 @few
-@given(trace=traces())
-def test_equal_arguments_give_equal_results(name: str, trace: list[Task]) -> None:
-    first, second = (replay(trace, CONTENDERS[name](), Fleet(2, 1, 1)) for _ in range(2))
+@given(recording=recordings())
+def test_equal_arguments_give_equal_results(name: str, recording: list[Task]) -> None:
+    first, second = (replay(recording, CONTENDERS[name](), Fleet(2, 1, 1)) for _ in range(2))
     assert columns(first) == columns(second)
 
 
@@ -153,16 +153,16 @@ class Brute(ExactOrder):
 
 @few
 @given(
-    trace=traces(),
+    recording=recordings(),
     workers=st.integers(1, 3),
     policy=st.sampled_from([POLICY, 1 * Age(saturation=5), MIXED, 1 * Weight()]),
 )
 def test_exact_order_is_the_same_with_and_without_its_short_cuts(
-    trace: list[Task], workers: int, policy: Policy
+    recording: list[Task], workers: int, policy: Policy
 ) -> None:
     quick, slow = Watched(ExactOrder(policy, Learning())), Watched(Brute(policy, Learning()))
     for watched in (quick, slow):
-        replay(trace, watched, Fleet(workers))
+        replay(recording, watched, Fleet(workers))
     assert quick.takes == slow.takes
 
 
@@ -197,40 +197,40 @@ def test_an_eta_and_a_pause_are_no_wait() -> None:
 
 
 def test_what_is_late_is_late_at_its_first_start() -> None:
-    trace = [Task(0.0, "a", 4.0), Task(1.0, "a", 1.0, deadline=2.0), Task(1.0, "a", 1.0, deadline=5.0)]
-    record = replay(trace, FirstCome(), Fleet(1))
+    recording = [Task(0.0, "a", 4.0), Task(1.0, "a", 1.0, deadline=2.0), Task(1.0, "a", 1.0, deadline=5.0)]
+    record = replay(recording, FirstCome(), Fleet(1))
     assert list(record.late)[1:] == [1.0, -1.0]
 
 
 def test_what_is_reserved_waits_for_its_worker_while_another_one_idles() -> None:
-    trace = [Task(0.0, "a", 10.0), Task(0.0, "a", 1.0), Task(0.0, "a", 1.0), Task(0.0, "a", 1.0)]
-    record = replay(trace, FirstCome(), Fleet(2, 1, 1))
+    recording = [Task(0.0, "a", 10.0), Task(0.0, "a", 1.0), Task(0.0, "a", 1.0), Task(0.0, "a", 1.0)]
+    record = replay(recording, FirstCome(), Fleet(2, 1, 1))
     assert sorted(record.wait) == [0.0, 0.0, 1.0, 10.0]  # the third was reserved behind the first
     assert record.idle == pytest.approx(8.0)
 
 
 def test_workers_of_the_trace_come_and_go_and_give_back_what_they_reserved() -> None:
-    trace: list[Entry] = [
+    recording: list[Entry] = [
         Slots(0.0, "one", 1),
         *(Task(0.0, "a", 4.0) for _ in range(3)),
         Slots(1.0, "one", 0),
         Slots(2.0, "two", 2),
     ]
-    record = replay(trace, CONTENDERS["policy"](), Fleet(None, prefetch=1))
+    record = replay(recording, CONTENDERS["policy"](), Fleet(None, prefetch=1))
     assert sorted(record.wait) == [0.0, 2.0, 2.0]
     assert record.offered == pytest.approx(1 * 1 + 2 * 4)
 
 
 def test_tasks_that_no_worker_is_left_for_are_counted() -> None:
-    trace: list[Entry] = [Slots(0.0, "one", 1), Task(0.0, "a", 1.0), Slots(0.5, "one", 0), Task(3.0, "a", 1.0)]
-    record = replay(trace, CONTENDERS["policy"](), Fleet(None))
+    recording: list[Entry] = [Slots(0.0, "one", 1), Task(0.0, "a", 1.0), Slots(0.5, "one", 0), Task(3.0, "a", 1.0)]
+    record = replay(recording, CONTENDERS["policy"](), Fleet(None))
     assert (len(record), record.unfinished) == (1, 1)
 
 
 def test_a_deep_front_is_parked_and_brought_back_best_first() -> None:
-    trace = [Task(0.0, "a", 1.0, weight=float(number % 10)) for number in range(200)]
+    recording = [Task(0.0, "a", 1.0, weight=float(number % 10)) for number in range(200)]
     planned = Planned(1 * Weight(), Middle(1 * Weight(), PRODUCTION.scale), Learning(), window=20)
-    record = replay(trace, planned, Fleet(2))
+    record = replay(recording, planned, Fleet(2))
     assert len(record) == 200
     waits = dict[float, list[float]]()
     for weight, wait in zip(record.weight, record.wait, strict=True):
@@ -241,11 +241,11 @@ def test_a_deep_front_is_parked_and_brought_back_best_first() -> None:
 
 
 def test_a_smaller_budget_moves_less() -> None:
-    trace = [Task(0.1 * number, "a", 1.0, weight=float(number % 10)) for number in range(200)]
+    recording = [Task(0.1 * number, "a", 1.0, weight=float(number % 10)) for number in range(200)]
 
     def moves(budget: float) -> int:
         planned = Planned(1 * Weight(), Middle(1 * Weight(), PRODUCTION.scale), Learning(), budget=budget)
-        return replay(trace, planned, Fleet(2)).moves
+        return replay(recording, planned, Fleet(2)).moves
 
     assert 0 < moves(80e-6) < moves(0.2)
 
@@ -258,15 +258,15 @@ def test_a_policy_that_fails_stops_nothing() -> None:
     def no_number() -> float:
         raise OSError
 
-    trace = [Task(0.1 * number, "a", 1.0) for number in range(20)]
+    recording = [Task(0.1 * number, "a", 1.0) for number in range(20)]
     for make in (PRODUCTION.planned, PRODUCTION.exact):
         for policy in (1 * broken, 1 * Gauge(no_number)):
-            assert len(replay(trace, make(policy), Fleet(1))) == 20
+            assert len(replay(recording, make(policy), Fleet(1))) == 20
 
 
 def test_what_ran_is_learned() -> None:
-    trace = [Task(0.0, "long", 9.0), *(Task(10.0, name, 1.0) for name in ("long", "short", "long", "short"))]
-    trace.insert(1, Task(0.0, "short", 0.1))
+    recording = [Task(0.0, "long", 9.0), *(Task(10.0, name, 1.0) for name in ("long", "short", "long", "short"))]
+    recording.insert(1, Task(0.0, "short", 0.1))
     watched = Watched(PRODUCTION.planned(1 * ShortestFirst(scale=5)))
-    replay(trace, watched, Fleet(1), tick=0.5)
+    replay(recording, watched, Fleet(1), tick=0.5)
     assert [index for _, index in watched.takes][3:] == [3, 5, 4]

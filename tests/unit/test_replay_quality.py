@@ -16,8 +16,8 @@ from celery_dynprio.lab.contenders import Production
 from celery_dynprio.lab.disciplines import Discipline, FirstCome
 from celery_dynprio.lab.formats import swf
 from celery_dynprio.lab.measures import measures
+from celery_dynprio.lab.recording import Entry
 from celery_dynprio.lab.replay import Fleet, replay
-from celery_dynprio.lab.trace import Entry
 from celery_dynprio.lab.users import Users
 from celery_dynprio.lab.workload import Workload
 from celery_dynprio.policies import Age, Weight

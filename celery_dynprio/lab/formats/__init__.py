@@ -1,1 +1,1 @@
-"""Files that traces are read from and written to, one format a module."""
+"""Files that recordings are read from and written to, one format a module."""

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from celery_dynprio.errors import TraceError
+from celery_dynprio.errors import RecordingError
 from celery_dynprio.lab.formats.files import number, rows
-from celery_dynprio.lab.trace import Task
+from celery_dynprio.lab.recording import Task
 from celery_dynprio.lab.users import Tier, Users, share_of
 
 _MINUTES: Final = 1440
@@ -49,7 +49,7 @@ def durations_beside(invocations: Path) -> Path:
 def read(
     invocations: Path, users: Users, durations: Path | None = None, *, sample: float = 1.0, seed: int = 0
 ) -> Iterator[Task]:
-    """Yield the invocations of a day that begins at second 0; raises :class:`~celery_dynprio.errors.TraceError`.
+    """Yield the invocations of a day that begins at second 0; raises :class:`~celery_dynprio.errors.RecordingError`.
 
     In memory are the functions and, for each minute, those that were invoked in it.
     """
@@ -91,7 +91,7 @@ def _runs(path: Path, sample: float) -> Mapping[str, Sequence[float]]:
             try:
                 found[row["HashFunction"]] = [max(number(row[column]), 0.0) / 1000 for column in _COLUMNS]
             except ValueError as exc:
-                raise TraceError(path, str(exc), line) from exc
+                raise RecordingError(path, str(exc), line) from exc
     return found
 
 
@@ -102,4 +102,4 @@ def _invoked(path: Path, runs: Mapping[str, Sequence[float]]) -> Iterator[tuple[
             try:
                 yield row["HashOwner"], row["HashFunction"], [int(row[column]) for column in columns]
             except ValueError as exc:
-                raise TraceError(path, str(exc), line) from exc
+                raise RecordingError(path, str(exc), line) from exc

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from celery_dynprio.errors import TraceError
+from celery_dynprio.errors import RecordingError
 from celery_dynprio.lab.formats.files import rows
-from celery_dynprio.lab.trace import FailedTry, Task
+from celery_dynprio.lab.recording import FailedTry, Task
 from celery_dynprio.lab.users import Users
 
 _NEEDED: Final = ("time", "type", "collection_id", "instance_index", "priority")
@@ -71,7 +71,7 @@ class _Instance:
 
 
 def read(path: Path, users: Users) -> Iterator[Task]:
-    """Yield the instances by the time of their submission; raises :class:`~celery_dynprio.errors.TraceError`."""
+    """Yield the instances by the time of their submission; raises :class:`~celery_dynprio.errors.RecordingError`."""
     yield from sorted(_tasks(path, users), key=lambda task: task.at)
 
 
@@ -82,7 +82,7 @@ def _tasks(path: Path, users: Users) -> Iterator[Task]:
             at, kind = int(row["time"]), _TYPES.get(row["type"], row["type"])
             weight = _WEIGHTS[bisect_right(_TIERS, int(row["priority"]))]
         except ValueError as exc:
-            raise TraceError(path, str(exc), line) from exc
+            raise RecordingError(path, str(exc), line) from exc
         if not 0 < at < _NEVER:
             continue
         name = (row["collection_id"], row["instance_index"])

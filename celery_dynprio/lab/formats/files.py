@@ -12,17 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from celery_dynprio.errors import TraceError
+from celery_dynprio.errors import RecordingError
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[IO[str]]:
-    """Open a text file, compressed if its name ends in ``.gz``; raises :class:`~celery_dynprio.errors.TraceError`."""
+    """Open a text file, compressed if its name ends in ``.gz``.
+
+    Raises :class:`~celery_dynprio.errors.RecordingError`.
+    """
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             yield file
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as exc:
-        raise TraceError(path, f"cannot be read: {exc}") from exc
+        raise RecordingError(path, f"cannot be read: {exc}") from exc
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def writing(path: Path) -> Iterator[IO[str]]:
     """Open a text file to be written, compressed if its name ends in ``.gz``.
 
     The same text gives the same bytes: the compressed file carries neither its name nor the time. Raises
-    :class:`~celery_dynprio.errors.TraceError`.
+    :class:`~celery_dynprio.errors.RecordingError`.
     """
     try:
         if path.suffix != ".gz":
@@ -44,7 +47,7 @@ def writing(path: Path) -> Iterator[IO[str]]:
         ):
             yield file
     except OSError as exc:
-        raise TraceError(path, f"cannot be written: {exc}") from exc
+        raise RecordingError(path, f"cannot be written: {exc}") from exc
 
 
 def rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -53,7 +56,7 @@ def rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str
         table = csv.DictReader(file, restval="")
         missing = [column for column in needed if column not in (table.fieldnames or ())]
         if missing:
-            raise TraceError(path, f"has no column {missing[0]!r}", 1)
+            raise RecordingError(path, f"has no column {missing[0]!r}", 1)
         for row in table:
             yield table.line_num, row
 

@@ -1,9 +1,10 @@
 """The lab's own format: JSON Lines, compressed if the file's name ends in ``.gz``.
 
-The first line is ``{"format": "celery-dynprio-trace", "version": 1}``. Each other line is an object: with ``name`` it
-is a task (fields of :class:`~celery_dynprio.lab.trace.Task`, those at their default left out; ``failed`` is a list of
-``[run, pause]``), with ``slots`` it says how many slots a worker has from then on. Lines of another kind are passed
-over. Lines may be out of order by as much as :data:`REORDER` lines, as whoever records a task writes it when it ended.
+The first line is ``{"format": "celery-dynprio-recording", "version": 1}``. Each other line is an object: with ``name``
+it is a task (fields of :class:`~celery_dynprio.lab.recording.Task`, those at their default left out; ``failed`` is a
+list of ``[run, pause]``), with ``slots`` it says how many slots a worker has from then on. Lines of another kind are
+passed over. Lines may be out of order by as much as :data:`REORDER` lines, as whoever records a task writes it when it
+ended.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from celery_dynprio.errors import TraceError
+from celery_dynprio.errors import RecordingError
 from celery_dynprio.lab.formats.files import reading, writing
-from celery_dynprio.lab.trace import ANY_WORKER, Entry, FailedTry, Slots, Task
+from celery_dynprio.lab.recording import ANY_WORKER, Entry, FailedTry, Slots, Task
 from celery_dynprio.policies.base import is_number
 
-FORMAT: Final = "celery-dynprio-trace"
+FORMAT: Final = "celery-dynprio-recording"
 VERSION: Final = 1
 
 #: So many lines are kept to be put in order.
@@ -27,12 +28,12 @@ REORDER: Final = 10_000
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """Yield what is in a file, ordered by time; raises :class:`~celery_dynprio.errors.TraceError`."""
+    """Yield what is in a file, ordered by time; raises :class:`~celery_dynprio.errors.RecordingError`."""
     waiting: list[tuple[float, int, Entry]] = []
     reached = float("-inf")
     for line, entry in _entries(path):
         if entry.at < reached:
-            raise TraceError(path, f"is more than {REORDER:,} lines out of order; sort it by 'at'", line)
+            raise RecordingError(path, f"is more than {REORDER:,} lines out of order; sort it by 'at'", line)
         heapq.heappush(waiting, (entry.at, line, entry))
         if len(waiting) > REORDER:
             reached, _, first = heapq.heappop(waiting)
@@ -42,7 +43,7 @@ def read(path: Path) -> Iterator[Entry]:
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Write a trace; raises :class:`~celery_dynprio.errors.TraceError`."""
+    """Write a recording; raises :class:`~celery_dynprio.errors.RecordingError`."""
     with writing(path) as file:
         file.write(json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
         for entry in entries:
@@ -71,7 +72,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Entry]]:
                 elif "slots" in fields:
                     yield line, Slots(_number(fields, "at"), str(fields.get("worker", ANY_WORKER)), _count(fields))
             except (ValueError, TypeError, KeyError) as exc:
-                raise TraceError(path, f"is not as it should be: {exc!r}", line) from exc
+                raise RecordingError(path, f"is not as it should be: {exc!r}", line) from exc
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Any file that holds a trace, told by its name or by what the user says it is."""
+"""Any file that holds a recording, told by its name or by what the user says it is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final
 
 from celery_dynprio.errors import ArgumentError
 from celery_dynprio.lab.formats import azure, borg, jsonl, swf
-from celery_dynprio.lab.trace import Entry, Trace
+from celery_dynprio.lab.recording import Entry, Recording
 from celery_dynprio.lab.users import Users
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to read others' traces; see the module of each format."""
+    """How to read others' workloads; see the module of each format."""
 
     users: Users = field(default_factory=Users)
     #: "user" or "group": what becomes the key in Standard Workload Format.
@@ -37,8 +37,8 @@ _READERS: Final[dict[str, Callable[[Path, Options], Iterator[Entry]]]] = {
 FORMATS: Final = tuple(_READERS)
 
 
-def open_trace(path: Path, kind: str | None = None, options: Options | None = None) -> Trace:
-    """Return the trace in a file; ``kind`` is one of :data:`FORMATS`, None to tell by the name of the file.
+def open_recording(path: Path, kind: str | None = None, options: Options | None = None) -> Recording:
+    """Return the recording in a file; ``kind`` is one of :data:`FORMATS`, None to tell by the name of the file.
 
     Raises :class:`~celery_dynprio.errors.ArgumentError` if that does not tell.
     """
@@ -46,15 +46,15 @@ def open_trace(path: Path, kind: str | None = None, options: Options | None = No
     return lambda: read(path, options)
 
 
-def save_trace(path: Path, entries: Iterable[Entry]) -> None:
-    """Write a trace as JSON Lines or in Standard Workload Format, by the name of the file."""
+def save_recording(path: Path, entries: Iterable[Entry]) -> None:
+    """Write a recording as JSON Lines or in Standard Workload Format, by the name of the file."""
     kind = format_of(path)
     if kind == "swf":
         swf.write(path, entries)
     elif kind == "jsonl":
         jsonl.write(path, entries)
     else:
-        raise ArgumentError("trace", str(path), "only .jsonl and .swf can be written, each also with .gz")
+        raise ArgumentError("recording", str(path), "only .jsonl and .swf can be written, each also with .gz")
 
 
 def format_of(path: Path) -> str:
@@ -69,5 +69,5 @@ def format_of(path: Path) -> str:
     if name.startswith("instance_events"):
         return "borg"
     raise ArgumentError(
-        "trace", str(path), f"the name does not tell its format; say which of {', '.join(FORMATS)} it is"
+        "recording", str(path), f"the name does not tell its format; say which of {', '.join(FORMATS)} it is"
     )

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from celery_dynprio.errors import TraceError
+from celery_dynprio.errors import RecordingError
 from celery_dynprio.lab.formats.files import number, reading, writing
-from celery_dynprio.lab.trace import Entry, Slots, Task
+from celery_dynprio.lab.recording import Entry, Slots, Task
 from celery_dynprio.lab.users import Users
 
 _COLUMNS: Final = 18
@@ -30,7 +30,7 @@ _START: Final = "unixstarttime:"
 def read(path: Path, users: Users, by: str = "user") -> Iterator[Task]:
     """Yield the jobs of a log; ``by`` is what becomes the key, "user" or "group".
 
-    Raises :class:`~celery_dynprio.errors.TraceError`, also where jobs are not ordered by submit time.
+    Raises :class:`~celery_dynprio.errors.RecordingError`, also where jobs are not ordered by submit time.
     """
     start, last = 0.0, 0.0
     with reading(path) as lines:
@@ -44,11 +44,11 @@ def read(path: Path, users: Users, by: str = "user") -> Iterator[Task]:
             try:
                 task = _task(text.split(), start, users, by)
             except ValueError as exc:
-                raise TraceError(path, f"is not a job in Standard Workload Format: {exc}", line) from exc
+                raise RecordingError(path, f"is not a job in Standard Workload Format: {exc}", line) from exc
             if task is None:
                 continue
             if task.at < last:
-                raise TraceError(path, "was submitted before the job of an earlier line; sort it by column 2", line)
+                raise RecordingError(path, "was submitted before the job of an earlier line; sort it by column 2", line)
             last = task.at
             yield task
 
@@ -81,10 +81,10 @@ def _name(columns: list[str]) -> str:
 
 
 def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the tasks of a trace, so that other simulators can check ours. Keys and names become numbers.
+    """Write the tasks of a recording, so that other simulators can check ours. Keys and names become numbers.
 
     Weights, deadlines, ETAs and earlier tries have no column and are left out. Raises
-    :class:`~celery_dynprio.errors.TraceError`.
+    :class:`~celery_dynprio.errors.RecordingError`.
     """
     keys: dict[str | None, int] = {None: -1}
     names: dict[str, int] = {}

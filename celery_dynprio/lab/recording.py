@@ -1,4 +1,4 @@
-"""What a trace consists of: tasks as they arrived, and the slots that there were."""
+"""What a recording consists of: tasks as they arrived, and the slots that there were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class FailedTry(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One task of a trace. The replay reads the fields up to ``failed``; the others tell what really happened."""
+    """One task of a recording. The replay reads the fields up to ``failed``; the others tell what really happened."""
 
     #: Unix seconds at which it was published.
     at: float
@@ -61,18 +61,18 @@ class Slots(NamedTuple):
     slots: int
 
 
-#: What a trace consists of, ordered by time.
+#: What a recording consists of, ordered by time.
 Entry: TypeAlias = Task | Slots
 
-#: A trace: each call reads it from its start, so that a long one need not be kept in memory.
-Trace: TypeAlias = Callable[[], Iterator[Entry]]
+#: A recording: each call reads it from its start, so that a long one need not be kept in memory.
+Recording: TypeAlias = Callable[[], Iterator[Entry]]
 
-#: A name under which a worker of the trace goes if it has none.
+#: A name under which a worker of the recording goes if it has none.
 ANY_WORKER: Final = "worker"
 
 
 class Extent(NamedTuple):
-    """What is known of a trace after it was read once."""
+    """What is known of a recording after it was read once."""
 
     tasks: int
     #: Unix seconds at which the first and the last task were published.
@@ -80,7 +80,7 @@ class Extent(NamedTuple):
     last: float
     #: Seconds of slots that all tasks take.
     work: float
-    #: Whether the trace says which slots there were.
+    #: Whether the recording says which slots there were.
     has_slots: bool
 
     @property
@@ -94,7 +94,7 @@ class Extent(NamedTuple):
 
 
 def extent(entries: Iterable[Entry]) -> Extent:
-    """Read a trace and return what it comprises."""
+    """Read a recording and return what it comprises."""
     tasks, first, last, work, has_slots = 0, 0.0, 0.0, 0.0, False
     for entry in entries:
         if isinstance(entry, Slots):
