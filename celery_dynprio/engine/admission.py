@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from celery_dynprio.models import PendingTask
 from celery_dynprio.objectives import Names, Standing
@@ -26,6 +27,10 @@ def slots_needed(standings: Sequence[Standing], runtimes: Mapping[str, float]) -
         seconds = [mean for name, mean in runtimes.items() if index in names.matching(name)]
         load += standing.rate * sum(seconds) / max(len(seconds), 1)
     return max(math.ceil(load + math.sqrt(load)), 1)
+
+
+#: For how many seconds nothing is let in after promised tasks had to wait for what was.
+FIRST_PAUSE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Admission:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._admitted: dict[str, _Admitted] = {}
+        #: Since when nothing is let in (Unix seconds), for how long, and for how long the next time.
+        self._paused, self._pause, self._next_pause = -math.inf, 0.0, FIRST_PAUSE
 
     def look(self, queue: str, pending: Container[str], now: float, runtimes: Mapping[str, float]) -> None:
         """Note which of those admitted are gone from the queue, and forget those that should have ended by ``now``.
@@ -61,6 +68,20 @@ class Admission:
             if seen.left and not 0 <= now - seen.seen < runtimes.get(seen.name, math.inf):
                 del self._admitted[task_id]
 
+    def press(self, now: float, longest: float) -> None:
+        """Stop letting tasks in for a while if any that were let in run: promised tasks wait although slots were left.
+
+        Not every free slot serves at once: a worker may fetch its next task seconds later. So each pause is twice as
+        long as the last one, up to ``longest`` (seconds).
+        """
+        if not self._pauses(now) and any(each.left for each in self._admitted.values()):
+            self._paused, self._pause = now, self._next_pause
+            self._next_pause = min(2 * self._pause, max(longest, FIRST_PAUSE))
+
+    def settle(self) -> None:
+        """Begin anew: nothing is held back any more."""
+        self._paused, self._next_pause = -math.inf, FIRST_PAUSE
+
     def admit(
         self, queue: str, waiting: Iterable[PendingTask], slots: int, now: float, runtimes: Mapping[str, float]
     ) -> frozenset[str]:
@@ -68,6 +89,8 @@ class Admission:
 
         Those chosen at an earlier tick that still wait compete again.
         """
+        if self._pauses(now):
+            slots = 0
         self._admitted = {task_id: each for task_id, each in self._admitted.items() if each.left or each.queue != queue}
         busy = sum(self._share(each.name, runtimes) for each in self._admitted.values())
         chosen = []
@@ -78,6 +101,9 @@ class Admission:
             chosen.append(task.id)
             self._admitted[task.id] = _Admitted(queue, task.name, now)
         return frozenset(chosen)
+
+    def _pauses(self, now: float) -> bool:
+        return 0 <= now - self._paused < self._pause
 
     def _share(self, name: str, runtimes: Mapping[str, float]) -> float:
         return min(runtimes.get(name, math.inf) / self._interval, 1.0)

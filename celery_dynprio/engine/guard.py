@@ -140,6 +140,7 @@ class Guard:
         """
         standings = degrading(watched.standings)
         if not standings:
+            self._admission.settle()
             return watched
         waited = self._waited(standings, snapshot, now)
         if waited is None and not any(standing.rate or standing.overdue for standing in standings):
@@ -147,6 +148,8 @@ class Guard:
         pressed = (waited or 0.0) > PRESSING or any(standing.overdue for standing in standings)
         spare = 0 if pressed else max(self._slots(self._queue) - slots_needed(standings, runtimes), 0)
         self._admission.look(self._queue, _Pending(snapshot), now, runtimes)
+        if pressed:
+            self._admission.press(now, max(each.objective.hold_at_most for each in standings))
         waiting: Sequence[PendingTask] = ()
         if spare:
             tasks = chain(*snapshot.levels, snapshot.overflow.values())

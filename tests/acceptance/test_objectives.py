@@ -16,7 +16,7 @@ from tests.integration.test_monitoring import receiving
 from tests.processes import wait_until
 from tests.servers import Database, Kind
 
-#: Reports take the only slot again and again; checkouts are first in the order, and still wait for it.
+#: Reports take both slots again and again; checkouts are first in the order, and still wait for one.
 BODY: Final = """
     import time
     from celery_dynprio import DynPrio, Objective, Weight, dynprio_task

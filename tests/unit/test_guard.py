@@ -299,9 +299,19 @@ class Learned(MemoryUsage):
 
 
 def simulated(
-    slots: int, seconds: float, *, every: float, runtimes: Mapping[str, float], reports: int = 95, known: bool = True
+    slots: int,
+    seconds: float,
+    *,
+    every: float,
+    runtimes: Mapping[str, float],
+    reports: int = 95,
+    known: bool = True,
+    eager: bool = True,
 ) -> tuple[list[float], int]:
-    """Workers with so many slots, a promised task every so often: the waits of those, and how many reports started."""
+    """Workers with so many slots, a promised task every so often: the waits of those, and how many reports started.
+
+    A worker that is not ``eager`` takes its next tasks only when all that it had have ended.
+    """
     now, started, step = NOW, 0, 0.05
     waits: list[float] = []
     busy: list[float] = []
@@ -316,6 +326,8 @@ def simulated(
         if number % 20 == 0:
             ticking.tick()
         busy = [end for end in busy if end > now + step / 2]
+        if busy and not eager:
+            continue
         while len(busy) < slots and (task := queue.consume()):
             busy.append(now + runtimes[task.name])
             started += task.name == "report"
@@ -362,6 +374,12 @@ def test_the_only_slot_is_kept_for_the_promised(*, known: bool) -> None:
 def test_who_does_not_know_a_runtime_lets_as_many_run_as_there_are_slots() -> None:
     _, started = simulated(4, 60, every=1.0, runtimes={"checkout": 0.1, "report": 10.0}, known=False)
     assert started == 3
+
+
+def test_less_and_less_is_let_in_if_promised_tasks_wait_for_it_all_the_same() -> None:
+    waits, started = simulated(2, 300, every=0.5, runtimes={"checkout": 0.1, "report": 6.0}, eager=False)
+    assert 3 <= started <= 8, "with each report the promised wait; pauses of 10, 20, 40, 80 and 160 s"
+    assert sum(wait > CHECKOUTS.within for wait in waits) < 0.05 * len(waits)
 
 
 def test_nothing_is_let_through_while_a_promised_task_is_late() -> None:
