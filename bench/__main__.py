@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 
-from bench import flower, lab, objectives, operators, throughput, ticks
+from bench import flower, lab, objectives, operators, order, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "objectives": objectives.run,
     "flower": flower.run,
     "lab": lab.run,
+    "order": order.run,
 }
 
 
