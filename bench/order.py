@@ -1,9 +1,10 @@
 """How good the order is: the lab's replay of heavy-tailed workloads, against exact score order and plain disciplines.
 
-``python -m bench.order [--quick] [--swf FILE] [--tasks N]`` prints JSON; ``python -m bench`` runs it with the others. Ten workloads are made up:
-users that come in sessions, tasks whose runtimes are log-normal by user and name (sigma 1.2), tiers as of a small
-company. ``--swf`` adds a log in Standard Workload Format. Everything is played on 8 slots with a mean run of 1 s and a
-tick of 1 s, at loads of 0.8, 0.95 and 1.1, under the default policy, with and without a shortest-first factor.
+``python -m bench.order [--quick] [--swf FILE] [--tasks N]`` prints JSON; ``python -m bench`` runs it with the others.
+Ten workloads are made up: users that come in sessions, tasks whose runtimes are log-normal by user and name (sigma
+1.2), tiers as of a small company. ``--swf`` adds a log in Standard Workload Format. Everything is played on 8 slots
+with a mean run of 1 s and a tick of 1 s, at loads of 0.8, 0.95 and 1.1, under the default policy, with and without a
+shortest-first factor.
 """
 
 from __future__ import annotations
