@@ -21,6 +21,7 @@ from celery_dynprio.levels import Scale, steps_in
 from celery_dynprio.operators.selection import Filter
 from celery_dynprio.ports.broker import Broker
 from celery_dynprio.ports.installation import ATTRIBUTE
+from celery_dynprio.producer.guide import BackgroundGuide
 from celery_dynprio.producer.placement import Placement, Routing
 from celery_dynprio.producer.publishing import Publishing
 from celery_dynprio.producer.router import DynPrioRouter
@@ -91,6 +92,7 @@ class DynPrio:
         self._app = app
         setattr(app, ATTRIBUTE, self)
         self._made_default = make_default(app)
+        self._guide = BackgroundGuide(self.connect)
         self._router = DynPrioRouter(app, self._get_routing)
         self._propagation = Propagation(app, lambda: self.scale)
         self._recorder = Recorder(app, lambda: self.settings, self.connect)
@@ -116,6 +118,7 @@ class DynPrio:
             return
         for each in self._connections:
             each.disconnect()
+        self._guide.stop()
         restore_route(app)
         self._connection_class.restore()
         app.steps["consumer"].difference_update(CONSUMER_STEPS)
@@ -267,7 +270,7 @@ class DynPrio:
             settings = self.settings
             routing = None
             if supports(self.app):
-                placement = Placement(settings.policy, Scale.of(steps_in(self.app.conf)))
+                placement = Placement(settings.policy, Scale.of(steps_in(self.app.conf)), self._guide)
                 queues, default = frozenset(settings.queues), self.app.conf.task_default_queue
                 routing = Routing(queues, placement, default, settings.inherit, settings.strict)
             self._routing = (routing,)

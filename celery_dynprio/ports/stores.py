@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.policies.decay import DecayedMean
+from celery_dynprio.ports.guidance import EXPIRY, GuidanceStore
 from celery_dynprio.ports.histograms import Histograms
 from celery_dynprio.ports.spans import Spans
 from celery_dynprio.runtimes import Runtimes
@@ -151,3 +152,6 @@ class Stores(Protocol):
 
     def cancellations(self) -> Cancellations:
         """Return the signs of life of operators who cancel tasks."""
+
+    def guidance(self, expiry: float = EXPIRY) -> GuidanceStore:
+        """Return what leaders tell producers, which is kept for ``expiry`` seconds."""

@@ -1,4 +1,8 @@
-"""Where a task goes first: the level that the policy gives it when it is published, without any network."""
+"""Where a task goes first: the level that the policy gives it when it is published, without any network.
+
+What the leader of the queue told lately counts as for itself. Where nothing is known of it, as in a process that has just
+begun to publish, the levels are equal bands of the scores, and nobody has used anything.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from celery_dynprio.complaints import Complaints
 from celery_dynprio.levels import Bands, Scale
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy, Scorer
+from celery_dynprio.ports.guidance import Guidance
+from celery_dynprio.producer.guide import FIRST_READ, Guide, NoGuide
 
 logger = logging.getLogger("celery_dynprio.router")
 
@@ -24,42 +30,55 @@ MAX_REMEMBERED: Final = 10_000
 MIDDLE: Final = 0.5
 
 
-class Placement:
-    """Gives tasks their first level: the policy's score, in equal bands. A policy that fails means the middle.
+@dataclass(slots=True)
+class _Bound:
+    """A policy that is bound for one queue for a while, in which tasks that look alike are scored once."""
 
-    ``scale`` is how the broker numbers the levels. Tasks are published only to levels that workers without the add-on
-    take from as well: to the last such level that is not behind the one they belong to.
+    at: float
+    until: float
+    guidance: Guidance | None
+    bands: Bands
+    scorer: Scorer
+    priorities: dict[tuple[Any, ...], int]
+
+
+class Placement:
+    """Gives tasks their first level: the policy's score, in the queue's bands. A policy that fails means the middle.
+
+    ``scale`` is how the broker numbers the levels, ``guide`` knows what the leaders say. Tasks are published only to
+    levels that workers without the add-on take from as well: to the last such level that is not behind the one they
+    belong to.
     """
 
-    def __init__(self, policy: Policy, scale: Scale) -> None:
+    def __init__(self, policy: Policy, scale: Scale, guide: Guide | None = None) -> None:
         self.scale = scale
         self._priorities = tuple(map(scale.number_of, scale.levels))
         self._policy = policy
         self._bands = Bands.equal(len(scale.levels))
-        self._bound: tuple[float, Scorer, dict[tuple[Any, ...], int]] | None = None
+        self._guide = guide or NoGuide()
+        self._bound: dict[str, _Bound] = {}
         self.complain = Complaints(logger, "the policy failed at publishing, tasks start in the middle: %s")
 
-    def priority(self, task_id: str, name: str, header: Mapping[str, Any]) -> int:
-        """Return the kombu priority of a task that is published now with this header."""
+    def priority(self, queue: str, task_id: str, name: str, header: Mapping[str, Any]) -> int:
+        """Return the kombu priority of a task that is published now to this queue with this header."""
         pin: int | None = header.get("pin")
         if pin is not None:
             return self._priorities[pin]
         now: float = header["at"]
-        bound = self._bound
-        if bound is None or not 0 <= now - bound[0] < BOUND_SECONDS:
-            bound = self._bind(now)
-        at, scorer, priorities = bound
+        bound = self._bound.get(queue)
+        if bound is None or not bound.at <= now < bound.until or self._guide.of(queue) is not bound.guidance:
+            bound = self._bind(queue, now)
         # Moves all times to the moment at which the policy was bound.
         due: float | None = header.get("due")
         slack = None if due is None else int((due - now) * 1000)  # milliseconds, so that calls look alike
         features = task_id, name, header.get("w", 1.0), slack, header.get("key"), header.get("n", 0)
-        priority = priorities.get(features)
+        priority = bound.priorities.get(features)
         if priority is None:
-            deadline = None if slack is None else at + slack / 1000
-            task = PendingTask(task_id, name, at, features[2], deadline, features[4], features[5])
-            priority = self._priorities[self._bands.level(self._score(scorer, task))]
-            if len(priorities) < MAX_REMEMBERED:
-                priorities[features] = priority
+            deadline = None if slack is None else bound.at + slack / 1000
+            task = PendingTask(task_id, name, bound.at, features[2], deadline, features[4], features[5])
+            priority = self._priorities[bound.bands.level(self._score(bound.scorer, task))]
+            if len(bound.priorities) < MAX_REMEMBERED:
+                bound.priorities[features] = priority
         return priority
 
     def unmanaged(self, priority: Any) -> Any:
@@ -70,15 +89,19 @@ class Placement:
             return priority
         return priority if self.scale.numbers[level] == self._priorities[level] else self._priorities[level]
 
-    def _bind(self, now: float) -> tuple[float, Scorer, dict[tuple[Any, ...], int]]:
-        """Bind the policy for a while, in which tasks that look alike are scored once."""
+    def _bind(self, queue: str, now: float) -> _Bound:
+        self._guide.wanted(queue)
+        guidance, bands, context = self._guide.of(queue), self._bands, Context(now)
+        if guidance is not None and guidance.bands.count == bands.count:
+            bands, context = guidance.bands, Context(now, guidance.runtimes, guidance.use)
         try:
-            scorer = self._policy.bind(Context(now))
+            scorer = self._policy.bind(context)
         except Exception as exc:  # noqa: BLE001 - as in _score
             self.complain(repr(exc))
             scorer = _middle
-        self._bound = now, scorer, {}
-        return self._bound
+        until = now + (BOUND_SECONDS if queue in self._bound else FIRST_READ)
+        bound = self._bound[queue] = _Bound(now, until, guidance, bands, scorer, {})
+        return bound
 
     def _score(self, scorer: Scorer, task: PendingTask) -> float:
         try:

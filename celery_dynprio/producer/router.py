@@ -94,15 +94,16 @@ class DynPrioRouter:
         call = _Call(name, args or (), kwargs or {}, task_type, dict(options), doubt, {})
         self._merge(celery, call, routing, now)
         routed = call.options
-        if routing is not None and self._is_for(routing, celery.queues, routed):
+        queue = None if routing is None else self._managed_queue(routing, celery.queues, routed)
+        if routing is not None and queue is not None:
             if name == UNLOCK:
                 call = self._call_of_body(celery, call, routing, now)
             check_call(call.name, call.options)
             header = self._header(call, routing, now)
             headers = routed.get("headers")
             routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
-            routed["priority"] = routing.placement.priority("", call.name, header)
-            self._local.draft = header, call.fields
+            routed["priority"] = routing.placement.priority(queue, "", call.name, header)
+            self._local.draft = queue, header, call.fields
         elif routing is not None and routed.get("priority"):
             routed["priority"] = routing.placement.unmanaged(routed["priority"])
         return routed
@@ -149,19 +150,20 @@ class DynPrioRouter:
         self._merge(celery, body_call, routing, now)
         return body_call
 
-    def _is_for(self, routing: Routing, queues: Any, routed: Mapping[str, Any]) -> bool:
-        """Whether the message will reach a managed queue (the rules of ``AMQP.send_task_message``)."""
+    def _managed_queue(self, routing: Routing, queues: Any, routed: Mapping[str, Any]) -> str | None:
+        """Return the managed queue that the message will reach, by the rules of ``AMQP.send_task_message``."""
         queue, exchange, routing_key = routed.get("queue"), routed.get("exchange"), routed.get("routing_key")
         if queue is None and exchange is None:
             queue = queues.get(routing.default_queue) or queues[routing.default_queue]
         kind = routed.get("exchange_type") or (queue.exchange.type if queue is not None else "direct")
         if kind == "direct" and (not exchange or not routing_key):
-            return queue is not None and queue.name in routing.queues
+            return queue.name if queue is not None and queue.name in routing.queues else None
         if queue is not None:
             exchange, routing_key = exchange or queue.exchange, routing_key or queue.routing_key
         routing_key = routing_key or self._app.conf.task_default_routing_key
         name: Any = getattr(exchange, "name", exchange)
-        return any(each.name in routing.queues and _bound(each, name, routing_key) for each in queues.values())
+        managed = (each for each in queues.values() if each.name in routing.queues)
+        return next((each.name for each in managed if _bound(each, name, routing_key)), None)
 
     def _header(self, call: _Call, routing: Routing, now: float) -> dict[str, Any]:
         """What the call asks for, before what its task declares, before what comes from a parent or an earlier try."""
@@ -223,11 +225,11 @@ class DynPrioRouter:
 
     def complete(self, headers: Any, properties: Any, body: Any) -> None:
         """Add to the header of a message what only the message says, and place the task again. Never raises."""
-        # A header on its way into a message, and the fields of it that the call itself asked for.
-        draft: tuple[dict[str, Any], Mapping[str, Any]] | None = getattr(self._local, "draft", None)
-        if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft[0]:
+        # The queue, the header on its way into a message, and the fields of it that the call itself asked for.
+        draft: tuple[str, dict[str, Any], Mapping[str, Any]] | None = getattr(self._local, "draft", None)
+        if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft[1]:
             return
-        header, fields = draft
+        queue, header, fields = draft
         routing = self._routing()
         if routing is None:
             return
@@ -242,7 +244,7 @@ class DynPrioRouter:
                 header["n"] = waiting
             if waiting or replaced:
                 name, task_id = str(about.get("task")), str(about.get("id"))
-                properties["priority"] = routing.placement.priority(task_id, name, header)
+                properties["priority"] = routing.placement.priority(queue, task_id, name, header)
         except Exception as exc:  # noqa: BLE001 - publishing goes on with what the router set
             routing.placement.complain(repr(exc))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Names, Objective, Standing
 from celery_dynprio.policies.decay import DecayedMean
+from celery_dynprio.ports.guidance import EXPIRY, Guidance, largest
 from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
 from celery_dynprio.ports.spans import CAUSES
 from celery_dynprio.ports.stores import Entry, UsageFigures
@@ -226,6 +227,26 @@ class MemoryUsage:
         """Do nothing: there is no connection."""
 
 
+class MemoryGuidance:
+    """What leaders in this process tell producers in it; it expires by ``clock`` (seconds)."""
+
+    def __init__(self, expiry: float = EXPIRY, clock: Callable[[], float] = time.monotonic) -> None:
+        self._expiry = expiry
+        self._clock = clock
+        self._known: dict[str, tuple[float, Guidance]] = {}
+
+    def publish(self, queue: str, guidance: Guidance) -> None:
+        """Replace what is known of this queue."""
+        kept = replace(guidance, runtimes=largest(guidance.runtimes), use=largest(guidance.use))
+        self._known[queue] = self._clock() + self._expiry, kept
+
+    def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
+        """Return the guidance of these queues."""
+        now = self._clock()
+        known = {queue: self._known[queue] for queue in queues if queue in self._known}
+        return {queue: guidance for queue, (until, guidance) in known.items() if now < until}
+
+
 class MemoryStores:
     """One store of each kind, the same at each call: see :class:`~celery_dynprio.ports.stores.Stores`.
 
@@ -241,6 +262,7 @@ class MemoryStores:
         self._histograms = MemoryHistograms()
         self._spans = MemorySpans()
         self._cancellations = MemoryCancellations()
+        self._guidance: MemoryGuidance | None = None
 
     def switch(self) -> MemorySwitch:
         """Return the kill switch."""
@@ -276,3 +298,9 @@ class MemoryStores:
     def cancellations(self) -> MemoryCancellations:
         """Return the signs of life of operators who cancel tasks."""
         return self._cancellations
+
+    def guidance(self, expiry: float = EXPIRY) -> MemoryGuidance:
+        """Return what leaders tell producers."""
+        if self._guidance is None:
+            self._guidance = MemoryGuidance(expiry, self._clock)
+        return self._guidance

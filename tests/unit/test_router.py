@@ -674,7 +674,7 @@ def test_the_policy_is_bound_now_and_then_and_deadlines_stay_exact() -> None:
 
     placement = Placement(1 * Watching(), Scale.of(range(10)))
     for now, slack in ((100.0, 7), (102.5, 7), (104.9, 8), (105.0, 7), (90.0, 7)):
-        placement.priority("", "work", {"at": now, "due": now + slack})
+        placement.priority("celery", "", "work", {"at": now, "due": now + slack})
     assert contexts == [100.0, 105.0, 90.0]
     # Of two tasks that look alike the second is not scored again.
     assert [deadline - published for published, deadline in seen if deadline] == pytest.approx([7, 8, 7, 7])

@@ -11,6 +11,7 @@ from celery_dynprio.brokers.redis.audit import RedisAudit
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import BROKER_ERRORS, BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.counts import count_places
+from celery_dynprio.brokers.redis.guidance import RedisGuidance
 from celery_dynprio.brokers.redis.health import RedisHealth
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
 from celery_dynprio.brokers.redis.lease import RedisLease
@@ -24,6 +25,7 @@ from celery_dynprio.message import described
 from celery_dynprio.models import Place
 from celery_dynprio.objectives import Objective
 from celery_dynprio.ports.broker import BrokerErrors, Capabilities, WorkersOfQueues
+from celery_dynprio.ports.guidance import EXPIRY
 from celery_dynprio.ports.lease import TTL, Kind
 
 ERRORS: Final = BrokerErrors(BROKER_ERRORS, REFUSALS, explained)
@@ -126,6 +128,10 @@ class RedisStores:
     def cancellations(self) -> RedisCancellations:
         """Return the signs of life of operators who cancel tasks."""
         return RedisCancellations(self._client)
+
+    def guidance(self, expiry: float = EXPIRY) -> RedisGuidance:
+        """Return what leaders tell producers."""
+        return RedisGuidance(self._client, expiry)
 
 
 class RedisCancellations:

@@ -1,0 +1,93 @@
+"""What leaders tell producers, in two kinds of small keys that expire.
+
+Each queue has its bands in one. The figures, which are the same for all queues of an app, are in another, so that an app
+with many queues writes and reads them once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.levels import Bands
+from celery_dynprio.ports.guidance import EXPIRY, PUBLISH_INTERVAL, Guidance, largest
+from celery_dynprio.untrusted import number
+
+#: The format of the keys. A reader takes what has another number for absent.
+VERSION: Final = 1
+
+#: A key that is larger (bytes) is not ours.
+MAX_BYTES: Final = 1_000_000
+
+
+class RedisGuidance:
+    """The guidance of all queues of one broker; ``expiry`` is in seconds.
+
+    Raises the errors of redis-py when the broker is away.
+    """
+
+    def __init__(
+        self, client: RedisClient, expiry: float = EXPIRY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._milliseconds = int(expiry * 1000)
+        self._figures_key = client.app_key("guidance")
+        self._clock = clock
+        self._figures_written = -math.inf
+
+    def publish(self, queue: str, guidance: Guidance) -> None:
+        """Replace what is known of this queue; the figures once in :data:`PUBLISH_INTERVAL` for all queues."""
+        pipe = self._client.redis.pipeline(transaction=False)
+        bands = guidance.bands
+        pipe.set(self._bands_key(queue), _text(bands=[bands.low, bands.high, bands.count]), px=self._milliseconds)
+        now = self._clock()
+        if now - self._figures_written >= PUBLISH_INTERVAL:
+            figures = {"runtimes": largest(guidance.runtimes), "use": largest(guidance.use)}
+            pipe.set(self._figures_key, _text(**figures), px=self._milliseconds)
+            self._figures_written = now
+        pipe.execute()
+
+    def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
+        """Return the guidance of these queues; anything malformed in Redis is taken for absent."""
+        if not queues:
+            return {}
+        figures, *rows = self._client.redis.mget(self._figures_key, *map(self._bands_key, queues))
+        common = _object(figures)
+        runtimes, use = _numbers(common.get("runtimes")), _numbers(common.get("use"))
+        found = {queue: _bands(_object(row).get("bands")) for queue, row in zip(queues, rows, strict=True)}
+        return {queue: Guidance(bands, runtimes, use) for queue, bands in found.items() if bands is not None}
+
+    def _bands_key(self, queue: str) -> str:
+        return self._client.queue_key(queue, "guidance")
+
+
+def _text(**fields: Any) -> str:
+    return json.dumps({"v": VERSION, **fields}, separators=(",", ":"), ensure_ascii=False)
+
+
+def _object(raw: bytes | None) -> dict[str, Any]:
+    """The object in a key; an empty one if there is none of this version."""
+    if raw is None or len(raw) > MAX_BYTES:
+        return {}
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and found.get("v") == VERSION else {}
+
+
+def _bands(found: Any) -> Bands | None:
+    match found:
+        case [low, high, int(count)] if 0 <= number(low, -1.0) < number(high, -1.0) <= 1 and count > 0:
+            return Bands(number(low), number(high), count)
+    return None
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, each in found.items() if (value := number(each)) is not None}

@@ -1,0 +1,47 @@
+"""What the leader of a queue tells producers, so that they place new tasks where it would put them itself."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from celery_dynprio.levels import Bands
+
+#: Seconds after which guidance that nobody renewed is gone; more where the leader ticks rarely.
+EXPIRY: Final = 30.0
+
+#: Seconds between two publications of a queue, at least.
+PUBLISH_INTERVAL: Final = 1.0
+
+#: How many task names and how many keys it tells of, at most: those with the largest figures.
+MOST_ENTRIES: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What the leader of one queue knew when it last put it in order."""
+
+    #: The scores of each level.
+    bands: Bands
+    #: Learned mean runtime in seconds by task name, and decayed use in seconds by key.
+    runtimes: Mapping[str, float] = field(default_factory=dict)
+    use: Mapping[str, float] = field(default_factory=dict)
+
+
+class GuidanceStore(Protocol):
+    """Where the leaders of all queues leave their guidance."""
+
+    def publish(self, queue: str, guidance: Guidance) -> None:
+        """Replace what is known of this queue; of long mappings, :data:`MOST_ENTRIES` are kept."""
+
+    def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
+        """Return the guidance of these queues, where there is any that has not expired; one round trip."""
+
+
+def largest(figures: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the :data:`MOST_ENTRIES` largest of these figures."""
+    if len(figures) <= MOST_ENTRIES:
+        return figures
+    return dict(heapq.nlargest(MOST_ENTRIES, figures.items(), key=lambda item: item[1]))
