@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.levels import Scale
 from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
+from celery_dynprio.ports.guidance import EXPIRY
 from celery_dynprio.ports.installation import installation_of
 from celery_dynprio.ports.lease import Kind
 from celery_dynprio.ports.stores import Usage
@@ -103,7 +104,8 @@ def reprioritizers(
     it only those levels are used that workers without the add-on take from too. ``usage`` replaces what the broker
     remembers of use and runtimes.
     """
-    from celery_dynprio.engine.keeper import Keeper  # noqa: PLC0415 - see the module
+    from celery_dynprio.engine.guiding import Guiding  # noqa: PLC0415 - see the module
+    from celery_dynprio.engine.keeper import Keeper  # noqa: PLC0415
     from celery_dynprio.engine.planner import Planner  # noqa: PLC0415
     from celery_dynprio.engine.tick import Reprioritizer  # noqa: PLC0415
 
@@ -111,6 +113,7 @@ def reprioritizers(
     keeper = Keeper(settings.lease_ttl)
     usage = usage or broker.stores.usage(settings.half_life)
     paused = broker.stores.switch().paused
+    guidance = broker.stores.guidance(max(EXPIRY, 3 * settings.interval))
     return [
         Reprioritizer(
             backlog=broker.backlog(queue, settings.window, clock=broker.clock, beat=keeper.beat),
@@ -126,6 +129,7 @@ def reprioritizers(
             traced=MAX_EVENTS if settings.events else 0,
             trace_of=_trace_of,
             guard=guard(queue),
+            guiding=Guiding(guidance, queue),
             levels=broker.levels(queue, workers, max(LEVELS_TTL, 3 * settings.interval)),
             owner=owner,
             keeper=keeper,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from heapq import nlargest
 from statistics import NormalDist, fmean
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -81,8 +82,9 @@ class Runtimes(Mapping[str, float]):
         pairs: Mapping[tuple[str, str], Sums] = MappingProxyType({}),
     ) -> None:
         self._means = means
-        self._names = names
-        self._pairs = pairs
+        #: The runs of each name, and of each name and key, as far as their spread is known.
+        self.names = names
+        self.pairs = pairs
         self._known: dict[tuple[str, str], Estimate] = {}
         self._usual: Estimate | None = None
 
@@ -113,14 +115,27 @@ class Runtimes(Mapping[str, float]):
             known = self._known[kind] = self._estimate(*kind)
         return known
 
+    def largest(self, most: int) -> Runtimes:
+        """Return so many names, and so many pairs of name and key: those that took the most time."""
+        if len(self._means) <= most and len(self.pairs) <= most:
+            return self
+        work = {name: self.names[name].seconds if name in self.names else mean for name, mean in self._means.items()}
+        names = nlargest(most, work, key=work.__getitem__)
+        pairs = nlargest(most, self.pairs, key=lambda pair: self.pairs[pair].seconds)
+        return Runtimes(
+            {name: self._means[name] for name in names},
+            {name: self.names[name] for name in names if name in self.names},
+            {pair: self.pairs[pair] for pair in pairs},
+        )
+
     def _estimate(self, name: str, key: str) -> Estimate:
         by_name = self._of_name(name) if name in self._means else self._of_all()
-        runs = self._pairs.get((name, key)) if key else None
+        runs = self.pairs.get((name, key)) if key else None
         return by_name if runs is None else _drawn(runs, by_name)
 
     def _of_name(self, name: str) -> Estimate:
         mean = self._means[name]
-        return Estimate(mean, mean * math.sqrt(_variation(self._names.get(name))))
+        return Estimate(mean, mean * math.sqrt(_variation(self.names.get(name))))
 
     def _of_all(self) -> Estimate:
         if self._usual is None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from celery_dynprio.complaints import Complaints
 from celery_dynprio.engine.guard import Guard, Watched
+from celery_dynprio.engine.guiding import Guiding
 from celery_dynprio.engine.keeper import Keeper, follows
 from celery_dynprio.engine.planner import Plan, Planner
 from celery_dynprio.engine.scores import Scores
@@ -20,6 +21,7 @@ from celery_dynprio.models import Context, Move, Outcome, PendingTask, Place, Re
 from celery_dynprio.objectives import Standing
 from celery_dynprio.policies.base import Policy, Scorer
 from celery_dynprio.ports.broker import Backlog, UsableLevels
+from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.ports.lease import Lease
 from celery_dynprio.ports.stores import Usage
 
@@ -82,7 +84,7 @@ class Reprioritizer:
     ``paused`` tells whether an operator stopped all moves; with ``watched``, the queue is read and reported meanwhile.
     ``guard`` watches the app's objectives. ``levels`` are those that tasks may be put into (None: all), for ``owner``.
     ``keeper`` renews the lease while a tick lasts. Of the first ``traced`` moves of a tick, the trace ids are reported,
-    which ``trace_of`` returns for a message's headers.
+    which ``trace_of`` returns for a message's headers. ``guiding`` tells producers how the queue is put in order.
     """
 
     backlog: Backlog
@@ -98,6 +100,7 @@ class Reprioritizer:
     traced: int = 0
     trace_of: Callable[[Mapping[str, Any]], str] = lambda _: ""
     guard: Guard | None = None
+    guiding: Guiding | None = None
     levels: UsableLevels | None = None
     owner: str = ""
     keeper: Keeper | None = None
@@ -215,6 +218,8 @@ class Reprioritizer:
         self._forget(snapshot)
         traces = self._traces(plan.moves[: self.traced])
         outcomes = () if self.dry_run else self._apply(plan.moves)
+        if self.guiding and not self.dry_run and (snapshot.overflow or any(snapshot.levels)):
+            self.guiding.tell(Guidance(plan.bands, figures.runtimes, figures.use), now)
         return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
 
     def _look(self, snapshot: Snapshot, watched: Watched | None) -> _Look:

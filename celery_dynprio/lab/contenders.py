@@ -66,7 +66,7 @@ class Production:
         """The policy with levels, ticks and moves."""
         return Planned(
             policy,
-            Placement(policy, self.scale),
+            partial(Placement, policy, self.scale),
             Learning(self.half_life),
             window=self.window,
             hysteresis=self.hysteresis,

@@ -1,22 +1,33 @@
-"""A policy as production carries it out: its levels, its tick, and producers that know little."""
+"""A policy as production carries it out: its levels, its tick, and producers that know what the leader told lately."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Final
+
 from celery_dynprio.brokers.memory import MemoryBacklog, MemoryLease, MemoryLeases
+from celery_dynprio.engine.guiding import Guiding
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
 from celery_dynprio.models import Move, Outcome
 from celery_dynprio.policies import Policy
+from celery_dynprio.ports.guidance import Guidance
+from celery_dynprio.producer.guide import READ_INTERVAL, Guide, Known
 from celery_dynprio.producer.placement import Placement
+from celery_dynprio.stores.memory import MemoryGuidance
+
+#: The one queue.
+QUEUE: Final = "lab"
 
 
 class _Backlog(MemoryBacklog):
     """A backlog in which a move costs what it costs at a broker."""
 
     def __init__(self, levels: int, leases: MemoryLeases, move_seconds: float) -> None:
-        super().__init__("lab", levels, leases)
+        super().__init__(QUEUE, levels, leases)
         self._move_seconds = move_seconds
 
     def cost(self, move: Move) -> float:  # noqa: ARG002 - each costs the same
@@ -24,17 +35,39 @@ class _Backlog(MemoryBacklog):
         return self._move_seconds
 
 
+class _Guide:
+    """Knows what the leader told when it was last asked, which is done as often as a producer in production does."""
+
+    def __init__(self, store: MemoryGuidance, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._known = Known(clock)
+        self._next = -math.inf
+
+    def of(self, queue: str) -> Guidance | None:
+        """Return what is known."""
+        now = self._clock()
+        if now >= self._next:
+            self._known.take(self._store.read([queue]))
+            self._next = now + READ_INTERVAL
+        return self._known.guidance.get(queue)
+
+    def wanted(self, queue: str) -> None:
+        """Do nothing: it is asked as often as anything is published."""
+
+
 class Planned:
     """One policy with the parts of production.
 
-    ``placement`` is that of the producers, and tells the levels. ``window``, ``hysteresis`` and ``budget`` are as the
-    settings of these names; ``move_seconds`` is the broker's time that a move costs.
+    ``producers`` makes the placement of the producers, of what they know; it tells the levels, too. ``window``,
+    ``hysteresis`` and ``budget`` are as the settings of these names; ``move_seconds`` is the broker's time that a move
+    costs.
     """
 
     def __init__(
         self,
         policy: Policy,
-        placement: Placement,
+        producers: Callable[[Guide], Placement],
         learning: Learning,
         *,
         window: int = 10_000,
@@ -43,10 +76,12 @@ class Planned:
         move_seconds: float = 80e-6,
     ) -> None:
         self.moves, self.broker_seconds = 0, 0.0
-        self._placement, self._learning = placement, learning
-        levels = len(placement.scale.levels)
+        self._learning = learning
         self._move_seconds = move_seconds
         self._now = 0.0
+        guidance = MemoryGuidance(clock=lambda: self._now)
+        self._placement = producers(_Guide(guidance, lambda: self._now))
+        levels = len(self._placement.scale.levels)
         leases = MemoryLeases(lambda: self._now)
         self._backlog = _Backlog(levels, leases, move_seconds)
         self._reprioritizer = Reprioritizer(
@@ -58,6 +93,7 @@ class Planned:
             lambda: False,
             budget,
             window,
+            guiding=Guiding(guidance, QUEUE),
             clock=lambda: self._now,
         )
         self._jobs: dict[str, Job] = {}
@@ -67,6 +103,7 @@ class Planned:
 
     def publish(self, job: Job, now: float) -> None:
         """Put it at the level that its producer would choose."""
+        self._now = now
         self._jobs[job.pending.id] = job
         self._backlog.publish(job.pending, self._level(job, now))
 
@@ -97,4 +134,5 @@ class Planned:
     def _level(self, job: Job, now: float) -> int:
         task = job.pending
         header = {"at": now, "w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents}
-        return self._placement.scale.level_of(self._placement.priority("", task.name, header | {"pin": task.pinned}))
+        priority = self._placement.priority(QUEUE, "", task.name, header | {"pin": task.pinned})
+        return self._placement.scale.level_of(priority)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from celery_dynprio.levels import Bands
+from celery_dynprio.runtimes import Runtimes
 
 #: Seconds after which guidance that nobody renewed is gone; more where the leader ticks rarely.
 EXPIRY: Final = 30.0
@@ -25,9 +26,16 @@ class Guidance:
 
     #: The scores of each level.
     bands: Bands
-    #: Learned mean runtime in seconds by task name, and decayed use in seconds by key.
-    runtimes: Mapping[str, float] = field(default_factory=dict)
+    #: Learned runtimes, and decayed use in seconds by key.
+    runtimes: Runtimes = field(default_factory=Runtimes)
     use: Mapping[str, float] = field(default_factory=dict)
+
+    def bounded(self, most: int = MOST_ENTRIES) -> Guidance:
+        """Return this with so many entries of each mapping: those with the largest figures."""
+        use = self.use
+        if len(use) > most:
+            use = dict(heapq.nlargest(most, use.items(), key=lambda item: item[1]))
+        return replace(self, runtimes=self.runtimes.largest(most), use=use)
 
 
 class GuidanceStore(Protocol):
@@ -38,10 +46,3 @@ class GuidanceStore(Protocol):
 
     def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
         """Return the guidance of these queues, where there is any that has not expired; one round trip."""
-
-
-def largest(figures: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the :data:`MOST_ENTRIES` largest of these figures."""
-    if len(figures) <= MOST_ENTRIES:
-        return figures
-    return dict(heapq.nlargest(MOST_ENTRIES, figures.items(), key=lambda item: item[1]))

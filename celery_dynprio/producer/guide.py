@@ -1,7 +1,7 @@
 """What this process knows of the leaders' guidance. It is read in the background, only while the process publishes.
 
-Publishing never waits for it: whoever publishes looks at what is known, and a thread reads it anew every few seconds. The
-thread ends when nothing was published for a while. A process that publishes once starts none.
+Publishing never waits for it: whoever publishes looks at what is known, and a thread reads it anew every few seconds.
+The thread ends when nothing was published for a while. A process that publishes once starts none.
 """
 
 from __future__ import annotations
@@ -98,18 +98,21 @@ class Reader:
     def wanted(self, queue: str) -> None:
         """Read what is known of this queue from now on, if this process lives long enough to make use of it."""
         self.known.want(queue)
-        if self._running or time.monotonic() - self._first < FIRST_READ:
-            return
-        with self._starting:
-            if not self._running and not self._stopped.is_set():
-                thread = threading.Thread(target=self._work, name="dynprio guidance", daemon=True)
-                with suppress(RuntimeError):  # no more threads: publishing goes on without
-                    thread.start()
-                    self._running = True
+        if not self._running and time.monotonic() - self._first >= FIRST_READ:
+            self._start()
 
     def stop(self) -> None:
         """Read no more."""
         self._stopped.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._running or self._stopped.is_set():
+                return
+            thread = threading.Thread(target=self._work, name="dynprio guidance", daemon=True)
+            with suppress(RuntimeError):  # no more threads: publishing goes on without
+                thread.start()
+                self._running = True
 
     def _work(self) -> None:
         broker: Broker | None = None

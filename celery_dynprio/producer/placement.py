@@ -1,7 +1,7 @@
 """Where a task goes first: the level that the policy gives it when it is published, without any network.
 
-What the leader of the queue told lately counts as for itself. Where nothing is known of it, as in a process that has just
-begun to publish, the levels are equal bands of the scores, and nobody has used anything.
+What the leader of the queue told lately counts as for itself. Where nothing is known of it, as in a process that has
+just begun to publish, the levels are equal bands of the scores, and nobody has used anything.
 """
 
 from __future__ import annotations

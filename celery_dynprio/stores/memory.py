@@ -12,7 +12,7 @@ from typing import Final
 from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Names, Objective, Standing
 from celery_dynprio.policies.decay import DecayedMean
-from celery_dynprio.ports.guidance import EXPIRY, Guidance, largest
+from celery_dynprio.ports.guidance import EXPIRY, Guidance
 from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
 from celery_dynprio.ports.spans import CAUSES
 from celery_dynprio.ports.stores import Entry, UsageFigures
@@ -237,8 +237,7 @@ class MemoryGuidance:
 
     def publish(self, queue: str, guidance: Guidance) -> None:
         """Replace what is known of this queue."""
-        kept = replace(guidance, runtimes=largest(guidance.runtimes), use=largest(guidance.use))
-        self._known[queue] = self._clock() + self._expiry, kept
+        self._known[queue] = self._clock() + self._expiry, guidance.bounded()
 
     def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
         """Return the guidance of these queues."""

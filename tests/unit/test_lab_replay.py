@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -38,7 +39,7 @@ CONTENDERS: Final = {each.name: each.make for each in contenders({"policy": POLI
 class Middle(Placement):
     """A producer that knows nothing."""
 
-    def priority(self, task_id: str, name: str, header: Mapping[str, Any]) -> int:  # noqa: ARG002 - see the class
+    def priority(self, queue: str, task_id: str, name: str, header: Mapping[str, Any]) -> int:  # noqa: ARG002 - see the class
         return 5
 
 
@@ -229,7 +230,7 @@ def test_tasks_that_no_worker_is_left_for_are_counted() -> None:
 
 def test_a_deep_front_is_parked_and_brought_back_best_first() -> None:
     recording = [Task(0.0, "a", 1.0, weight=float(number % 10)) for number in range(200)]
-    planned = Planned(1 * Weight(), Middle(1 * Weight(), PRODUCTION.scale), Learning(), window=20)
+    planned = Planned(1 * Weight(), partial(Middle, 1 * Weight(), PRODUCTION.scale), Learning(), window=20)
     record = replay(recording, planned, Fleet(2))
     assert len(record) == 200
     waits = dict[float, list[float]]()
@@ -244,7 +245,7 @@ def test_a_smaller_budget_moves_less() -> None:
     recording = [Task(0.1 * number, "a", 1.0, weight=float(number % 10)) for number in range(200)]
 
     def moves(budget: float) -> int:
-        planned = Planned(1 * Weight(), Middle(1 * Weight(), PRODUCTION.scale), Learning(), budget=budget)
+        planned = Planned(1 * Weight(), partial(Middle, 1 * Weight(), PRODUCTION.scale), Learning(), budget=budget)
         return replay(recording, planned, Fleet(2)).moves
 
     assert 0 < moves(80e-6) < moves(0.2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.brokers.redis.broker import ERRORS
+from celery_dynprio.engine.guiding import Guiding
 from celery_dynprio.engine.loop import serve
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
@@ -19,6 +20,7 @@ from celery_dynprio.engine.ticklog import TickLog, describe, planned
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import OVERFLOW, Context, Outcome, PendingTask, Report, Role
 from celery_dynprio.policies import Age, Policy, Weight, default_policy, factor
+from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.ports.stores import UsageFigures
 from celery_dynprio.protocol1 import NOT_JSON
 from celery_dynprio.runtimes import Runtimes
@@ -269,3 +271,60 @@ def test_a_dry_run_tells_of_tasks_that_a_priority_pins() -> None:
     queue = backlog((5, 1.0))
     queue.publish(PendingTask("pinned", "a.task", NOW, pinned=5), 3)
     assert "would move 2, 1 pinned by a priority of their own" in describe(reprioritizer(queue, dry_run=True).tick())
+
+
+class Told:
+    """A guidance store that may be broken."""
+
+    def __init__(self, problem: Exception | None = None) -> None:
+        self.problem = problem
+        self.guidance: list[Guidance] = []
+
+    def publish(self, queue: str, guidance: Guidance) -> None:
+        if self.problem:
+            raise self.problem
+        assert queue == "celery"
+        self.guidance.append(guidance)
+
+    def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
+        raise NotImplementedError
+
+
+class Used(MemoryUsage):
+    """Two tasks of one key were run."""
+
+    def read(self, now: float) -> UsageFigures:  # noqa: ARG002 - nothing ages here
+        return UsageFigures(Runtimes({"a.task": 2.0}), {"acme": 3.0})
+
+
+def test_producers_are_told_once_a_second_and_only_while_something_waits() -> None:
+    queue, store, now = backlog((5, 1.0), (5, 9.0)), Told(), NOW
+    leader = reprioritizer(queue, guiding=Guiding(store, "celery"), usage=Used())
+    leader.clock = lambda: now
+    leader.tick()
+    assert [(dict(each.runtimes), each.use) for each in store.guidance] == [({"a.task": 2.0}, {"acme": 3.0})]
+    assert store.guidance[0].bands.level(0.9) < store.guidance[0].bands.level(0.1)
+    now += 0.9
+    leader.tick()
+    assert len(store.guidance) == 1
+    now += 0.1
+    leader.tick()
+    assert len(store.guidance) == 2
+    while queue.consume():
+        pass
+    now += 10
+    leader.tick()
+    assert len(store.guidance) == 2
+
+
+def test_a_dry_run_tells_producers_nothing() -> None:
+    store = Told()
+    reprioritizer(backlog((5, 1.0)), guiding=Guiding(store, "celery"), dry_run=True).tick()
+    assert not store.guidance
+
+
+def test_a_store_that_takes_no_guidance_costs_no_tick(caplog: pytest.LogCaptureFixture) -> None:
+    queue = backlog((5, 1.0), (5, 9.0))
+    reprioritizer(queue, guiding=Guiding(Told(OSError("full")), "celery")).tick()
+    assert order(queue) == ["1", "0"]
+    assert "producers are not told how tasks are put in order: OSError('full')" in caplog.text

@@ -16,12 +16,24 @@ import kombu.entity
 import pytest
 from celery import Celery, chain, chord, group
 
-from celery_dynprio import Context, DynPrio, PendingTask, Weight, dynprio_task, factor, tracing
+from celery_dynprio import (
+    Context,
+    DynPrio,
+    FairShare,
+    PendingTask,
+    ShortestFirst,
+    Weight,
+    dynprio_task,
+    factor,
+    tracing,
+)
 from celery_dynprio.errors import OptionError
-from celery_dynprio.levels import Scale
+from celery_dynprio.levels import Bands, Scale
+from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.producer.canvas import dependents
 from celery_dynprio.producer.placement import Placement
 from celery_dynprio.producer.router import DynPrioRouter
+from celery_dynprio.runtimes import Runtimes
 
 Exchange: Any = kombu.entity.Exchange
 Queue: Any = kombu.entity.Queue
@@ -673,11 +685,58 @@ def test_the_policy_is_bound_now_and_then_and_deadlines_stay_exact() -> None:
             return score
 
     placement = Placement(1 * Watching(), Scale.of(range(10)))
-    for now, slack in ((100.0, 7), (102.5, 7), (104.9, 8), (105.0, 7), (90.0, 7)):
+    for now, slack in ((100.0, 7), (102.5, 7), (104.9, 7), (107.4, 8), (107.5, 7), (90.0, 7)):
         placement.priority("celery", "", "work", {"at": now, "due": now + slack})
-    assert contexts == [100.0, 105.0, 90.0]
+    assert contexts == [100.0, 102.5, 107.5, 90.0]  # the first time for a moment only, until a guide may know more
     # Of two tasks that look alike the second is not scored again.
-    assert [deadline - published for published, deadline in seen if deadline] == pytest.approx([7, 8, 7, 7])
+    assert [deadline - published for published, deadline in seen if deadline] == pytest.approx([7, 7, 8, 7, 7])
+
+
+class Guide:
+    """Knows what a test tells it."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Guidance] = {}
+        self.heard: list[str] = []
+
+    def of(self, queue: str) -> Guidance | None:
+        return self.known.get(queue)
+
+    def wanted(self, queue: str) -> None:
+        self.heard.append(queue)
+
+
+def test_what_the_leader_told_counts_at_once_and_for_its_queue_only() -> None:
+    guide = Guide()
+    placement = Placement(1 * Weight(), Scale.of(range(10)), guide)
+
+    def levels() -> list[int]:
+        return [placement.priority(queue, "", "work", {"at": 100.0, "w": 2.0}) for queue in ("mails", "orders")]
+
+    assert levels() == [7, 7]
+    guide.known = {"mails": Guidance(Bands(0.1, 0.2, 10))}
+    assert levels() == [0, 7]
+    guide.known = {}
+    assert levels() == [7, 7]
+    assert guide.heard == ["mails", "orders", "mails", "mails"]
+
+
+def test_producers_score_with_the_runtimes_and_the_use_that_the_leader_knows() -> None:
+    guide = Guide()
+    figures = Runtimes({"long": 600.0, "short": 1.0}), {"heavy": 900.0, "light": 1.0}
+    guide.known = {"celery": Guidance(Bands.equal(10), *figures)}
+    placement = Placement(1 * ShortestFirst(scale=60) + 1 * FairShare(), Scale.of(range(10)), guide)
+
+    def level(name: str, key: str) -> int:
+        return placement.priority("celery", "", name, {"at": 100.0, "key": key})
+
+    assert level("short", "light") < level("short", "heavy") < level("long", "heavy")
+
+
+def test_guidance_for_another_number_of_levels_counts_for_nothing() -> None:
+    guide = Guide()
+    guide.known = {"celery": Guidance(Bands(0.1, 0.2, 4))}
+    assert Placement(1 * Weight(), Scale.of(range(10)), guide).priority("celery", "", "work", {"at": 1.0}) == 8
 
 
 # What only the message tells

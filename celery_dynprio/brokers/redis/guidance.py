@@ -1,7 +1,7 @@
 """What leaders tell producers, in two kinds of small keys that expire.
 
-Each queue has its bands in one. The figures, which are the same for all queues of an app, are in another, so that an app
-with many queues writes and reads them once.
+Each queue has its bands in one. The figures, which are the same for all queues of an app, are in another, so that an
+app with many queues writes and reads them once.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.levels import Bands
-from celery_dynprio.ports.guidance import EXPIRY, PUBLISH_INTERVAL, Guidance, largest
+from celery_dynprio.ports.guidance import EXPIRY, PUBLISH_INTERVAL, Guidance
+from celery_dynprio.runtimes import Runtimes, Sums
 from celery_dynprio.untrusted import number
 
 #: The format of the keys. A reader takes what has another number for absent.
@@ -46,8 +47,7 @@ class RedisGuidance:
         pipe.set(self._bands_key(queue), _text(bands=[bands.low, bands.high, bands.count]), px=self._milliseconds)
         now = self._clock()
         if now - self._figures_written >= PUBLISH_INTERVAL:
-            figures = {"runtimes": largest(guidance.runtimes), "use": largest(guidance.use)}
-            pipe.set(self._figures_key, _text(**figures), px=self._milliseconds)
+            pipe.set(self._figures_key, _text(**_figures(guidance.bounded())), px=self._milliseconds)
             self._figures_written = now
         pipe.execute()
 
@@ -57,7 +57,7 @@ class RedisGuidance:
             return {}
         figures, *rows = self._client.redis.mget(self._figures_key, *map(self._bands_key, queues))
         common = _object(figures)
-        runtimes, use = _numbers(common.get("runtimes")), _numbers(common.get("use"))
+        runtimes, use = _runtimes(common), _numbers(common.get("use"))
         found = {queue: _bands(_object(row).get("bands")) for queue, row in zip(queues, rows, strict=True)}
         return {queue: Guidance(bands, runtimes, use) for queue, bands in found.items() if bands is not None}
 
@@ -85,6 +85,48 @@ def _bands(found: Any) -> Bands | None:
         case [low, high, int(count)] if 0 <= number(low, -1.0) < number(high, -1.0) <= 1 and count > 0:
             return Bands(number(low), number(high), count)
     return None
+
+
+def _figures(guidance: Guidance) -> dict[str, Any]:
+    runtimes = guidance.runtimes
+    return {
+        "means": _rounded(dict(runtimes)),
+        "names": {name: _short(sums) for name, sums in runtimes.names.items()},
+        "pairs": [[*pair, *_short(sums)] for pair, sums in runtimes.pairs.items()],
+        "use": _rounded(guidance.use),
+    }
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return dict(zip(figures, _short(figures.values()), strict=True))
+
+
+def _short(figures: Iterable[float]) -> list[float]:
+    """The numbers with four digits: they are estimates."""
+    return [float(f"{each:.4g}") for each in figures]
+
+
+def _runtimes(found: Mapping[str, Any]) -> Runtimes:
+    names, pairs = found.get("names"), found.get("pairs")
+    rows = [(name, _sums(row)) for name, row in names.items()] if isinstance(names, dict) else []
+    by_pair = [_pair(row) for row in pairs] if isinstance(pairs, list) else []
+    return Runtimes(
+        _numbers(found.get("means")), {name: sums for name, sums in rows if sums}, dict(filter(None, by_pair))
+    )
+
+
+def _pair(row: Any) -> tuple[tuple[str, str], Sums] | None:
+    match row:
+        case [str(name), str(key), *figures] if (sums := _sums(figures)) is not None:
+            return (name, key), sums
+    return None
+
+
+def _sums(row: Any) -> Sums | None:
+    if not isinstance(row, list) or len(row) != len(Sums._fields):
+        return None
+    figures = [number(each) for each in row]
+    return None if None in figures else Sums(*figures)
 
 
 def _numbers(found: Any) -> dict[str, float]:
