@@ -26,6 +26,7 @@ from celery_dynprio.cli.stats import stats
 from celery_dynprio.cli.steer import bump, cancel, hold, release
 from celery_dynprio.cli.top.command import top
 from celery_dynprio.cli.trace import trace
+from celery_dynprio.cli.tune import tune
 
 __all__ = ["dynprio"]
 
@@ -33,7 +34,7 @@ __all__ = ["dynprio"]
 SECTIONS: Final[dict[str, Sequence[click.Command]]] = {
     "See": (list_, top, explain, stats, count, policy, trace, log, doctor),
     "Steer": (bump, reprioritize, hold, release, cancel, pause, resume, drain),
-    "Compare": (replay,),
+    "Compare": (replay, tune),
     "Run": (run,),
 }
 

@@ -7,9 +7,10 @@ random numbers. Intervals hold the true figure with 95 % confidence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 from typing import Final, NamedTuple
 
 from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind
@@ -80,8 +81,14 @@ OVERALL: Final = (
 
 def of_classes(found: Study) -> list[Measure]:
     """The measures of each class: its mean wait, its p95, and its share in time."""
-    names = sorted({group for figures in found.figures.values() for each in figures for group in each.groups})
-    with_deadline = {group for figures in found.figures.values() for each in figures for group in each.groups_in_time}
+    return measures_of_classes([each for figures in found.figures.values() for each in figures])
+
+
+def measures_of_classes(figures: Iterable[Measures]) -> list[Measure]:
+    """The measures of each class that there is in these figures."""
+    figures = list(figures)
+    names = sorted({group for each in figures for group in each.groups})
+    with_deadline = {group for each in figures for group in each.groups_in_time}
     measures: list[Measure] = []
     for name in names:
         measures += [
@@ -107,20 +114,28 @@ def _in_time_of(group: str, found: Measures) -> float | None:
     return found.groups_in_time.get(group)
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Sequence[float], together: int = 1) -> Interval:
     """The mean of a figure over resampled workloads, and where the true one is.
 
     That is the percentile interval of the bootstrap (Efron 1979), or the normal one with Student's t if there are too
     few seeds for percentiles: as much as the resampled figures differ, the recording leaves open. More seeds make it
     steadier, not narrower.
+
+    If one picks from several comparisons, one of them is good by chance. With ``together`` of them all intervals hold
+    at once with 95 % confidence (Bonferroni): that takes more than 19 values, and is the normal interval, as there are
+    no such percentiles.
     """
     middle, count = mean(values), len(values)
     if count < 2:  # noqa: PLR2004 - one has no spread
         return Interval(middle, None, None)
+    spread = math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (count - 1))
     if count - 1 > len(_T95):
+        if together > 1:
+            reach = spread * NormalDist().inv_cdf(1 - 0.025 / together)
+            return Interval(middle, middle - reach, middle + reach)
         ordered = sorted(values)
         return Interval(middle, _between(ordered, 0.025), _between(ordered, 0.975))
-    reach = _T95[count - 2] * math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (count - 1))
+    reach = _T95[count - 2] * spread
     return Interval(middle, middle - reach, middle + reach)
 
 
@@ -138,8 +153,8 @@ def summary(found: Study, name: str, measure: Measure) -> Interval | None:
     return interval(values) if values else None
 
 
-def duel(found: Study, own: str, other: str, measure: Measure) -> Duel | None:
-    """Compare two contenders in one measure; None if it does not apply."""
+def duel(found: Study, own: str, other: str, measure: Measure, together: int = 1) -> Duel | None:
+    """Compare two contenders in one measure; None if it does not apply. ``together`` is as in :func:`interval`."""
     pairs = [
         (mine, theirs)
         for one, two in zip(found.figures[own], found.figures[other], strict=True)
@@ -148,7 +163,7 @@ def duel(found: Study, own: str, other: str, measure: Measure) -> Duel | None:
     if not pairs:
         return None
     mine, theirs = mean([each for each, _ in pairs]), mean([each for _, each in pairs])
-    return Duel(measure, other, mine, theirs, interval([one - two for one, two in pairs]))
+    return Duel(measure, other, mine, theirs, interval([one - two for one, two in pairs], together))
 
 
 def is_clear(found: Duel) -> bool:

@@ -59,13 +59,14 @@ def _comparison(found: Study, policy: Contender) -> dict[str, Any]:
     return {
         "policy": policy.name,
         "gain_of_exact_order": _interval(gain(found, policy.name)),
-        "against_first_come": [_duel(each) for each in against if each is not None],
-        "best_for": [{**_duel(each), "clear": clear} for each, clear in wins(found, policy.name)],
-        "loses": [_duel(each) for each in losses(found, policy.name)],
+        "against_first_come": [duel_object(each) for each in against if each is not None],
+        "best_for": [{**duel_object(each), "clear": clear} for each, clear in wins(found, policy.name)],
+        "loses": [duel_object(each) for each in losses(found, policy.name)],
     }
 
 
-def _duel(found: Duel) -> dict[str, Any]:
+def duel_object(found: Duel) -> dict[str, Any]:
+    """How one contender stands against another in one measure."""
     return {
         "measure": found.measure.title,
         "opponent": found.opponent,

@@ -54,20 +54,20 @@ def study(
     *,
     tick: float = 1.0,
     seeds: int = 1,
-    by: str = "name",
+    by: str | Callable[[Task], str] = "name",
     progress: Callable[[], object] = lambda: None,
 ) -> Study:
     """Play the workload with each contender: once as it is, or with each of ``seeds`` (above 1) resampled.
 
-    ``by`` is one of :data:`CLASSES`; ``progress`` is called after each replay. Raises
-    :class:`~celery_dynprio.errors.ArgumentError` and :class:`~celery_dynprio.errors.RecordingError`.
+    ``by`` is one of :data:`CLASSES`, or a function that tells the class of a task; ``progress`` is called after each
+    replay. Raises :class:`~celery_dynprio.errors.ArgumentError` and :class:`~celery_dynprio.errors.RecordingError`.
     """
     found = workload.extent()
     if fleet.workers is None and not found.has_slots:
         raise ArgumentError("workers", None, "the recording does not say which there were; give their number")
     if fleet.workers is None and seeds > 1:
         raise ArgumentError("seeds", seeds, "a resampled recording has other times than its workers; give their number")
-    group = classes(workload.recording, by)
+    group = classes(workload.recording, by) if isinstance(by, str) else by
     figures: dict[str, list[Measures]] = {contender.name: [] for contender in contenders}
     for entries in _workloads(workload, seeds):
         for contender in contenders:
