@@ -38,8 +38,8 @@ _search, _output = partial(option, "Search"), partial(option, "Output")
     "texts",
     metavar="MEASURE",
     multiple=True,
-    help="What to improve, as replay names it: 'mean wait', 'in time', 'checkout p95'. May be repeated; without it, the "
-    "weighted mean wait and, with deadlines, the share that starts in time.",
+    help="What to improve, as replay names it: 'mean wait', 'in time', 'checkout p95'. May be repeated; without it, "
+    "the weighted mean wait and, with deadlines, the share that starts in time.",
 )
 @_search("--trials", type=click.IntRange(min=1), default=100, show_default=True, help="Try this many policies.")
 @_search("--seconds", type=duration(0.0), metavar="SECONDS", help="Begin no other trial after this time.")
@@ -68,12 +68,12 @@ _search, _output = partial(option, "Search"), partial(option, "Output")
 @json_option
 @click.pass_context
 def tune(ctx: click.Context, /, *, place: str, as_json: bool, html: Path | None, limit: int, **given: Any) -> None:
-    """Search a policy's weights and other numbers on a recorded workload.
+    """Search better weights and other numbers for a policy.
 
     Other numbers are tried on the first part of the recording. Those that no other ones beat in all objectives are then
     compared with the present policy on the rest. A gain that may be chance is not recommended. Nothing is changed: what
-    is printed can be pasted into the settings. Ctrl-C ends the search, and shows what was found. RECORDING is a file as for
-    replay. Needs the extra 'tune'.
+    is printed can be pasted into the settings. Ctrl-C ends the search and shows what was found. RECORDING is a file as
+    for replay. Needs Optuna, which the extra 'tune' brings.
 
     For example:
 
@@ -101,8 +101,8 @@ def tune(ctx: click.Context, /, *, place: str, as_json: bool, html: Path | None,
 
 
 def _tune(what: Played, own: tuple[str, Policy], limit: int, given: Mapping[str, Any]) -> Tuned:
-    from celery_dynprio.lab.search import search, spread  # noqa: PLC0415
     from celery_dynprio.lab.recording import extent  # noqa: PLC0415
+    from celery_dynprio.lab.search import search, spread  # noqa: PLC0415
     from celery_dynprio.lab.tuning import Split, Stage, Tuned, judge, objectives, values  # noqa: PLC0415
 
     if what.fleet.workers is None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 #: What a policy attains in each of the objectives.
 Values: TypeAlias = tuple[float, ...]
 
-MISSING: Final = 'tuning needs a package: pip install "celery-dynprio[tune]"'
+#: What the extra ``tune`` brings.
+MISSING: Final = 'tuning needs a package: pip install "optuna>=4,<6"'
 
 
 class Trial(NamedTuple):

@@ -25,10 +25,10 @@ from celery_dynprio.lab.comparison import (
 from celery_dynprio.lab.contenders import PLAIN, Contender, Kind, Production
 from celery_dynprio.lab.lookup import measure_named
 from celery_dynprio.lab.measures import Measures, measures
+from celery_dynprio.lab.recording import Extent, Task, extent
 from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.lab.search import Searched, Trial, Values
 from celery_dynprio.lab.study import Study, classes, study
-from celery_dynprio.lab.recording import Extent, Task, extent
 from celery_dynprio.lab.workload import BLOCKS, Workload
 from celery_dynprio.policies import Policy
 

@@ -43,6 +43,7 @@ COMMANDS = (
     "stats",
     "top",
     "trace",
+    "tune",
 )
 
 #: What a command cannot do without.
@@ -50,6 +51,7 @@ ARGUMENTS = {
     "explain": ["some-id"],
     "replay": [__file__],
     "trace": ["some-id"],
+    "tune": [__file__],
     **{name: ["some-id"] for name in ("bump", "cancel", "hold", "release")},
     "reprioritize": ["some-id", "--weight", "1"],
 }
