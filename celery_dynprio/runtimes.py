@@ -85,7 +85,7 @@ class Runtimes(Mapping[str, float]):
         #: The runs of each name, and of each name and key, as far as their spread is known.
         self.names = names
         self.pairs = pairs
-        self._known: dict[tuple[str, str], Estimate] = {}
+        self._known: dict[str, Estimate] = {}
         self._usual: Estimate | None = None
 
     def __getitem__(self, name: str) -> float:
@@ -107,13 +107,17 @@ class Runtimes(Mapping[str, float]):
         Buehlmann 1967); that of its name if it has no key, or none that is known; and the mean of all names for a name
         that never ran.
         """
-        if not self._means:
+        usual = self._of_name(task.name)
+        runs = self.pairs.get((task.name, task.key)) if task.key else None
+        return usual if usual is None or runs is None else _drawn(runs, usual)
+
+    def mean(self, task: Named) -> float | None:
+        """Return the mean of :meth:`expected`, in less time."""
+        usual = self._of_name(task.name)
+        if usual is None:
             return None
-        kind = task.name, task.key or ""
-        known = self._known.get(kind)
-        if known is None:
-            known = self._known[kind] = self._estimate(*kind)
-        return known
+        runs = self.pairs.get((task.name, task.key)) if task.key else None
+        return usual.mean if runs is None else _drawn_mean(runs, usual.mean)
 
     def largest(self, most: int) -> Runtimes:
         """Return so many names, and so many pairs of name and key: those that took the most time."""
@@ -128,18 +132,21 @@ class Runtimes(Mapping[str, float]):
             {pair: self.pairs[pair] for pair in pairs},
         )
 
-    def _estimate(self, name: str, key: str) -> Estimate:
-        by_name = self._of_name(name) if name in self._means else self._of_all()
-        runs = self.pairs.get((name, key)) if key else None
-        return by_name if runs is None else _drawn(runs, by_name)
+    def _of_name(self, name: str) -> Estimate | None:
+        if name not in self._means:
+            return self._of_all() if self._means else None
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = self._spread(name)
+        return known
 
-    def _of_name(self, name: str) -> Estimate:
+    def _spread(self, name: str) -> Estimate:
         mean = self._means[name]
         return Estimate(mean, mean * math.sqrt(_variation(self.names.get(name))))
 
     def _of_all(self) -> Estimate:
         if self._usual is None:
-            each = [self._of_name(name) for name in self._means]
+            each = [self._spread(name) for name in self._means]
             mean = fmean(known.mean for known in each)
             squares = fmean(known.mean**2 + known.deviation**2 for known in each)
             self._usual = Estimate(mean, math.sqrt(max(squares - mean**2, 0.0)))
@@ -155,8 +162,11 @@ def _variation(runs: Sums | None) -> float:
 
 
 def _drawn(runs: Sums, usual: Estimate) -> Estimate:
-    """These runs, and so many assumed ones of which each takes as long as is usual."""
-    count = runs.runs + PRIOR_RUNS
-    mean = (runs.seconds + PRIOR_RUNS * usual.mean) / count
-    squares = (runs.squares + PRIOR_RUNS * (usual.mean**2 + usual.deviation**2)) / count
-    return Estimate(mean, math.sqrt(max(squares - mean**2, 0.0)))
+    """These runs, and so many assumed ones that take what is usual."""
+    mean = _drawn_mean(runs, usual.mean)
+    squares = runs.squares + PRIOR_RUNS * (usual.mean**2 + usual.deviation**2)
+    return Estimate(mean, math.sqrt(max(squares / (runs.runs + PRIOR_RUNS) - mean**2, 0.0)))
+
+
+def _drawn_mean(runs: Sums, usual: float) -> float:
+    return (runs.seconds + PRIOR_RUNS * usual) / (runs.runs + PRIOR_RUNS)

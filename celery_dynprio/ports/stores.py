@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Objective, Standing
-from celery_dynprio.policies.decay import DecayedMean
 from celery_dynprio.ports.guidance import EXPIRY, GuidanceStore
 from celery_dynprio.ports.histograms import Histograms
 from celery_dynprio.ports.spans import Spans
 from celery_dynprio.runtimes import Runtimes
+
+#: How many keys, how many task names, and how many pairs of both are remembered; beyond that, some of the least used
+#: are forgotten.
+MAX_REMEMBERED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,6 @@ class UsageFigures(NamedTuple):
     runtimes: Runtimes
     #: Decayed use of worker time in seconds by fairness key.
     use: Mapping[str, float]
-
-    @classmethod
-    def as_of(
-        cls, now: float, half_life: float, runtimes: Mapping[str, DecayedMean], use: Mapping[str, DecayedMean]
-    ) -> UsageFigures:
-        """Return the figures ``now`` (Unix seconds); ``half_life`` is in seconds."""
-        return cls(
-            Runtimes({name: learned.mean for name, learned in runtimes.items()}),
-            {key: used.seconds_at(now, half_life) for key, used in use.items()},
-        )
 
 
 class Usage(Protocol):

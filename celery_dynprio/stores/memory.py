@@ -7,15 +7,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from celery_dynprio.models import Run, Start
 from celery_dynprio.objectives import Names, Objective, Standing
-from celery_dynprio.policies.decay import DecayedMean
+from celery_dynprio.policies.decay import DecayedSums
 from celery_dynprio.ports.guidance import EXPIRY, Guidance
 from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
 from celery_dynprio.ports.spans import CAUSES
-from celery_dynprio.ports.stores import Entry, UsageFigures
+from celery_dynprio.ports.stores import MAX_REMEMBERED, Entry, UsageFigures
+from celery_dynprio.runtimes import Runtimes, Sums
 from celery_dynprio.tracing.records import SpanRecord, Trace
 
 #: How many entries of the audit are kept; the oldest go first.
@@ -26,6 +27,8 @@ FRESH: Final = 30.0
 
 #: The present rate of starts is that of the last tenth of the window, or of this many seconds if that is more.
 SHORTEST_RECENT: Final = 5.0
+
+K = TypeVar("K")
 
 
 class MemorySwitch:
@@ -208,23 +211,40 @@ class MemoryUsage:
     def __init__(self, half_life: float = 600.0, clock: Callable[[], float] = time.time) -> None:
         self._half_life = half_life
         self._clock = clock
-        self._use: dict[str, DecayedMean] = {}
-        self._runtimes: dict[str, DecayedMean] = {}
+        self._use: dict[str, DecayedSums] = {}
+        self._names: dict[str, DecayedSums] = {}
+        self._pairs: dict[tuple[str, str], DecayedSums] = {}
+        self._runtimes: Runtimes | None = None
 
     def add(self, runs: Iterable[Run]) -> None:
         """Learn from these runs, as of now."""
         now = self._clock()
-        nothing = DecayedMean(0.0, 0.0, now)
         for run in runs:
-            for means, field in ((self._use, run.key), (self._runtimes, run.name)):
-                means[field] = means.get(field, nothing).plus(run.seconds, now, self._half_life)
+            self._count(self._use, run.key, run.seconds, now)
+            self._count(self._names, run.name, run.seconds, now)
+            if run.key:
+                self._count(self._pairs, (run.name, run.key), run.seconds, now)
+            self._runtimes = None
 
     def read(self, now: float) -> UsageFigures:
-        """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
-        return UsageFigures.as_of(now, self._half_life, self._runtimes, self._use)
+        """Return learned runtimes, and decayed use in seconds by key, as of ``now`` (Unix seconds)."""
+        if self._runtimes is None:
+            means = {name: known.mean for name, known in self._names.items()}
+            names = {name: known.sums for name, known in self._names.items()}
+            self._runtimes = Runtimes(means, names, {pair: known.sums for pair, known in self._pairs.items()})
+        return UsageFigures(
+            self._runtimes, {key: used.seconds_at(now, self._half_life) for key, used in self._use.items()}
+        )
 
     def close(self) -> None:
         """Do nothing: there is no connection."""
+
+    def _count(self, learned: dict[K, DecayedSums], what: K, seconds: float, now: float) -> None:
+        """Count a run; if there are too many, what had none for the longest time is forgotten."""
+        known = learned.pop(what, None) or DecayedSums(Sums(0.0, 0.0, 0.0), now)
+        learned[what] = known.plus(seconds, now, self._half_life)
+        if len(learned) > MAX_REMEMBERED:
+            del learned[next(iter(learned))]
 
 
 class MemoryGuidance:

@@ -10,7 +10,7 @@ import pytest
 from celery_dynprio.brokers.redis import usage as learned
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.usage import RedisUsage
-from celery_dynprio.models import Run
+from celery_dynprio.models import PendingTask, Run
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartServer, StartWorker
 from tests.processes import wait_until
@@ -61,7 +61,94 @@ def test_use_decays_by_the_clock_of_the_server(valkey: Database) -> None:
 
 def test_only_prefixed_keys_are_touched(valkey: Database) -> None:
     redis_usage(valkey.url, prefix="shop:").add([Run("a", "x", 1.0)])
-    assert set(valkey.client.keys()) == {b"shop:dynprio:use", b"shop:dynprio:runtimes"}
+    names = ("use", "runtimes", "spreads", "usage_changes")
+    assert set(valkey.client.keys()) == {f"shop:dynprio:{name}".encode() for name in names}
+
+
+def test_what_is_kept_reads_as_older_versions_read_and_write_it(valkey: Database) -> None:
+    """Workers and leaders of the first version know two hashes, of "seconds count at", and nothing else."""
+    kept = redis_usage(valkey.url)
+    kept.add([Run("a", "x", 4.0)] * 100)
+    for key in ("dynprio:use", "dynprio:runtimes"):
+        for value in valkey.client.hvals(key):
+            assert [float(each) > 0 for each in value.split()] == [True, True, True]
+    valkey.client.hset("dynprio:runtimes", "a", f"800 100 {time.time()}")
+    valkey.client.hset("dynprio:runtimes", "old", f"30 10 {time.time()}")
+    runtimes, _ = redis_usage(valkey.url).read(time.time())
+    assert runtimes == pytest.approx({"a": 8.0, "old": 3.0})
+    known = runtimes.expected(PendingTask("1", "a", 0.0))
+    assert known is not None
+    assert known.mean == pytest.approx(8.0)
+    assert known.deviation < 2.0
+
+
+def test_changes_of_an_older_worker_are_known_in_the_end(valkey: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "CACHE_SECONDS", 0.0)
+    kept = redis_usage(valkey.url)
+    kept.add([Run("a", "x", 4.0)])
+    kept.read(time.time())
+    valkey.client.hset("dynprio:runtimes", "old", "30 10 1")
+    wait_until(lambda: "old" in kept.read(time.time()).runtimes)
+
+
+@pytest.fixture
+def only_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that has read all once reads the changes from then on, unless it has missed some."""
+    monkeypatch.setattr(learned, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(learned, "WHOLE_READS", 1e-9)
+
+
+@pytest.mark.usefixtures("only_changes")
+def test_who_knows_all_before_asks_for_what_changed(valkey: Database) -> None:
+    kept = redis_usage(valkey.url)
+    kept.add([Run("a", "x", 4.0)])
+    kept.read(time.time())
+    for key in ("dynprio:use", "dynprio:runtimes", "dynprio:spreads"):
+        valkey.client.delete(key)
+    kept.add([Run("b", "y", 1.0)])
+    runtimes, use = kept.read(time.time())
+    assert runtimes == pytest.approx({"a": 4.0, "b": 1.0})
+    assert use == pytest.approx({"x": 4.0, "y": 1.0}, rel=0.05)
+
+
+@pytest.mark.usefixtures("only_changes")
+@pytest.mark.parametrize(
+    "mishap", ["too many", "lost", "set back", "another", "no JSON", "not a list", "no field", "no number"]
+)
+def test_who_missed_a_change_reads_all_again(valkey: Database, mishap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "MAX_CHANGES", 4)
+    kept, changes = redis_usage(valkey.url), "dynprio:usage_changes"
+    for _ in range(3):
+        kept.add([Run("a", "x", 4.0)])
+    kept.read(time.time())
+    valkey.client.hset("dynprio:runtimes", "unseen", "30 10 1")
+    for _ in range(6 if mishap == "too many" else 1):
+        kept.add([Run("b", "y", 1.0)])
+    wrong = {
+        "another": '["7"]',
+        "no JSON": "nonsense",
+        "not a list": '{"a": 1}',
+        "no field": '["4", 1]',
+        "no number": '["4", "1", "a", "1 1 1"]',
+    }
+    if mishap == "lost":
+        valkey.client.delete(changes)
+    elif mishap == "set back":
+        valkey.client.hset(changes, "n", 1)
+    elif mishap in wrong:
+        valkey.client.hset(changes, "0", wrong[mishap])
+    assert kept.read(time.time()).runtimes == pytest.approx({"a": 4.0, "b": 1.0, "unseen": 3.0})
+
+
+@pytest.mark.usefixtures("only_changes")
+def test_what_was_dropped_is_forgotten_by_all(valkey: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "MAX_REMEMBERED", 20)
+    reader, writer = redis_usage(valkey.url), redis_usage(valkey.url)
+    for start in range(0, 200, 5):
+        writer.add([Run("a", f"key {n}", 1.0) for n in range(start, start + 5)])
+        known = reader.read(time.time()).use
+        assert len(known) <= 20
+    assert known.keys() == redis_usage(valkey.url).read(time.time()).use.keys()
 
 
 HOSTILE = [
@@ -73,14 +160,18 @@ HOSTILE = [
     b"-1 1 1",
     b"1 nan nan",
     b"1 1 nan",
-    b"1 1 1 1",
+    b"1 1 1 1 1",
+    b"1 0 1",
+    b"1e300 1 1",
+    b"1 1e-300 1 1",
+    b"1 nan 1 1",
     b"\xff\xfe \x00 1",
 ]
 
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_hostile_values_are_passed_over_and_mended(server: Database, value: bytes) -> None:
-    for key in ("dynprio:use", "dynprio:runtimes"):
+    for key in ("dynprio:use", "dynprio:runtimes", "dynprio:spreads"):
         server.client.hset(key, "bad", value)
         server.client.hset(key, b"\xff", b"1 1 1")
     kept = redis_usage(server.url)

@@ -1,24 +1,25 @@
-"""Learned runtimes and use: what they are, how they decay, and where they are kept.
+"""Learned runtimes and use, as they are kept in the broker's Redis.
 
-There is a mean runtime for each task name, and a use of worker time for each key. Both decay with a half-life, as in
-Slurm's multifactor plugin (``PriorityDecayHalfLife``), so that recent runs count most.
+There is a use of worker time for each key, a mean runtime for each task name, and for each name and each key of it how
+many runs there were, how long they took and how much that varies. All decay with a half-life, as in Slurm's multifactor
+plugin (``PriorityDecayHalfLife``), so that recent runs count most.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.learned import SEPARATOR, Learned
 from celery_dynprio.chunks import chunks
 from celery_dynprio.models import Run
-from celery_dynprio.policies.decay import DecayedMean
-from celery_dynprio.ports.stores import UsageFigures
+from celery_dynprio.ports.stores import MAX_REMEMBERED, UsageFigures
 
-#: How many keys and how many task names are remembered; beyond that, some of the least used are forgotten.
-MAX_REMEMBERED: Final = 10_000
+#: So many of the latest changes are kept for those that read.
+MAX_CHANGES: Final = 512
 
 #: Entries in one call of the script: less than a millisecond of the server's time.
 CHUNK: Final = 50
@@ -26,9 +27,13 @@ CHUNK: Final = 50
 #: Seconds for which a read is reused, so that all queues of one tick share it.
 CACHE_SECONDS: Final = 0.5
 
+#: Whole reads take in about so many entries a second. In between only changes are read, which workers of an older
+#: version do not tell: what these measure is known the later the more there is.
+WHOLE_READS: Final = 200.0
+
 
 class RedisUsage:
-    """Learned use in two small hashes in the broker's Redis, so that all processes share it and it survives restarts.
+    """Learned use in small hashes in the broker's Redis, so that all processes share it and it survives restarts.
 
     ``half_life`` is in seconds. Raises the errors of redis-py when the broker is away.
     """
@@ -36,47 +41,77 @@ class RedisUsage:
     def __init__(self, client: RedisClient, half_life: float = 600.0) -> None:
         self._client = client
         self._half_life = half_life
-        self._keys = [client.app_key("use"), client.app_key("runtimes")]
+        self._keys = [client.app_key(each) for each in ("use", "runtimes", "spreads", "usage_changes")]
         self._record = client.script("use_record")
+        self._learned = Learned(half_life)
+        #: The number of the last change that is known, and when all was read (monotonic); None if never.
+        self._last: int | None = None
+        self._whole = -math.inf
         self._cached: tuple[float, UsageFigures] | None = None
 
     def add(self, runs: Iterable[Run]) -> None:
         """Learn from these runs, as of now by the server's clock."""
         totals: dict[tuple[int, str], list[float]] = {}
         for run in runs:
-            for entry in ((1, run.key), (2, run.name)):
-                total = totals.setdefault(entry, [0.0, 0])
+            for entry in _entries(run):
+                total = totals.setdefault(entry, [0.0, 0, 0.0])
                 total[0] += run.seconds
                 total[1] += 1
+                total[2] += run.seconds**2
         for chunk in chunks(totals.items(), CHUNK):
             flat: list[Any] = [value for (index, field), total in chunk for value in (index, field, *total)]
-            self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, *flat])
+            self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, MAX_CHANGES, *flat])
 
     def read(self, now: float) -> UsageFigures:
-        """Return mean runtimes in seconds by name, and decayed use in seconds by key, as of ``now`` (Unix seconds).
+        """Return learned runtimes, and decayed use in seconds by key, as of ``now`` (Unix seconds).
 
         Anything malformed in Redis is ignored.
         """
         read_at = time.monotonic()
         if self._cached is None or read_at - self._cached[0] > CACHE_SECONDS:
-            pipe = self._client.redis.pipeline(transaction=False)
-            for key in self._keys:
-                pipe.hgetall(key)
-            use, runtimes = pipe.execute()
-            self._cached = read_at, UsageFigures.as_of(now, self._half_life, dict(_means(runtimes)), dict(_means(use)))
+            if read_at - self._whole > len(self._learned) / WHOLE_READS or not self._follow(now):
+                self._read_all(now)
+                self._whole = read_at
+            self._cached = read_at, self._learned.figures(now)
         return self._cached[1]
 
     def close(self) -> None:
         """Close the client."""
         self._client.close()
 
+    def _read_all(self, now: float) -> None:
+        pipe = self._client.redis.pipeline(transaction=False)
+        pipe.hget(self._keys[3], "n")  # first: a change that is read twice does no harm
+        for key in self._keys[:3]:
+            pipe.hgetall(key)
+        last, *hashes = pipe.execute()
+        self._last = _number(last)
+        self._learned.replace(hashes, now)
 
-def _means(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, DecayedMean]]:
-    for field, value in fields.items():
-        try:
-            seconds, runs, at = map(float, value.split())
-            name = field.decode()
-        except ValueError:  # also UnicodeDecodeError
-            continue
-        if 0 <= seconds < math.inf and 0 < runs < math.inf and math.isfinite(at):
-            yield name, DecayedMean(seconds, runs, at)
+    def _follow(self, now: float) -> bool:
+        """Take in what changed; whether that is all there was to know."""
+        known, redis = self._last, self._client.redis
+        last = _number(redis.hget(self._keys[3], "n"))
+        if known is None or last is None or not 0 <= last - known < MAX_CHANGES:
+            return False
+        wanted = range(known + 1, last + 1)
+        slots = [number % MAX_CHANGES for number in wanted]
+        changes = redis.hmget(self._keys[3], slots) if slots else []
+        self._last = last
+        return all(self._learned.take(number, change, now) for number, change in zip(wanted, changes, strict=True))
+
+
+def _entries(run: Run) -> Iterable[tuple[int, str]]:
+    """Where a run counts: the index of a key of the script, and a field."""
+    yield 1, run.key
+    yield 2, run.name
+    yield 3, run.name + SEPARATOR
+    if run.key:
+        yield 3, run.name + SEPARATOR + run.key
+
+
+def _number(value: bytes | None) -> int | None:
+    try:
+        return int(value or b"")
+    except ValueError:
+        return None
