@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_dynprio.hosting.orm import close_connections
-from celery_dynprio.levels import Scale
+from celery_dynprio.levels import Scale, steps_in
 from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
 from celery_dynprio.ports.guidance import EXPIRY
 from celery_dynprio.ports.installation import installation_of
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from celery_dynprio.engine.guard import Guard
     from celery_dynprio.engine.tick import Reprioritizer
+    from celery_dynprio.lab.contenders import Production
     from celery_dynprio.operators.operations import Operations
 
 #: Steps of a worker's consumer that only some brokers need, by name so that only workers import them.
@@ -83,6 +84,19 @@ def operations(
             installation.recorder.stop()
 
     return Operations(app, broker, settings, by, clock, hooks=WorkerHooks(request_class, flush))
+
+
+def production(app: Celery, settings: Settings) -> Production:
+    """What a simulation carries policies out with: as the app is set."""
+    from celery_dynprio.lab.contenders import Production  # noqa: PLC0415 - no worker needs it
+
+    return Production(
+        Scale.of(steps_in(app.conf)),  # the add-on has set them
+        settings.window,
+        settings.hysteresis,
+        settings.budget,
+        half_life=settings.half_life,
+    )
 
 
 def reprioritizers(

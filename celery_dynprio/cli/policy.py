@@ -1,20 +1,22 @@
-"""``dynprio policy``: what decides on the order, and what another policy would change."""
+"""``dynprio policy``: what decides on the order, and who would start when under another policy."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
+from celery_dynprio.cli.outlook import outlook_lines, outlook_object
 from celery_dynprio.cli.rendering import Column, counted, print_json, table, terminal_width
 from celery_dynprio.cli.session import WrongUsage, json_option, operating, settings_of
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.ordering import Shift
+    from celery_dynprio.lab.outlook import Outlook, Play
     from celery_dynprio.operators.results import Comparison
     from celery_dynprio.policies import Policy
     from celery_dynprio.settings import Settings
@@ -53,15 +55,25 @@ _OVERTAKEN: Final = (
     show_default=True,
     cls=CeleryOption,
     help_group="Output Options",
-    help="With --try, show this many at most that would rise, fall or be overtaken; 0 for all.",
+    help="With --try, show this many at most of each kind; 0 for all.",
+)
+@click.option(
+    "--tasks",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    cls=CeleryOption,
+    help_group="Policy Options",
+    help="With --try, play this many tasks at most; a thousand take about eight seconds.",
 )
 @json_option
 @click.pass_context
-def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) -> None:
-    """Show the policy, or what another one would change.
+def policy(ctx: click.Context, *, place: str | None, limit: int, tasks: int, as_json: bool) -> None:
+    """Show the policy, or who would start when under another one.
 
-    With --try, everything that waits now is scored by both policies, to show which tasks would overtake which. Pinned
-    tasks are left out, as no policy moves them.
+    With --try, what waits now is played forward under both policies, on the workers that are up and with run times as
+    learned. Where nobody knows when anything starts, because no worker answers or nothing was learned yet, it shows
+    which tasks would overtake which.
 
     For example:
 
@@ -77,21 +89,63 @@ def policy(ctx: click.Context, *, place: str | None, limit: int, as_json: bool) 
             for line in policy_lines(settings.policy, terminal_width()):
                 ctx.obj.echo(line)
         return
-    other = imported_policy(settings, "--try", place)
+    _try(ctx, settings, imported_policy(settings, "--try", place), tasks, limit or None, as_json=as_json)
+
+
+def _try(
+    ctx: click.Context, settings: Settings, other: Policy, tasks: int, limit: int | None, *, as_json: bool
+) -> None:
+    from celery_dynprio.assembly import production  # noqa: PLC0415 - see the package
+    from celery_dynprio.lab.outlook import Play  # noqa: PLC0415
+
     with operating(ctx.obj.app) as operations:
         found = operations.compare(other)
+    play = Play(production(ctx.obj.app, settings), settings.interval, tasks)
+    tried = [Tried.of(each, settings.policy, other, play) for each in found]
     if as_json:
-        print_json(
-            {
-                "policy": policy_object(settings.policy),
-                "other": policy_object(other),
-                "queues": [comparison_object(each, limit or None) for each in found],
-            }
-        )
+        both = {"policy": policy_object(settings.policy), "other": policy_object(other)}
+        print_json({**both, "queues": [tried_object(each, limit) for each in tried]})
         return
-    for comparison in found:
-        for line in comparison_lines(comparison, limit or None, terminal_width()):
+    for each in tried:
+        for line in tried_lines(each, limit, terminal_width()):
             ctx.obj.echo(line)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What another policy would change in one queue; without an outlook, ``problem`` says why there is none."""
+
+    comparison: Comparison
+    outlook: Outlook | None
+    problem: str = ""
+
+    @classmethod
+    def of(cls, comparison: Comparison, own: Policy, other: Policy, play: Play) -> Tried:
+        """Play it forward."""
+        from celery_dynprio.errors import DynPrioError  # noqa: PLC0415 - see the package
+        from celery_dynprio.lab.outlook import outlook  # noqa: PLC0415
+
+        try:
+            return cls(comparison, outlook(comparison.scene, own, other, play))
+        except DynPrioError as exc:
+            return cls(comparison, None, str(exc))
+
+
+def tried_lines(found: Tried, limit: int | None, width: int | None) -> Iterator[str]:
+    """The lines that show what another policy would change: who starts when, or else who overtakes whom."""
+    if found.outlook is None:
+        yield from comparison_lines(found.comparison, limit, width)
+        yield ""
+        yield f"Not played forward: {found.problem}."
+        return
+    yield comparison_line(found.comparison)
+    yield from outlook_lines(found.outlook, limit, width)
+
+
+def tried_object(found: Tried, limit: int | None) -> dict[str, Any]:
+    """What another policy would change in one queue, for programs."""
+    played = None if found.outlook is None else outlook_object(found.outlook, limit)
+    return {**comparison_object(found.comparison, limit), "outlook": played, "problem": found.problem or None}
 
 
 def imported_policy(settings: Settings, option: str, place: str) -> Policy:
@@ -126,11 +180,17 @@ def _terms(policy: Policy) -> list[tuple[float, float, Any]]:
     return [(weight, weight / total, factor) for weight, factor in policy.terms]
 
 
-def comparison_lines(found: Comparison, limit: int | None, width: int | None) -> Iterator[str]:
-    """The lines that show a comparison; at most ``limit`` tasks that rise and as many that fall, None for all."""
+def comparison_line(found: Comparison) -> str:
+    """A comparison in one line."""
     up, down, stay = _parted(found.shifts)
     total = counted(len(found.shifts), "task")
-    yield f"{found.queue}: of {total}, {len(up):,} would move up, {len(down):,} down, {stay:,} would stay"
+    return f"{found.queue}: of {total}, {len(up):,} would move up, {len(down):,} down, {stay:,} would stay"
+
+
+def comparison_lines(found: Comparison, limit: int | None, width: int | None) -> Iterator[str]:
+    """The lines that show a comparison; at most ``limit`` tasks that rise and as many that fall, None for all."""
+    up, down, _ = _parted(found.shifts)
+    yield comparison_line(found)
     for title, shifts in (("rise most", up), ("fall most", down)):
         if shifts:
             yield ""

@@ -112,13 +112,14 @@ class Played:
     @classmethod
     def of(cls, app: Any, settings: Settings, given: Mapping[str, Any]) -> Played:
         """Read the options."""
-        from celery_dynprio.lab.replay import Fleet  # noqa: PLC0415 - see the package
+        from celery_dynprio.assembly import production  # noqa: PLC0415 - see the package
+        from celery_dynprio.lab.replay import Fleet  # noqa: PLC0415
 
         fleet = Fleet(given["workers"], given["concurrency"], given["prefetch"])
         if given["load"] is not None and fleet.workers is None:
             raise WrongUsage("--load is about slots: give --workers too")
         tick = settings.interval if given["tick"] is None else given["tick"]
-        return cls(_workload_of(fleet.slots, given), fleet, _production(app, settings), tick, given["by"])
+        return cls(_workload_of(fleet.slots, given), fleet, production(app, settings), tick, given["by"])
 
 
 def policy_at(settings: Settings, place: str) -> Policy:
@@ -145,17 +146,3 @@ def _workload_of(slots: int | None, given: Mapping[str, Any]) -> Workload:
     options = Options(users, given["key"], given["durations"], given["sample"])
     recording = open_recording(given["recording"], given["kind"], options)
     return Workload(recording, slots, given["load"], given["mean_run"], given["tasks"])
-
-
-def _production(app: Any, settings: Settings) -> Production:
-    """What policies are carried out with: as the app is set. The add-on has set how the broker numbers the levels."""
-    from celery_dynprio.lab.contenders import Production  # noqa: PLC0415
-    from celery_dynprio.levels import Scale, steps_in  # noqa: PLC0415
-
-    return Production(
-        Scale.of(steps_in(app.conf)),
-        settings.window,
-        settings.hysteresis,
-        settings.budget,
-        half_life=settings.half_life,
-    )

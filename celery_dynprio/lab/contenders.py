@@ -62,12 +62,12 @@ class Production:
     move_seconds: float = 80e-6
     half_life: float = 600.0
 
-    def planned(self, policy: Policy) -> Planned:
-        """The policy with levels, ticks and moves."""
+    def planned(self, policy: Policy, learning: Learning | None = None) -> Planned:
+        """The policy with levels, ticks and moves; without ``learning``, nothing is known at first."""
         return Planned(
             policy,
             partial(Placement, policy, self.scale),
-            Learning(self.half_life),
+            Learning(self.half_life) if learning is None else learning,
             window=self.window,
             hysteresis=self.hysteresis,
             budget=self.budget,

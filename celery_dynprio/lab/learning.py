@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from celery_dynprio.lab.jobs import Job
-from celery_dynprio.models import Run
-from celery_dynprio.ports.stores import UsageFigures
+from celery_dynprio.models import Context, Run
+from celery_dynprio.policies.decay import DecayedMean
+from celery_dynprio.ports.stores import Usage, UsageFigures
 from celery_dynprio.stores.memory import MemoryUsage
 
 
@@ -14,7 +17,7 @@ class Learning:
     def __init__(self, half_life: float = 600.0) -> None:
         self._now = 0.0
         #: Production's store.
-        self.usage = MemoryUsage(half_life, lambda: self._now)
+        self.usage: Usage = MemoryUsage(half_life, lambda: self._now)
 
     def add(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run that ended ``now``."""
@@ -24,3 +27,37 @@ class Learning:
     def read(self, now: float) -> UsageFigures:
         """What is known ``now``."""
         return self.usage.read(now)
+
+
+class Continued(Learning):
+    """Use that goes on from what is known at one moment; the runtimes stay what they were by then."""
+
+    def __init__(self, known: Context, half_life: float = 600.0) -> None:
+        super().__init__(half_life)
+        self._now = known.now
+        self.usage = _ContinuedUsage(self, known, half_life)
+
+    @property
+    def now(self) -> float:
+        """When a run ended last."""
+        return self._now
+
+
+class _ContinuedUsage:
+    def __init__(self, learning: Continued, known: Context, half_life: float) -> None:
+        self._learning, self._half_life = learning, half_life
+        self._runtimes = known.runtimes
+        self._use = {key: DecayedMean(seconds, 1.0, known.now) for key, seconds in known.use.items()}
+
+    def add(self, runs: Iterable[Run]) -> None:
+        now = self._learning.now
+        nothing = DecayedMean(0.0, 0.0, now)
+        for run in runs:
+            self._use[run.key] = self._use.get(run.key, nothing).plus(run.seconds, now, self._half_life)
+
+    def read(self, now: float) -> UsageFigures:
+        use = {key: used.seconds_at(now, self._half_life) for key, used in self._use.items()}
+        return UsageFigures(self._runtimes, use)
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -36,14 +36,14 @@ class Nodes:
         self._line: deque[Node] = deque()
         self.slots = self.running = self.reserved = 0
 
-    def set_slots(self, worker: str, slots: int) -> tuple[Node, list[Job]]:
+    def set_slots(self, worker: str, slots: int, ahead: int | None = None) -> tuple[Node, list[Job]]:
         """Give a worker so many slots; return it, and what it reserved and gives back, the last one first.
 
-        What it runs it finishes.
+        What it runs it finishes. It takes ``ahead`` tasks ahead, or as many for each slot as all do.
         """
         node = self._nodes.setdefault(worker, Node(0, 0))
         self.slots += slots - node.slots
-        node.slots, node.ahead = slots, slots * self._prefetch
+        node.slots, node.ahead = slots, slots * self._prefetch if ahead is None else ahead
         returned = []
         while node.reserved and (not slots or len(node.reserved) > node.ahead):
             returned.append(node.reserved.pop())

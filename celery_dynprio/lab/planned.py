@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from celery_dynprio.brokers.memory import MemoryBacklog, MemoryLease, MemoryLeases
@@ -12,7 +12,7 @@ from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
-from celery_dynprio.models import Move, Outcome
+from celery_dynprio.models import Move, Outcome, Place, is_level
 from celery_dynprio.policies import Policy
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.producer.guide import READ_INTERVAL, Guide, Known
@@ -106,6 +106,18 @@ class Planned:
         self._now = now
         self._jobs[job.pending.id] = job
         self._backlog.publish(job.pending, self._level(job, now))
+
+    def load(self, jobs: Iterable[tuple[Job, Place]]) -> None:
+        """Put jobs where they wait already, the next of each level first."""
+        moves = []
+        for job, place in jobs:
+            self._jobs[job.pending.id] = job
+            if is_level(place):
+                self._backlog.publish(job.pending, place)
+            else:
+                self._backlog.publish(job.pending, 0)
+                moves.append(Move(job.pending, 0, place, 0.0, "loaded"))
+        self._backlog.apply(moves)
 
     def take(self, now: float) -> Job | None:  # noqa: ARG002 - the levels decide
         """The next of the first level that is not empty."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -41,6 +41,21 @@ class Fleet:
         return None if self.workers is None else self.workers * self.concurrency
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is under way when a replay begins; the discipline may hold tasks already.
+
+    By worker: ``slots`` tells how many tasks it runs at once, ``ahead`` how many it takes ahead beside them, and
+    ``taken`` what it runs and then what it has reserved. A job that runs has what is left of its run time.
+    """
+
+    #: Unix seconds.
+    at: float
+    slots: Mapping[str, int]
+    ahead: Mapping[str, int]
+    taken: Mapping[str, Sequence[Job]]
+
+
 def by_name(task: Task) -> str:
     """The class of a task: its name."""
     return task.name
@@ -53,12 +68,19 @@ def replay(
     *,
     tick: float = 1.0,
     group: Callable[[Task], str] = by_name,
+    opening: Opening | None = None,
+    started: Callable[[Job, float], object] = lambda _job, _now: None,
 ) -> Record:
     """Play a recording, ordered by time, until all its tasks have ended; ``tick`` is seconds between two ticks.
 
-    ``group`` tells the class of a task, under which it is recorded.
+    ``group`` tells the class of a task, under which it is recorded. With an ``opening``, the replay begins in the
+    middle of things, with its workers beside those of the fleet. ``started`` is called with each job that a worker
+    starts, and the time.
     """
-    return _Replay(entries, discipline, fleet, tick, group).play()
+    played = _Replay(entries, discipline, fleet, tick, group, started=started)
+    if opening is not None:
+        played.open(opening)
+    return played.play()
 
 
 class _Replay:
@@ -69,8 +91,10 @@ class _Replay:
         fleet: Fleet,
         tick: float,
         group: Callable[[Task], str],
+        *,
+        started: Callable[[Job, float], object],
     ) -> None:
-        self._discipline, self._group = discipline, group
+        self._discipline, self._group, self._on_start = discipline, group, started
         self._arrivals: Iterator[Entry] = iter(entries)
         self._arrival = next(self._arrivals, None)
         self._fixed = fleet.workers is not None
@@ -83,6 +107,16 @@ class _Replay:
         self._started = self._now = self._arrival.at if self._arrival else 0.0
         self._tick, self._ticks = tick, 1
         self._unfinished = 0
+
+    def open(self, opening: Opening) -> None:
+        self._started = self._now = opening.at
+        for worker, slots in opening.slots.items():
+            node, _ = self._nodes.set_slots(worker, slots, opening.ahead.get(worker, 0))
+            for job in opening.taken.get(worker, ()):
+                self._unfinished += 1
+                self._nodes.reserve(node, job)
+            self._start(node, opening.at)
+        self._serve(opening.at)
 
     def play(self) -> Record:
         while (moment := self._next()) is not None:
@@ -188,4 +222,5 @@ class _Replay:
     def _start(self, node: Node, now: float) -> None:
         for job in self._nodes.starting(node):
             job.start(now)
+            self._on_start(job, now)
             heapq.heappush(self._events, (now + job.run, _END, next(self._order), job, node))

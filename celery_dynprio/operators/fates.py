@@ -15,7 +15,7 @@ from celery.states import READY_STATES, RETRY, REVOKED, STARTED
 
 from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.refusals import unless_refused
-from celery_dynprio.operators.workers import ANSWER_TIMEOUT, answers
+from celery_dynprio.operators.workers import ANSWER_TIMEOUT, Question, answers
 from celery_dynprio.ports.broker import Broker
 
 if TYPE_CHECKING:
@@ -149,10 +149,12 @@ class Fates:
     def _at_workers(self, ids: Sequence[str], taken: Mapping[str, float | None]) -> dict[str, Fate]:
         if not ids:
             return {}
-        nothing: tuple[Mapping[str, Any], Mapping[str, Any]] = {}, {}
-        arguments = {"ids": list(ids)}
+        nothing: list[Mapping[str, Any]] = [{}, {}]
+        question = Question("query_task", {"ids": list(ids)})
         up, reports = unless_refused(
-            self._broker.errors, lambda: answers(self._app, ANSWER_TIMEOUT, "ping", "query_task", arguments), nothing
+            self._broker.errors,
+            lambda: answers(self._app, ANSWER_TIMEOUT, "ping", question),
+            nothing,
         )
         fates = {task_id: self._fate("", "", taken[task_id], up) for task_id in ids if task_id in taken}
         for worker, tasks in reports.items():

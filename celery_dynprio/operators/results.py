@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celery_dynprio.engine.ordering import Shift, Turn
+from celery_dynprio.engine.scene import Scene
 from celery_dynprio.models import Contribution, Moved, PendingTask, Place
 from celery_dynprio.objectives import Standing
 from celery_dynprio.operators.workers import Workers
@@ -103,3 +104,5 @@ class Comparison:
     queue: str
     #: Those that gain most first.
     shifts: Sequence[Shift]
+    #: What both were asked about, to be played forward.
+    scene: Scene

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from celery_dynprio.engine.guard import Yielding
 from celery_dynprio.engine.ordering import Turn, shifts
+from celery_dynprio.engine.scene import Scene
 from celery_dynprio.errors import ArgumentError, NotPendingError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Contribution, PendingTask, is_level
 from celery_dynprio.objectives import Standing
@@ -18,6 +20,8 @@ from celery_dynprio.operators.refusals import unless_refused
 from celery_dynprio.operators.results import Comparison, Explanation, Listing, QueueStats, Stats
 from celery_dynprio.operators.scoring import contributions, scorer
 from celery_dynprio.operators.selection import Filter
+from celery_dynprio.operators.taken import MOST as MOST_TAKEN
+from celery_dynprio.operators.taken import taken_by
 from celery_dynprio.operators.waiting import Waiting, read_waiting, turns_of
 from celery_dynprio.operators.workers import Workers, ask
 from celery_dynprio.policies.base import Policy
@@ -102,6 +106,24 @@ class Views:
             missed += waiting.missed
         return Listing(turns, max(total, len(turns)), missed)
 
+    def scenes(self, most: int, workers: Workers | None = None) -> list[Scene]:
+        """What waits, what runs, and who will run it, queue by queue; of a deeper backlog, what :meth:`survey` lists.
+
+        ``workers`` as in :meth:`pending`.
+        """
+        context = self._context(self._clock())
+        workers = self._ask_workers() if workers is None else workers
+        found = []
+        for queue in self._settings.queues:
+            counts = self._broker.backlog(queue).count()
+            waiting = self._waiting(queue, context.now, most)
+            turns = self._turns(queue, waiting, context, workers.slots_for(queue))
+            total = sum(count for place, count in counts.items() if place not in {CANCELLED, HELD})
+            held = sum(turn.place == HELD for turn in turns)
+            scene = self._scene(queue, turns, context, workers)
+            found.append(replace(scene, left_out=max(total - (len(turns) - held), 0)))
+        return found
+
     def explain(self, task_id: str, workers: Workers | None = None) -> Explanation:
         """Tell why a task is where it is; :class:`~celery_dynprio.errors.NotPendingError` if it is not pending.
 
@@ -177,21 +199,20 @@ class Views:
             return ()
         return self._broker.stores.attainment(settings.objectives, self._clock, settings.interval).read()
 
-    def compare(self, other: Policy) -> list[Comparison]:
-        """Score all that is pending by the policy in force and by another, and tell whose turn would change."""
-        now = self._clock()
-        context = self._context(now)
-        return [
-            Comparison(
-                queue,
-                shifts(
-                    [turn.task for turn in self._turns(queue, self._waiting(queue, now), context, 0)],
-                    scorer(self._settings.policy, context),
-                    scorer(other, context),
-                ),
-            )
-            for queue in self._settings.queues
-        ]
+    def compare(self, other: Policy, workers: Workers | None = None) -> list[Comparison]:
+        """Score all that is pending by the policy in force and by another, and tell whose turn would change.
+
+        ``workers`` as in :meth:`pending`.
+        """
+        context = self._context(self._clock())
+        workers = self._ask_workers() if workers is None else workers
+        own_score, other_score = scorer(self._settings.policy, context), scorer(other, context)
+        found = []
+        for queue in self._settings.queues:
+            turns = self._turns(queue, self._waiting(queue, context.now), context, workers.slots_for(queue))
+            changed = shifts([turn.task for turn in turns], own_score, other_score)
+            found.append(Comparison(queue, changed, self._scene(queue, turns, context, workers)))
+        return found
 
     def trace(self, task_or_trace_id: str) -> Trace | None:
         """Return the trace with this id, or the newest one with a task of this id; None if none is kept."""
@@ -246,6 +267,18 @@ class Views:
     def _yielding(self, context: Context, *, any_parked: bool) -> Yielding:
         """Which of the parked tasks yield to an objective; with none parked, no objective is read."""
         return Yielding(self.objectives() if any_parked else (), context.now)
+
+    def _scene(self, queue: str, turns: Sequence[Turn], context: Context, workers: Workers) -> Scene:
+        yields = self._yielding(context, any_parked=any(turn.place == OVERFLOW for turn in turns)).yields
+        names = workers.of_queue(queue)
+        return Scene(
+            queue,
+            context,
+            [turn for turn in turns if is_level(turn.place) or (turn.place == OVERFLOW and not yields(turn.task))],
+            {name: workers.slots[name] for name in names},
+            {name: workers.ahead.get(name, 0) for name in names},
+            taken_by(workers, queue, islice(self._broker.unacknowledged(), MOST_TAKEN)) if names else {},
+        )
 
     def _explainer(self, backlog: Backlog, turn: Turn, context: Context) -> Explainer:
         yielding = self._yielding(context, any_parked=turn.place == OVERFLOW)

@@ -7,14 +7,16 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery.app.control import flatten_reply
 
 from celery_dynprio.hosting.connections import new_connection
 from celery_dynprio.levels import steps_in
+from celery_dynprio.message import MAX_ID
+from celery_dynprio.untrusted import number, text_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -38,6 +40,15 @@ CONF: Final = (
 MAX_AGE: Final = 10.0
 
 
+class Running(NamedTuple):
+    """A task that a worker runs now."""
+
+    id: str
+    name: str
+    #: Unix seconds, by the worker's clock.
+    since: float
+
+
 @dataclass(frozen=True, slots=True)
 class Workers:
     """The workers that answered."""
@@ -46,10 +57,18 @@ class Workers:
     slots: Mapping[str, int] = field(default_factory=dict)
     #: The queues that each takes from.
     queues: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    #: How many tasks each takes ahead, beside those that it runs; 0 for one that is not named.
+    ahead: Mapping[str, int] = field(default_factory=dict)
+    #: What each runs now, of whatever queue; nothing for one that is not named.
+    running: Mapping[str, Sequence[Running]] = field(default_factory=dict)
+
+    def of_queue(self, queue: str) -> list[str]:
+        """The names of the workers that take from this queue."""
+        return [name for name in self.slots if queue in self.queues.get(name, ())]
 
     def slots_for(self, queue: str) -> int:
         """How many tasks of this queue can run at once, if there are none of others."""
-        return sum(slots for name, slots in self.slots.items() if queue in self.queues.get(name, ()))
+        return sum(self.slots[name] for name in self.of_queue(queue))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +86,7 @@ def takers(app: Celery, timeout: float = ANSWER_TIMEOUT) -> dict[str, tuple[Take
     ``timeout`` as in :func:`ask`. Of the settings there are those in :data:`CONF`, by these names.
     """
     # Not with defaults: then each worker logs two warnings about URLs that are None (celery.app.utils, maybe_censor).
-    consumed, settings = answers(app, timeout, "active_queues", "conf", {"with_defaults": False})
+    consumed, settings = answers(app, timeout, "active_queues", Question("conf", {"with_defaults": False}))
     found: dict[str, tuple[Taker, Mapping[str, Any]]] = {}
     for name, given in settings.items():
         conf = _named(given)
@@ -92,10 +111,14 @@ def _named(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def ask(app: Celery, timeout: float = ANSWER_TIMEOUT) -> Workers:
     """Ask all workers; takes ``timeout`` seconds longer than the last answer, twice if one falls silent in between."""
-    stats, queues = answers(app, timeout, "stats", "active_queues")
+    active = Question("active", {"safe": True})  # their arguments as short texts
+    stats, queues, running = answers(app, timeout, "stats", Question("active_queues"), active)
+    slots = {name: _slots(answer) for name, answer in sorted(stats.items())}
     return Workers(
-        {name: _slots(answer) for name, answer in sorted(stats.items())},
+        slots,
         {name: frozenset(str(each.get("name")) for each in answer) for name, answer in queues.items()},
+        {name: _ahead(app, stats[name], slots[name]) for name in slots},
+        {name: list(_running(answer)) for name, answer in running.items()},
     )
 
 
@@ -129,21 +152,27 @@ class Slots:
             logger.debug("could not ask workers how many tasks they run at once", exc_info=True)
 
 
-def answers(
-    app: Celery, timeout: float, first: str, then: str, arguments: Mapping[str, Any] | None = None
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Ask all workers one thing and those that answered another, commands of Celery's: what each node said.
+class Question(NamedTuple):
+    """A command of Celery's that workers answer."""
 
-    What a worker could not answer is left out. The second question is over as soon as all have answered it.
+    command: str
+    arguments: Mapping[str, Any] | None = None
+
+
+def answers(app: Celery, timeout: float, first: str, *then: Question) -> list[Mapping[str, Any]]:
+    """Ask all workers one thing and those that answered others: for each question, what each node said.
+
+    What a worker could not answer is left out. All but the first question are over as soon as all have answered.
     """
     with new_connection(app) as connection:
-        # A mailbox for each: a late answer to the first question must not be counted as one to the second.
-        one, two = (_mailbox(app, connection) for _ in range(2))
-        replies = _valid(one.multi_call(first, timeout=timeout))
+        # A mailbox for each: a late answer to one question must not be counted as one to the next.
+        replies = _valid(_mailbox(app, connection).multi_call(first, timeout=timeout))
         _wait_no_more(connection)
-        if not replies:
-            return {}, {}
-        return replies, _valid(two.call(list(replies), then, arguments, timeout=timeout))
+        found: list[Mapping[str, Any]] = [replies]
+        for command, arguments in then:
+            mailbox = _mailbox(app, connection)
+            found.append(_valid(mailbox.call(list(replies), command, arguments, timeout=timeout)) if replies else {})
+        return found
 
 
 def tell(app: Celery, command: str, **arguments: Any) -> None:
@@ -183,3 +212,19 @@ def _slots(stats: Any) -> int:
     pool = stats.get("pool") if isinstance(stats, Mapping) else None
     slots = pool.get("max-concurrency") if isinstance(pool, Mapping) else None
     return slots if isinstance(slots, int) and slots > 0 else 1
+
+
+def _ahead(app: Celery, stats: Any, slots: int) -> int:
+    """How many tasks a worker takes ahead; those that run count among them where they are acknowledged late."""
+    fetched = stats.get("prefetch_count") if isinstance(stats, Mapping) else None
+    if app.conf.get("worker_disable_prefetch") or not isinstance(fetched, int):
+        return 0
+    return max(fetched - slots if app.conf.task_acks_late else fetched, 0)
+
+
+def _running(answer: Any) -> Iterator[Running]:
+    for each in answer if isinstance(answer, list) else ():
+        if isinstance(each, Mapping):
+            name, since = text_of(each.get("name"), MAX_ID), number(each.get("time_start"))
+            if name and since is not None:
+                yield Running(text_of(each.get("id"), MAX_ID), name, since)

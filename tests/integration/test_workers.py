@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_dynprio.errors import NotPendingError
-from celery_dynprio.operators.workers import Slots, Taker, Workers, answers, ask, takers
+from celery_dynprio.operators.workers import Question, Running, Slots, Taker, Workers, answers, ask, takers
 from tests.apps import make_app
 from tests.conftest import MakeProject, StartWorker
 from tests.processes import wait_until
@@ -23,6 +23,8 @@ BODY = """
     app.conf.update(dynprio_embedded=False)
     dynprio = DynPrio(app)
 """
+
+QUEUES = Question("active_queues")
 
 
 def waits(app: Celery) -> bool:
@@ -108,7 +110,7 @@ def test_a_late_answer_takes_no_others_place(app: Celery) -> None:
             answered.set()
 
         slow.reply = tell
-        assert answers(app, 4.0, "stats", "active_queues") == ({"a@x": "first"}, {"a@x": "second"})
+        assert answers(app, 4.0, "stats", QUEUES) == [{"a@x": "first"}, {"a@x": "second"}]
     assert not waits(app)
 
 
@@ -116,7 +118,7 @@ def test_answers_to_older_questions_are_not_kept(app: Celery) -> None:
     with node(app, "slow@x", stats=lambda: "old") as slow, node(app, "a@x", stats=lambda: "first"):
         reply = slow.reply
         slow.reply = lambda data, **options: reply(data, **{**options, "ticket": "of an older one"})
-        assert answers(app, 1.0, "stats", "active_queues") == ({"a@x": "first"}, {})
+        assert answers(app, 1.0, "stats", QUEUES) == [{"a@x": "first"}, {}]
     assert not app.control.mailbox.unclaimed
 
 
@@ -125,16 +127,32 @@ def test_what_a_worker_cannot_answer_is_left_out(app: Celery) -> None:
         raise ValueError("broken")
 
     queues = [{"name": "celery"}]
-    slots = {"pool": {"max-concurrency": 3}}
+    slots = {"pool": {"max-concurrency": 3}, "prefetch_count": 12}
+    runs = [{"id": "one", "name": "shop.report", "time_start": 5.0}, {"id": "other", "name": 7}, "nonsense"]
     with (
-        node(app, "well@x", stats=lambda: slots, active_queues=lambda: queues),
-        node(app, "half@x", stats=lambda: slots, active_queues=broken),
+        node(app, "well@x", stats=lambda: slots, active_queues=lambda: queues, active=lambda: runs),
+        node(app, "half@x", stats=lambda: slots, active_queues=broken, active=lambda: 5),
         node(app, "broken@x", stats=broken, active_queues=lambda: queues),
         node(app, "other@x"),
     ):
         found = ask(app, 3.0)
-    assert found == Workers({"half@x": 3, "well@x": 3}, {"well@x": frozenset({"celery"})})
+    assert found == Workers(
+        {"half@x": 3, "well@x": 3},
+        {"well@x": frozenset({"celery"})},
+        {"half@x": 12, "well@x": 12},
+        {"half@x": [], "well@x": [Running("one", "shop.report", 5.0)]},
+    )
     assert found.slots_for("celery") == 3
+
+
+@pytest.mark.parametrize(("acks_late", "ahead"), [(False, 8), (True, 6)])
+def test_what_a_worker_takes_ahead(app: Celery, acks_late: bool, ahead: int) -> None:  # noqa: FBT001 - a parameter
+    app.conf.task_acks_late = acks_late
+    stats = {"pool": {"max-concurrency": 2}, "prefetch_count": 8}
+    with node(app, "w@1", stats=lambda: stats, active_queues=list, active=list):
+        wait_until(lambda: ask(app).ahead == {"w@1": ahead})
+        app.conf.worker_disable_prefetch = True
+        assert ask(app, 2.0).ahead == {"w@1": 0}
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from celery_dynprio.cli.reprioritize import _changes
 from celery_dynprio.cli.session import WrongUsage
 from celery_dynprio.cli.stats import MOST_LEARNED, stats_lines, stats_object
 from celery_dynprio.engine.ordering import Shift, Turn
+from celery_dynprio.engine.scene import Scene
 from celery_dynprio.errors import DynPrioError
-from celery_dynprio.models import HELD, OVERFLOW, Contribution, Moved, PendingTask, place_name
+from celery_dynprio.models import HELD, OVERFLOW, Context, Contribution, Moved, PendingTask, place_name
 from celery_dynprio.operators.fates import Answer
 from celery_dynprio.operators.moments import moment
 from celery_dynprio.operators.plain import explanation_object
@@ -36,6 +37,7 @@ from celery_dynprio.ports.lease import Holder
 from celery_dynprio.ports.stores import Entry
 
 NOW = 1000.0
+SCENE = Scene("celery", Context(NOW), (), {})
 HOSTILE = "shop.\x1b[2J\u202eevil\n"
 INERT = r"shop.\x1b[2J\u202eevil\n"
 
@@ -227,11 +229,11 @@ class TestPolicy:
             Shift(task("d", "shop.d"), 4, 4, 0.0, 0.0),
             *starmap(Shift, [(task("a", "shop.a"), 1, 2, 0.5, 0.5), (task("b", "shop.a"), 2, 3, 0.4, 0.4)]),
         ]
-        lines = list(comparison_lines(Comparison("celery", shifts), 1, None))
+        lines = list(comparison_lines(Comparison("celery", shifts, SCENE), 1, None))
         assert lines[0] == "celery: of 4 tasks, 1 would move up, 2 down, 1 would stay"
         assert [line.split()[-1] for line in lines if line.startswith("   ")] == ["c", "b"]
         assert lines[-1].split() == ["shop.a", "2", "1.0", "places", "1"]
-        found = comparison_object(Comparison("celery", shifts), None)
+        found = comparison_object(Comparison("celery", shifts, SCENE), None)
         assert [each["id"] for each in found["fall"]] == ["b", "a"]
         assert found["overtaken"] == [{"task": "shop.a", "tasks": 2, "mean_places": 1.0, "most_places": 1}]
 
