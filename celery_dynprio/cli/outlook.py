@@ -48,7 +48,7 @@ def _heading(found: Outlook) -> Iterator[str]:
     left_out = f"; {found.left_out:,} others that are further back were not" if found.left_out else ""
     yield f"{played}, in {found.futures:,} possible futures with a tick every {found.tick:.3g} s{left_out}."
     yield "Run times are as learned, and nothing new arrives."
-    yield "Seconds until the start, with the policy in force (now) and with the other one (then): median and 80 % range."
+    yield "Seconds until the start with the policy in force (now) and the other one (then): median and 80 % range."
     if last is not None:
         ends = [f"{seconds_with_unit(each.median)} ({_between(each)})" for each in (last.own, last.tried)]
         yield f"The last one starts in {ends[0]} now, in {ends[1]} then."
