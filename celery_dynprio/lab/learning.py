@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.models import Context, Run
-from celery_dynprio.policies.decay import DecayedMean
+from celery_dynprio.policies.decay import DecayedSums
 from celery_dynprio.ports.stores import Usage, UsageFigures
+from celery_dynprio.runtimes import Sums
 from celery_dynprio.stores.memory import MemoryUsage
 
 
@@ -47,13 +48,13 @@ class _ContinuedUsage:
     def __init__(self, learning: Continued, known: Context, half_life: float) -> None:
         self._learning, self._half_life = learning, half_life
         self._runtimes = known.runtimes
-        self._use = {key: DecayedMean(seconds, 1.0, known.now) for key, seconds in known.use.items()}
+        self._use = {key: _used(seconds, known.now) for key, seconds in known.use.items()}
 
     def add(self, runs: Iterable[Run]) -> None:
         now = self._learning.now
-        nothing = DecayedMean(0.0, 0.0, now)
         for run in runs:
-            self._use[run.key] = self._use.get(run.key, nothing).plus(run.seconds, now, self._half_life)
+            used = self._use.get(run.key, _used(0.0, now))
+            self._use[run.key] = used.plus(run.seconds, now, self._half_life)
 
     def read(self, now: float) -> UsageFigures:
         use = {key: used.seconds_at(now, self._half_life) for key, used in self._use.items()}
@@ -61,3 +62,7 @@ class _ContinuedUsage:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _used(seconds: float, now: float) -> DecayedSums:
+    return DecayedSums(Sums(1.0, seconds, 0.0), now)
