@@ -48,7 +48,7 @@ lint: $(VENV)/.dev ## linters of Python, its types and layers, of JavaScript, Lu
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive celery_dynprio
 	$(BIN)/oxlint --deny-warnings celery_dynprio/monitoring/flower/static
-	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml docs/examples/*.yml
 	@if command -v luacheck; then luacheck --quiet celery_dynprio; else echo "no luacheck here: Lua is not checked"; fi
 
 audit: $(VENV)/.audit ## known vulnerabilities of what the newest install brings; asks a service on the internet

@@ -11,7 +11,7 @@ import click
 from celery.bin.base import CeleryCommand
 
 from celery_dynprio.cli.rendering import print_json, terminal_width
-from celery_dynprio.cli.session import json_option, one_line_errors, settings_of
+from celery_dynprio.cli.session import WrongUsage, json_option, one_line_errors, settings_of
 from celery_dynprio.cli.workloads import OWN, Played, option, played, policy_at, progress
 
 if TYPE_CHECKING:
@@ -41,6 +41,14 @@ _output = partial(option, "Output")
     help="Play the blocks of the recording in this many random orders, for confidence intervals; 1 plays it as it is.",
 )
 @_output(
+    "--fail-if-worse",
+    "promises",
+    metavar="MEASURE",
+    multiple=True,
+    help="Exit with 1 if the first policy is worse than the second in this measure by more than the noise: 'in time', "
+    "'checkout p95'. May be repeated.",
+)
+@_output(
     "--limit",
     type=click.IntRange(min=0),
     default=8,
@@ -58,6 +66,7 @@ def replay(
     /,
     *,
     places: Sequence[str],
+    promises: Sequence[str],
     as_json: bool,
     limit: int,
     html: Path | None,
@@ -78,19 +87,27 @@ def replay(
     from celery_dynprio.cli.replay_report import draw  # noqa: PLC0415 - see the package
     from celery_dynprio.lab.formats.files import writing  # noqa: PLC0415
     from celery_dynprio.lab.page import page  # noqa: PLC0415
+    from celery_dynprio.lab.regressions import is_worse, promised, told  # noqa: PLC0415
     from celery_dynprio.lab.report import as_object  # noqa: PLC0415
 
     settings = settings_of(ctx.obj.app)
+    if promises and len(places) < 2:  # noqa: PLR2004 - one and the other
+        raise WrongUsage("--fail-if-worse compares two policies: give --policy twice, the changed one first")
     with one_line_errors():
-        found = _play(Played.of(ctx.obj.app, settings, given), _policies(settings, places), given)
+        policies = _policies(settings, places)
+        found = _play(Played.of(ctx.obj.app, settings, given), policies, given)
+        kept = promised("--fail-if-worse", promises, found, *list(policies)[:2]) if promises else []
         if html is not None:
             with writing(html) as file:
                 file.write(page(found))
     if as_json:
         print_json(as_object(found, limit or None))
-        return
-    for line in draw(found, limit or None, terminal_width()):
-        ctx.obj.echo(line)
+    else:
+        for line in draw(found, limit or None, terminal_width()):
+            ctx.obj.echo(line)
+    for each in kept:
+        click.echo(told(each), err=True)
+    ctx.exit(any(map(is_worse, kept)))
 
 
 def _policies(settings: Settings, places: Sequence[str]) -> Mapping[str, Policy]:

@@ -18,8 +18,10 @@ from celery_dynprio.lab.formats import jsonl
 from celery_dynprio.lab.formats.opening import open_recording
 from celery_dynprio.lab.recording import Entry, Slots, Task
 
-#: A policy that a test names by its place.
+#: Policies that tests name by their places.
 other = 3 * Weight() + 1 * Age(saturation=60)
+other_again = 3 * Weight() + 1 * Age(saturation=60)
+by_age = 1 * Age(saturation=1000)
 
 
 @pytest.fixture(name="recording")
@@ -107,6 +109,41 @@ def test_options_of_others_traces_and_classes(tmp_path: Path) -> None:
     assert policy["classes"]["weight 9"]["in_time"] is not None
 
 
+TWO = ("--policy", f"{__name__}:other", "--policy", f"{__name__}:by_age")
+LOADED = ("--workers", 2, "--load", 1.3, "--tick", 5, "--seeds", 20)
+
+
+def test_a_changed_policy_that_keeps_what_was_promised_passes(recording: Path) -> None:
+    result = replay(recording, *LOADED, *TWO, "--fail-if-worse", "checkout p95", "--fail-if-worse", "in time")
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert [line.partition(" is ")[0] for line in lines] == [
+        "Kept: wait of shop.checkout, p95",
+        "Kept: started in time",
+    ]
+    assert " s, with the other policy " in lines[0]
+    assert " s (difference -" in lines[0]
+
+
+def test_one_that_is_worse_by_more_than_the_noise_fails(recording: Path) -> None:
+    back = ("--policy", f"{__name__}:by_age", "--policy", f"{__name__}:other")
+    promises = ("--fail-if-worse", "mean checkout", "--fail-if-worse", "report p95")
+    result = replay(recording, *LOADED, *back, *promises, "--json")
+    assert result.exit_code == 1
+    assert [line.partition(" is ")[0] for line in result.stderr.splitlines()] == [
+        "Worse: mean wait of shop.checkout",
+        "Kept: wait of shop.report, p95",
+    ]
+    assert json.loads(result.stdout)["seeds"] == 20
+
+
+def test_a_policy_that_did_not_change_keeps_every_promise(recording: Path) -> None:
+    same = ("--policy", f"{__name__}:other", "--policy", f"{__name__}:other_again")
+    result = replay(recording, *LOADED, *same, "--fail-if-worse", "report p95", "--fail-if-worse", "longest")
+    assert result.exit_code == 0
+    assert result.stderr.count("Kept: ") == 2
+
+
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
@@ -115,6 +152,8 @@ def test_options_of_others_traces_and_classes(tmp_path: Path) -> None:
         (("--tiers", "9"), "tiers = '9': '9' is not weight:share[:deadline]"),
         (("--policy", "nowhere:policy"), "--policy 'nowhere:policy': "),
         (("--save", "recording.csv"), "recording = 'recording.csv': "),
+        (("--fail-if-worse", "in time"), "--fail-if-worse compares two policies: give --policy twice"),
+        ((*TWO, "--fail-if-worse", "checkout"), "--fail-if-worse = 'checkout': which of these: mean wait of shop"),
         (("--format", "swf"), "is not a job in Standard Workload Format"),
     ],
 )
