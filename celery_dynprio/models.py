@@ -5,7 +5,7 @@ All are frozen: whoever wants another value makes another object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -78,6 +78,11 @@ class PendingTask:
         return self.id + self.copy
 
 
+def nothing_ahead(task: PendingTask) -> float:  # noqa: ARG001 - the same of each
+    """Return 0 seconds: where nobody knows what else is pending."""
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a policy may know besides the task: one object a tick."""
@@ -88,6 +93,14 @@ class Context:
     runtimes: Runtimes = field(default_factory=Runtimes)
     #: Decayed use in seconds of worker time by fairness key (tasks without a key count under "").
     use: Mapping[str, float] = field(default_factory=dict)
+    #: Expected seconds of worker time of the tasks that run now, by fairness key.
+    running: Mapping[str, float] = field(default_factory=dict)
+    #: Expected seconds of worker time of the pending tasks of the same key, in the same queue, that go before a task.
+    ahead: Callable[[PendingTask], float] = nothing_ahead
+    #: The fairness keys of all pending tasks of the queue, as far as they are known.
+    pending_keys: Collection[str] = ()
+    #: Shares by fairness key that operators have set; they count before those in the policy.
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +232,18 @@ class Run(NamedTuple):
     level: int | None = None
     wait: float | None = None
     in_time: bool | None = None
+
+
+class RunningTask(NamedTuple):
+    """A run that has not ended, as far as is known."""
+
+    #: Tells it from all other runs.
+    id: str
+    name: str
+    #: The fairness key; "" for a task that has none.
+    key: str
+    #: Unix seconds.
+    started: float
 
 
 class Start(NamedTuple):

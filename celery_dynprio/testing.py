@@ -16,6 +16,7 @@ from uuid import uuid4
 from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy
+from celery_dynprio.policies.charges import with_pending
 from celery_dynprio.ports.lease import Holder
 from celery_dynprio.runtimes import Runtimes
 from celery_dynprio.stores.memory import MemoryUsage
@@ -54,7 +55,8 @@ def ranked(
     ``runtimes`` are learned seconds by task name, ``use`` is decayed use in seconds by fairness key.
     """
     learned = runtimes if isinstance(runtimes, Runtimes) else Runtimes(runtimes or {})
-    score = policy.bind(Context(now, learned, use or {}))
+    tasks = list(tasks)
+    score = policy.bind(with_pending(Context(now, learned, use or {}), tasks, policy))
     return sorted(tasks, key=lambda task: (-score(task), task.published))
 
 

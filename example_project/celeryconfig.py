@@ -18,7 +18,7 @@ broker_connection_retry_on_startup = True
 dynprio_queues = ["celery"]
 # Here orders are late after seconds, and a flood is over in seconds. So horizon and prior are short.
 # Age makes sure that the reindex runs some day.
-dynprio_policy = 4 * Deadline(horizon=10) + 2 * Weight() + 3 * FairShare(prior=1) + 1 * Age(saturation=300)
+dynprio_policy = 4 * Deadline(horizon=10) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=300)
 dynprio_interval = 0.5
 
 # What customers notice. `dynprio stats` and the page in Flower show whether it is met.

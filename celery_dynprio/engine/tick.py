@@ -7,23 +7,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Final
 
 from celery_dynprio.complaints import Complaints
 from celery_dynprio.engine.guard import Guard, Watched
 from celery_dynprio.engine.guiding import Guiding
 from celery_dynprio.engine.keeper import Keeper, follows
+from celery_dynprio.engine.knowledge import Knowledge
 from celery_dynprio.engine.planner import Plan, Planner
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot, is_level
+from celery_dynprio.models import Move, Outcome, PendingTask, Place, Report, Role, Snapshot, is_level
 from celery_dynprio.objectives import Standing
 from celery_dynprio.policies.base import Policy, Scorer
+from celery_dynprio.policies.charges import with_pending
 from celery_dynprio.ports.broker import Backlog, UsableLevels
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.ports.lease import Lease
-from celery_dynprio.ports.stores import Usage
+from celery_dynprio.ports.stores import Running, Usage
 
 logger = logging.getLogger("celery_dynprio.reprioritizer")
 
@@ -83,8 +86,9 @@ class Reprioritizer:
     ``clock`` gives Unix seconds. ``budget`` is how many seconds of broker time the moves of one tick may take.
     ``paused`` tells whether an operator stopped all moves; with ``watched``, the queue is read and reported meanwhile.
     ``guard`` watches the app's objectives. ``levels`` are those that tasks may be put into (None: all), for ``owner``.
-    ``keeper`` renews the lease while a tick lasts. Of the first ``traced`` moves of a tick, the trace ids are reported,
-    which ``trace_of`` returns for a message's headers. ``guiding`` tells producers how the queue is put in order.
+    ``keeper`` renews the lease while a tick lasts. ``running`` tells what runs now (None: nothing does). Of the first
+    ``traced`` moves of a tick, the trace ids are reported, which ``trace_of`` returns for a message's headers.
+    ``guiding`` tells producers how the queue is put in order.
     """
 
     backlog: Backlog
@@ -104,17 +108,19 @@ class Reprioritizer:
     levels: UsableLevels | None = None
     owner: str = ""
     keeper: Keeper | None = None
+    running: Running | None = None
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
+    _beat: Callable[[], object] = field(init=False)
     _bands: Bands | None = field(init=False, default=None)
     _fence: str | None = field(init=False, default=None)
     _turned: list[Standing] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        beat = self.keeper.beat if self.keeper else _nothing
+        self._beat = self.keeper.beat if self.keeper else _nothing
         queue = self.backlog.queue.replace("%", "%%")
         complain = Complaints(logger, f"dynprio {queue}: the policy failed, the last scores stand: %r")
-        self._scores = Scores(self.policy, complain, beat)
+        self._scores = Scores(self.policy, complain, self._beat)
 
     def tick(self) -> Report:
         """Put the queue in order once, if this process leads it.
@@ -209,9 +215,10 @@ class Reprioritizer:
         spilled = 0 if self.dry_run else self._spill(now, fence)
         usable, spent = self._usable(fence)
         snapshot = self.backlog.read(now)
-        figures = self.usage.read(now)
-        score = self._scores.bind(Context(now, *figures), _Places(snapshot))
-        look = self._look(snapshot, self._watch(snapshot, now, score, figures.runtimes))
+        known = Knowledge(self.usage, self.running).context(now)
+        context = with_pending(known, _pending(snapshot), self.policy, self._beat)
+        score = self._scores.bind(context, _Places(snapshot))
+        look = self._look(snapshot, self._watch(snapshot, now, score, context.runtimes))
         self._turned += look.turned
         plan = self._plan(look, score, now, usable, max(self.budget - spent, 0.0))
         self._bands = plan.bands
@@ -219,7 +226,7 @@ class Reprioritizer:
         traces = self._traces(plan.moves[: self.traced])
         outcomes = () if self.dry_run else self._apply(plan.moves)
         if self.guiding and not self.dry_run and (snapshot.overflow or any(snapshot.levels)):
-            self.guiding.tell(Guidance(plan.bands, figures.runtimes, figures.use), now)
+            self.guiding.tell(Guidance(plan.bands, context.runtimes, context.use), now)
         return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
 
     def _look(self, snapshot: Snapshot, watched: Watched | None) -> _Look:
@@ -289,6 +296,11 @@ class Reprioritizer:
         if front <= SLACK * self.window:
             return 0
         return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)
+
+
+def _pending(snapshot: Snapshot) -> list[PendingTask]:
+    """All that waits for a worker."""
+    return [*chain(*snapshot.levels), *snapshot.overflow.values()]
 
 
 def _nothing() -> None:

@@ -33,6 +33,9 @@ class Discipline(Protocol):
     def tick(self, now: float) -> None:
         """Put what waits in order."""
 
+    def started(self, job: Job, now: float) -> None:
+        """Note what runs."""
+
     def ended(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run."""
 
@@ -45,6 +48,9 @@ class Still:
 
     def tick(self, now: float) -> None:
         """Nothing to put in order."""
+
+    def started(self, job: Job, now: float) -> None:
+        """Nothing to note."""
 
     def ended(self, job: Job, seconds: float, now: float) -> None:
         """Nothing to learn."""

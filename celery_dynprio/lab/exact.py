@@ -12,16 +12,16 @@ of the user's own, neither is known, and every task is scored at each start.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import Context
+from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import (
     Age,
     Deadline,
@@ -35,6 +35,7 @@ from celery_dynprio.policies import (
     ShortestFirst,
     Weight,
 )
+from celery_dynprio.policies.charges import charge
 
 #: More than what rounding may add to a score.
 _ROUNDING: Final = 1e-9
@@ -114,6 +115,7 @@ class ExactOrder:
         group = chosen[-1]
         job = group.jobs.popleft()
         self._waiting.remove(job.pending.id)
+        self._taken[job.pending.key or ""] += self._charge(job.pending)
         if group.jobs:
             self._push(group, self._score(group.jobs[0], score), now)
         else:
@@ -129,13 +131,24 @@ class ExactOrder:
         for group in self._groups.values():
             self._push(group, self._score(group.jobs[0], score), now)
 
+    def started(self, job: Job, now: float) -> None:
+        """Note what runs."""
+        self._learning.start(job, now)
+
     def ended(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run."""
         self._learning.add(job, seconds, now)
 
+    def _ahead(self, task: PendingTask) -> float:
+        """What was taken since the last tick, which did not know of it; of what waits, nothing goes before the best."""
+        return self._taken[task.key or ""]
+
     def _learn(self, now: float) -> None:
-        runtimes, use = self._learning.read(now)
-        self._context = Context(now, runtimes, use)
+        self._taken: defaultdict[str, float] = defaultdict(float)
+        known = self._learning.context(now)
+        self._charge = charge(known)
+        keys = {group.jobs[0].pending.key or "" for group in self._groups.values()}
+        self._context = replace(known, ahead=self._ahead, pending_keys=keys)
         self._scorers = Scores(self._frozen(self._context), lambda _: None) if self._rate is not None else self._scores
 
     def _frozen(self, context: Context) -> Policy:
@@ -148,7 +161,7 @@ class ExactOrder:
         )
 
     def _bind(self, now: float) -> Scorer:
-        return self._scorers.bind(Context(now, self._context.runtimes, self._context.use))
+        return self._scorers.bind(replace(self._context, now=now))
 
     def _score(self, job: Job, score: Scorer) -> float:
         pinned = job.pending.pinned

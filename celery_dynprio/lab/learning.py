@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
+from celery_dynprio.engine.knowledge import Knowledge
 from celery_dynprio.lab.jobs import Job
-from celery_dynprio.models import Context, Run
+from celery_dynprio.models import Context, Run, RunningTask
 from celery_dynprio.policies.decay import DecayedSums
 from celery_dynprio.ports.stores import Usage, UsageFigures
 from celery_dynprio.runtimes import Sums
-from celery_dynprio.stores.memory import MemoryUsage
+from celery_dynprio.stores.memory import MemoryRunning, MemoryUsage
 
 
 class Learning:
-    """Learned runtimes and use; ``half_life`` is in seconds."""
+    """Learned runtimes and use, and what runs; ``half_life`` is in seconds."""
 
     def __init__(self, half_life: float = 600.0) -> None:
         self._now = 0.0
-        #: Production's store.
+        #: Production's stores. No worker of a replay dies with its runs.
         self.usage: Usage = MemoryUsage(half_life, lambda: self._now)
+        self.running = MemoryRunning(lambda: self._now, math.inf)
+
+    def start(self, job: Job, now: float) -> None:
+        """Take in a run that starts ``now``."""
+        self.running.start([RunningTask(job.pending.id, job.task.name, job.task.key or "", now)])
 
     def add(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run that ended ``now``."""
         self._now = now
         self.usage.add([Run(job.task.name, job.task.key or "", seconds)])
+        self.running.end([job.pending.id])
 
-    def read(self, now: float) -> UsageFigures:
+    def context(self, now: float) -> Context:
         """What is known ``now``."""
-        return self.usage.read(now)
+        return Knowledge(self.usage, self.running).context(now)
 
 
 class Continued(Learning):

@@ -23,6 +23,7 @@ from celery_dynprio.lab.measures import mean
 from celery_dynprio.lab.recording import Task
 from celery_dynprio.lab.replay import Fleet, Opening, replay
 from celery_dynprio.policies import Policy
+from celery_dynprio.policies.charges import with_pending
 
 #: So many tasks are played unless something else is asked for, and in so many futures.
 TASKS: Final = 1_000
@@ -145,7 +146,8 @@ def chosen(scene: Scene, tried: Policy, most: int) -> list[Turn]:
     unique = list({turn.task.id: turn for turn in reversed(scene.turns)}.values())[::-1]
     if len(unique) <= most:
         return unique
-    score = Scores(tried, lambda _: None).bind(scene.context)
+    known = with_pending(scene.context, [turn.task for turn in unique], tried)
+    score = Scores(tried, lambda _: None).bind(known)
     by_score = sorted(unique, key=lambda turn: (-score(turn.task), turn.task.published))
     found: dict[str, Turn] = {}
     for pair in zip(unique, by_score, strict=True):

@@ -94,6 +94,7 @@ class Planned:
             budget,
             window,
             guiding=Guiding(guidance, QUEUE),
+            running=learning.running,
             clock=lambda: self._now,
         )
         self._jobs: dict[str, Job] = {}
@@ -138,6 +139,10 @@ class Planned:
         moved = report.outcomes.count(Outcome.MOVED) + report.spilled
         self.moves += moved
         self.broker_seconds += moved * self._move_seconds
+
+    def started(self, job: Job, now: float) -> None:
+        """Note what runs."""
+        self._learning.start(job, now)
 
     def ended(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run."""

@@ -222,5 +222,6 @@ class _Replay:
     def _start(self, node: Node, now: float) -> None:
         for job in self._nodes.starting(node):
             job.start(now)
+            self._discipline.started(job, now)
             self._on_start(job, now)
             heapq.heappush(self._events, (now + job.run, _END, next(self._order), job, node))

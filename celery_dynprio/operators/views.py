@@ -25,6 +25,7 @@ from celery_dynprio.operators.taken import taken_by
 from celery_dynprio.operators.waiting import Waiting, read_waiting, turns_of
 from celery_dynprio.operators.workers import Workers, ask
 from celery_dynprio.policies.base import Policy
+from celery_dynprio.policies.charges import with_pending
 from celery_dynprio.ports.broker import Backlog, Broker
 from celery_dynprio.ports.stores import Entry
 from celery_dynprio.settings import Settings
@@ -140,10 +141,12 @@ class Views:
                     continue
                 pending = True
                 workers = self._ask_workers() if workers is None else workers
-                turns = self._turns(queue, self._waiting(queue, now), context, workers.slots_for(queue))
+                waiting = self._waiting(queue, now)
+                turns = self._turns(queue, waiting, context, workers.slots_for(queue))
                 index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
                 if index is not None:
-                    return self._explainer(backlog, turns[index], context).explain(turns, index)
+                    known = with_pending(context, waiting.reachable, self._settings.policy)
+                    return self._explainer(backlog, turns[index], known).explain(turns, index)
             if not pending:
                 break
         fate = Fate(Answer.BUSY) if pending else self._fates.of([task_id])[task_id]
@@ -206,11 +209,15 @@ class Views:
         """
         context = self._context(self._clock())
         workers = self._ask_workers() if workers is None else workers
-        own_score, other_score = scorer(self._settings.policy, context), scorer(other, context)
         found = []
         for queue in self._settings.queues:
-            turns = self._turns(queue, self._waiting(queue, context.now), context, workers.slots_for(queue))
-            changed = shifts([turn.task for turn in turns], own_score, other_score)
+            waiting = self._waiting(queue, context.now)
+            turns = self._turns(queue, waiting, context, workers.slots_for(queue))
+            scores = (
+                scorer(policy, with_pending(context, waiting.reachable, policy))
+                for policy in (self._settings.policy, other)
+            )
+            changed = shifts([turn.task for turn in turns], *scores)
             found.append(Comparison(queue, changed, self._scene(queue, turns, context, workers)))
         return found
 
@@ -262,7 +269,9 @@ class Views:
 
     def _turns(self, queue: str, waiting: Waiting, context: Context, slots: int) -> list[Turn]:
         yielding = self._yielding(context, any_parked=bool(waiting.overflow))
-        return turns_of(queue, waiting, scorer(self._settings.policy, context), context, slots=slots, yielding=yielding)
+        policy = self._settings.policy
+        score = scorer(policy, with_pending(context, waiting.reachable, policy))
+        return turns_of(queue, waiting, score, context, slots=slots, yielding=yielding)
 
     def _yielding(self, context: Context, *, any_parked: bool) -> Yielding:
         """Which of the parked tasks yield to an objective; with none parked, no objective is read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import tee
+from itertools import chain, tee
 
 from celery_dynprio import message
 from celery_dynprio.engine.guard import Yielding
@@ -27,6 +27,11 @@ class Waiting:
     traced: Collection[str] = ()
     #: See :class:`~celery_dynprio.operators.results.Listing`.
     missed: int = 0
+
+    @property
+    def reachable(self) -> Iterator[PendingTask]:
+        """What waits for a worker: all but what is held."""
+        return chain(*self.levels, self.overflow.values())
 
 
 def read_waiting(

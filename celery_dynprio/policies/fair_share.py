@@ -1,52 +1,79 @@
-"""How little worker time a task's key (tenant, customer, user) has used lately."""
+"""How little worker time a task's key (tenant, customer, user) has had, and is about to have before this task."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from celery_dynprio.durations import Duration
+from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, positive_seconds, require_positive
+from celery_dynprio.policies.base import Factor, Scorer, is_number
+from celery_dynprio.policies.charges import CAUTIOUS
+from celery_dynprio.policies.shares import Shares
 
-#: The value of a key that uses exactly its share.
+#: The value of a key that had exactly its share.
 EXACT_SHARE: Final = 0.5
 
+#: From a key to its share; None for an ordinary one.
+ShareOf: TypeAlias = Callable[[str], float | None]
 
-@dataclass(frozen=True, init=False)
+
+@dataclass(frozen=True)
 class FairShare(Factor):
-    """Slurm's classic fair share, ``2 ** (-(U / S) / damping)``, for keys that each used ``prior`` seconds more.
+    """``1 / (1 + v / u)``, where v is what the task's key has had and is about to have before it, over its share.
 
-    U is the key's part of all decayed use; S is the share of each key, 1 / number of keys. A key that used exactly its
-    share gets 0.5, and one that used far more gets nearly 0. One that used nothing gets the more the more the others
-    used, up to nearly 1; so does an unknown key. Where no use is known at all (in a producer, or at first), every key
-    gets 0.5. All tasks without a key count as one key.
+    That is, in seconds of worker time: its decayed use, the expected runtimes of its tasks that run now, and those of
+    its pending tasks that go before this one. v is the start time of a packet in weighted fair queueing (Demers,
+    Keshav and Shenker 1989; start-time fair queueing, Goyal 1996): it stays the same while those tasks run, and it is
+    higher for each further task of a flood. u is what a key of share 1 has had if all had their shares, and at least
+    :data:`~celery_dynprio.policies.charges.CAUTIOUS`. So a key that had exactly its share gets 0.5 for its next task,
+    one that had nothing 1, and one that had nine times its share 0.1. All tasks without a key count as one key. While
+    no key or only one is known, nobody is to be fair to, and every task gets 0.5.
 
-    ``prior`` (seconds of worker time, or as in :data:`~celery_dynprio.durations.EXAMPLES`) is the use that is ignored:
-    keys that differ by far less keep the order in which their tasks came. Without it all tasks of a new tenant,
-    however long, would go before those of one that used a second. ``damping`` (Slurm's FairShareDampeningFactor) above
-    1 tells heavy users apart if there are very many keys.
+    ``shares`` are numbers above 0 by key, or a function from a key (a string; "" for none) to one or to None; it is
+    called once a tick for each key. Any other key has a share of 1. With ``separator`` ("/", say) keys are paths such
+    as ``org/team``, and shares are those of a path among its siblings.
     """
 
-    damping: float
-    prior: float
+    shares: Mapping[str, float] | ShareOf | None = None
+    separator: str | None = None
 
-    def __init__(self, damping: float = 1.0, *, prior: Duration = 60.0) -> None:
-        require_positive("FairShare", "damping", damping)
-        object.__setattr__(self, "damping", damping)
-        object.__setattr__(self, "prior", positive_seconds("FairShare", "prior", prior))
+    def __post_init__(self) -> None:
+        separator: object = self.separator
+        if separator is not None and not (isinstance(separator, str) and separator):
+            raise PolicyError(f"FairShare(separator={separator!r}): use a text such as '/', or None")
+        if isinstance(self.shares, Mapping):
+            for key, share in self.shares.items():
+                if not is_number(share) or share <= 0:
+                    raise PolicyError(f"FairShare(shares={{{key!r}: {share!r}}}): use a finite number above 0 by key")
+        elif self.shares is not None and not callable(self.shares):
+            raise PolicyError(f"FairShare(shares={self.shares!r}): use numbers by key, or a function from a key to one")
+
+    def __repr__(self) -> str:
+        given = {"shares": self.shares, "separator": self.separator}
+        return f"FairShare({', '.join(f'{name}={value!r}' for name, value in given.items() if value is not None)})"
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""
-        total = sum(context.use.values())
-        if total <= 0.0:
+        ahead, keys = context.ahead, {*context.use, *context.running, *context.pending_keys}
+        if len(keys) <= 1:
             return lambda _: EXACT_SHARE
-        rate = -1.0 / (total / len(context.use) + self.prior) / self.damping
-        value = {key: math.pow(2.0, rate * (use + self.prior)) for key, use in context.use.items()}.get
-        unused = math.pow(2.0, rate * self.prior)
+        share, use, running = self.shares_in(context, keys), context.use.get, context.running.get
+        had = {key: use(key, 0.0) + running(key, 0.0) for key in keys}
+        usual = max(sum(had.values()) / sum(map(share, keys)), CAUTIOUS)
+        terms = {key: (usual + seconds / share(key), 1.0 / share(key)) for key, seconds in had.items()}
 
         def score(task: PendingTask) -> float:
-            return value(task.key or "", unused)
+            key = task.key or ""
+            known = terms.get(key)
+            if known is None:
+                known = terms[key] = usual, 1.0 / share(key)
+            return usual / (known[0] + ahead(task) * known[1])
 
         return score
+
+    def shares_in(self, context: Context, keys: Iterable[str]) -> Shares:
+        """Return the shares that are in force: an operator's before those of this factor."""
+        share_of = self.shares if callable(self.shares) else (self.shares or {}).get
+        return Shares(share_of, context.shares, keys, self.separator)

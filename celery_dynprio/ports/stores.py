@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from celery_dynprio.models import Run, Start
+from celery_dynprio.models import Run, RunningTask, Start
 from celery_dynprio.objectives import Objective, Standing
 from celery_dynprio.ports.guidance import EXPIRY, GuidanceStore
 from celery_dynprio.ports.histograms import Histograms
@@ -20,6 +20,9 @@ from celery_dynprio.runtimes import Runtimes
 #: How many keys, how many task names, and how many pairs of both are remembered; beyond that, some of the least used
 #: are forgotten.
 MAX_REMEMBERED: Final = 10_000
+
+#: Seconds for which a run counts as running if its worker does not tell again that it does.
+RUNNING_TTL: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,22 @@ class Usage(Protocol):
 
     def read(self, now: float) -> UsageFigures:
         """Return what was learned, as of ``now`` (Unix seconds)."""
+
+    def close(self) -> None:
+        """Close the connection that the store was given."""
+
+
+class Running(Protocol):
+    """What runs now, as workers tell in the background. A run that is not told again after a while has died."""
+
+    def start(self, runs: Iterable[RunningTask]) -> None:
+        """Count these as running, for :data:`RUNNING_TTL` seconds; also again."""
+
+    def end(self, ids: Iterable[str]) -> None:
+        """Count these as running no more."""
+
+    def read(self, now: float) -> Sequence[RunningTask]:
+        """Return what runs ``now`` (Unix seconds)."""
 
     def close(self) -> None:
         """Close the connection that the store was given."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from celery_dynprio.models import Run, Start
+from celery_dynprio.models import Run, RunningTask, Start
 from celery_dynprio.objectives import Names, Objective, Standing
 from celery_dynprio.policies.decay import DecayedSums
 from celery_dynprio.ports.guidance import EXPIRY, Guidance
 from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
 from celery_dynprio.ports.spans import CAUSES
-from celery_dynprio.ports.stores import MAX_REMEMBERED, Entry, UsageFigures
+from celery_dynprio.ports.stores import MAX_REMEMBERED, RUNNING_TTL, Entry, UsageFigures
 from celery_dynprio.runtimes import Runtimes, Sums
 from celery_dynprio.tracing.records import SpanRecord, Trace
 
@@ -266,6 +266,34 @@ class MemoryGuidance:
         return {queue: guidance for queue, (until, guidance) in known.items() if now < until}
 
 
+class MemoryRunning:
+    """What runs now, as told by this process only; ``clock`` gives Unix seconds, ``ttl`` is in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time, ttl: float = RUNNING_TTL) -> None:
+        self._clock = clock
+        self._ttl = ttl
+        #: What was told, and until when it counts, by the id of the run.
+        self._runs: dict[str, tuple[RunningTask, float]] = {}
+
+    def start(self, runs: Iterable[RunningTask]) -> None:
+        """Count these as running; also again."""
+        until = self._clock() + self._ttl
+        self._runs.update((run.id, (run, until)) for run in runs)
+
+    def end(self, ids: Iterable[str]) -> None:
+        """Count these as running no more."""
+        for each in ids:
+            self._runs.pop(each, None)
+
+    def read(self, now: float) -> list[RunningTask]:
+        """Return what runs ``now`` (Unix seconds)."""
+        self._runs = {each: told for each, told in self._runs.items() if told[1] > now}
+        return [run for run, _ in self._runs.values()]
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
 class MemoryStores:
     """One store of each kind, the same at each call: see :class:`~celery_dynprio.ports.stores.Stores`.
 
@@ -277,6 +305,7 @@ class MemoryStores:
         self._switch = MemorySwitch()
         self._audit = MemoryAudit(clock)
         self._usage: MemoryUsage | None = None
+        self._running = MemoryRunning(clock)
         self._attainments: dict[tuple[Objective, ...], MemoryAttainment] = {}
         self._histograms = MemoryHistograms()
         self._spans = MemorySpans()
@@ -296,6 +325,10 @@ class MemoryStores:
         if self._usage is None:
             self._usage = MemoryUsage(half_life, self._clock)
         return self._usage
+
+    def running(self) -> MemoryRunning:
+        """Return what runs now."""
+        return self._running
 
     def attainment(
         self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0

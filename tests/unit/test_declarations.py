@@ -50,7 +50,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> None:
         (DATA, FORMULA),
         (
             {"fair_share": 3, "ShortestFirst": {"scale": "2m"}},
-            "3 * FairShare(damping=1.0, prior=60.0) + 1 * ShortestFirst(scale=120.0)",
+            "3 * FairShare() + 1 * ShortestFirst(scale=120.0)",
         ),
         (["age", {"factor": "weight", "weight": 0.5}], "1 * Age(saturation=300.0) + 0.5 * Weight()"),
         ({"proj_data:urgent": 2, "proj_data:Paying": {"weight": 3, "least": 5}}, "2 * urgent + 3 * Paying(5)"),

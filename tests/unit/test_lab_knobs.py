@@ -47,8 +47,6 @@ def test_the_numbers_of_the_default_policy() -> None:
         ("horizon of Deadline", 60.0),
         ("weight of Weight", 2.0),
         ("weight of FairShare", 3.0),
-        ("damping of FairShare", 1.0),
-        ("prior of FairShare", 60.0),
         ("weight of Age", 1.0),
         ("saturation of Age", 300.0),
     ]

@@ -31,7 +31,7 @@ from celery_dynprio.policies import Age, Deadline, FairShare, Gauge, Max, Min, P
 from celery_dynprio.producer.placement import Placement
 
 POLICY: Final = 4 * Deadline(horizon=20) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=30) + 1 * ShortestFirst()
-MIXED: Final = 1 * Max(Weight(), Deadline(5)) + 1 * Min(Age(9), FairShare(prior=1))
+MIXED: Final = 1 * Max(Weight(), Deadline(5)) + 1 * Min(Age(9), FairShare())
 PRODUCTION: Final = Production()
 CONTENDERS: Final = {each.name: each.make for each in contenders({"policy": POLICY}, PRODUCTION)}
 
@@ -93,6 +93,9 @@ class Watched:
 
     def tick(self, now: float) -> None:
         self.inner.tick(now)
+
+    def started(self, job: Job, now: float) -> None:
+        self.inner.started(job, now)
 
     def ended(self, job: Job, seconds: float, now: float) -> None:
         self.inner.ended(job, seconds, now)

@@ -75,9 +75,7 @@ def test_gains_of_chance_are_not_recommended() -> None:
     drawn = random.Random(3)
     shuffled = [each._replace(weight=1.0, key=drawn.choice("abcdefgh"), name="task") for each in tasks(600)]
     cut = Split.of(Workload(partial(iter, shuffled)), 0.5, "name")
-    others = [
-        drawn.uniform(0.1, 10) * FairShare(prior=drawn.uniform(1, 100)) + 1 * Age(saturation=60) for _ in range(8)
-    ]
+    others = [drawn.uniform(0.1, 10) * FairShare() + 1 * Age(saturation=drawn.uniform(10, 300)) for _ in range(8)]
     own = 1 * FairShare() + 1 * Age(saturation=60)
     played = [Trial(each, values([WAIT], STAGE.play(cut.first, cut.group, each))) for each in others]
     luckiest = sorted(played, key=lambda each: each.values)[:3]

@@ -85,36 +85,6 @@ class TestFactors:
         task = replace(TASK, deadline=NOW + 45)
         assert Deadline(horizon=60)(task, context(runtimes={TASK.name: 30})) == 0.75
 
-    @pytest.mark.parametrize(
-        ("key", "value"), [("ada", 0.5**1.5), ("bob", 0.5**0.5), ("new", 0.5**0.25), (None, 0.5**0.25)]
-    )
-    def test_fair_share(self, key: str | None, value: float) -> None:
-        scored = FairShare(prior=60)(replace(TASK, key=key), context(use={"ada": 300, "bob": 60}))
-        assert scored == pytest.approx(value)
-
-    def test_a_key_that_used_nothing_is_hardly_ahead_of_one_that_used_a_second(self) -> None:
-        known = context(use={"ada": 1.0, "bob": 1.0})
-        new, ada = (FairShare()(replace(TASK, key=key), known) for key in ("new", "ada"))
-        assert ada == 0.5
-        assert 0 < new - ada < 0.01
-        assert FairShare(prior="1h")(replace(TASK, key="new"), known) - ada < 0.0002
-
-    def test_fair_share_of_tasks_without_key_is_one_share(self) -> None:
-        assert FairShare()(TASK, context(use={"": 10, "ada": 10})) == 0.5
-
-    @pytest.mark.parametrize("use", [{}, {"ada": 0.0, "bob": 0.0}])
-    def test_fair_share_puts_nobody_ahead_while_nothing_is_known(self, use: dict[str, float]) -> None:
-        assert FairShare()(replace(TASK, key="ada"), context(use=use)) == 0.5
-
-    def test_damping_tells_heavy_users_apart(self) -> None:
-        use = {f"key {n}": 0.0 for n in range(998)} | {"heavy": 60.0, "heaviest": 40.0}
-        sharp, damped = (
-            [f(replace(TASK, key=key), context(use=use)) for key in ("heavy", "heaviest")]
-            for f in (FairShare(prior=1e-9), FairShare(damping=500, prior=1e-9))
-        )
-        assert max(sharp) < 1e-100
-        assert damped == pytest.approx([0.5**1.2, 0.5**0.8])
-
     @pytest.mark.parametrize(("name", "value"), [("quick", 0.75), ("slow", 0.25), ("new", 60 / 160)])
     def test_shortest_first(self, name: str, value: float) -> None:
         known = context(runtimes={"quick": 20, "slow": 180})
@@ -244,8 +214,6 @@ class TestPolicy:
             (Deadline, "horizon"),
             (Dependents, "saturation"),
             (ShortestFirst, "scale"),
-            (FairShare, "damping"),
-            (FairShare, "prior"),
         ],
     )
     def test_wrong_options_are_named(self, kind: Any, option: str, value: object) -> None:
@@ -299,7 +267,7 @@ class TestPolicy:
 
     def test_the_default(self) -> None:
         assert repr(default_policy()) == (
-            "4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare(damping=1.0, prior=60.0) + 1 * Age(saturation=300)"
+            "4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=300)"
         )
 
     def test_rounding_gives_no_score_above_1(self) -> None:
@@ -325,12 +293,6 @@ class TestProperties:
         if task.deadline is not None:
             assert score(replace(task, deadline=task.deadline - more)) >= score(task)
             assert score(task) >= score(replace(task, deadline=None))
-
-    @given(st.floats(0, 100), st.floats(0, 100))
-    def test_who_used_less_is_never_behind(self, ada: float, bob: float) -> None:
-        score = FairShare().bind(context(use={"ada": ada, "bob": bob, "eve": 1}))
-        less, more = sorted([("ada", ada), ("bob", bob)], key=lambda pair: pair[1])
-        assert score(replace(TASK, key=less[0])) >= score(replace(TASK, key=more[0]))
 
     @given(policies, tasks, contexts)
     def test_the_order_of_the_terms_does_not_count(self, policy: Policy, task: PendingTask, known: Context) -> None:
