@@ -6,9 +6,11 @@ redis is slow to import.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from celery_dynprio.configuration.declarations import data_of
 from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.levels import Scale, steps_in
 from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from celery_dynprio.engine.guard import Guard
     from celery_dynprio.engine.tick import Reprioritizer
     from celery_dynprio.lab.contenders import Production
+    from celery_dynprio.lab.recorder import Recorder, Target
     from celery_dynprio.operators.operations import Operations
 
 #: Steps of a worker's consumer that only some brokers need, by name so that only workers import them.
@@ -151,6 +154,33 @@ def reprioritizers(
         )
         for queue in (settings.queues if queues is None else queues)
     ]
+
+
+def recorder(app: Celery, broker: Broker, settings: Settings, target: Target) -> Recorder:
+    """Return what records what becomes of all tasks of this app; it can be turned with this broker only."""
+    from celery_dynprio.lab.conditions import Conditions  # noqa: PLC0415 - see the module
+    from celery_dynprio.lab.recorder import Recorder, Sources  # noqa: PLC0415
+    from celery_dynprio.operators.workers import ask, reserved_ahead  # noqa: PLC0415
+
+    def slots() -> Mapping[str, int]:
+        workers, managed = ask(app), frozenset(settings.queues)
+        return {name: count for name, count in workers.slots.items() if managed & workers.queues.get(name, frozenset())}
+
+    conditions = Conditions(
+        policy=repr(settings.policy),
+        declared=data_of(settings.policy),
+        queues=settings.queues,
+        interval=settings.interval,
+        window=settings.window,
+        hysteresis=settings.hysteresis,
+        budget=settings.budget,
+        half_life=settings.half_life,
+        levels=broker.scale.numbers,
+        plain_levels=broker.scale.plain_numbers,
+        prefetch=reserved_ahead(app),
+    )
+    sources = Sources(broker.stores.feed(), broker.stores.audit(), slots)
+    return Recorder(sources, target, conditions, time.time)
 
 
 def _guards(broker: Broker, settings: Settings, slots: Callable[[str], int]) -> Callable[[str], Guard | None]:

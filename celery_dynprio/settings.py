@@ -81,6 +81,13 @@ class Settings:
     metrics_host: str = setting(readers.read_host, default="127.0.0.1")
     #: Whether reprioritizers send a Celery event for each move.
     events: bool = setting(readers.read_switch, default=False)
+    #: The file to which the reprioritizer that leads the first managed queue records what becomes of all tasks; None
+    #: for no recording. How large each file may become (bytes), and how many are kept.
+    record: str | None = setting(readers.read_path, default=None)
+    record_size: int = setting(readers.read_count, default=100_000_000)
+    record_files: int = setting(readers.read_count, default=10)
+    #: With it the keys in recordings are hashed, always to the same hash; None for readable keys.
+    record_secret: str | None = setting(readers.read_secret, default=None)
     #: Which share of which tasks is to start in time, and what yields when it does not; as objects or plain data.
     objectives: tuple[Objective, ...] = setting(readers.read_objectives, default=())
 

@@ -19,6 +19,7 @@ from celery_dynprio.cli.listing import list_
 from celery_dynprio.cli.log import log
 from celery_dynprio.cli.pause import pause, resume
 from celery_dynprio.cli.policy import policy
+from celery_dynprio.cli.record import record
 from celery_dynprio.cli.replay import replay
 from celery_dynprio.cli.reprioritize import reprioritize
 from celery_dynprio.cli.run import run
@@ -34,7 +35,7 @@ __all__ = ["dynprio"]
 SECTIONS: Final[dict[str, Sequence[click.Command]]] = {
     "See": (list_, top, explain, stats, count, policy, trace, log, doctor),
     "Steer": (bump, reprioritize, hold, release, cancel, pause, resume, drain),
-    "Compare": (replay, tune),
+    "Compare": (record, replay, tune),
     "Run": (run,),
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from uuid import uuid4
 import click
 from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.session import duration, installed_in, one_line_errors, settings_of
+from celery_dynprio.cli.session import duration, installed_in, one_line_errors, settings_of, stop_on_signals
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.tick import Reprioritizer
@@ -137,10 +136,11 @@ def run(
         configured,
         metrics_port=None if once else metrics_port or configured.metrics_port,
         metrics_host=metrics_host or configured.metrics_host,
+        record=None if once or dry_run else configured.record,
     )
     owner = embedded or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
     stop = threading.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     if embedded:
         _stop_without_parent(stop, _parent(embedded))
     app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=False if ctx.obj.no_color else None)
@@ -290,16 +290,6 @@ def _with_options(settings: Settings, interval: float | None, queues: list[str] 
     if interval is not None:
         settings = replace(settings, interval=interval)
     return replace(settings, queues=tuple(queues)) if queues else settings
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    def receive(*_: object) -> None:
-        # In a thread: the main thread may hold the event's lock at this very moment.
-        threading.Thread(target=stop.set, name="dynprio-stop", daemon=True).start()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the batch
-
-    signal.signal(signal.SIGTERM, receive)
-    signal.signal(signal.SIGINT, receive)
 
 
 def _parent(owner: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from traceback import format_exc
@@ -125,3 +127,15 @@ def connected(app: Any) -> Iterator[Broker]:
 
     with one_line_errors(), closing(connect(app)) as broker:
         yield broker
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set ``stop`` at SIGTERM and SIGINT."""
+
+    def receive(*_: object) -> None:
+        # In a thread: the main thread may hold the event's lock at this very moment.
+        threading.Thread(target=stop.set, name="dynprio-stop", daemon=True).start()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait for the batch
+
+    signal.signal(signal.SIGTERM, receive)
+    signal.signal(signal.SIGINT, receive)

@@ -35,7 +35,7 @@ def option(group: str, *names: str, **rest: Any) -> Any:
 _workload, _file = partial(option, "Workload"), partial(option, "Recording")
 
 _OPTIONS: Final = (
-    click.argument("recording", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
+    click.argument("recording", type=click.Path(exists=True, path_type=Path)),
     _workload("--workers", type=click.IntRange(min=1), help="How many workers; without it, those of the recording."),
     _workload("--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Slots of each worker."),
     _workload(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -49,6 +50,26 @@ def policy_of(data: Mapping[str, Any] | Sequence[Any]) -> Policy:
         raise PolicyError("give it one factor at least")
     terms = data.items() if isinstance(data, Mapping) else map(_named, data)
     return Policy(tuple(_term(str(name), options) for name, options in terms))
+
+
+def data_of(policy: Policy) -> list[dict[str, Any]] | None:
+    """Return plain data from which :func:`policy_of` makes the same policy; None if plain data cannot say it."""
+    try:
+        found = [{"weight": weight, **_data(factor)} for weight, factor in policy.terms]
+        same = policy_of(json.loads(json.dumps(found)))
+    except (TypeError, ValueError, AttributeError, DynPrioError):  # a function, or a factor of the user's own
+        return None
+    return found if repr(same) == repr(policy) else None
+
+
+def _data(factor: Factor) -> dict[str, Any]:
+    name = next((name for name, kind in _FACTORS.items() if type(factor) is kind), None)
+    if name is None:
+        raise PolicyError(f"{factor!r} is no factor of this package")
+    if isinstance(factor, (Max, Min)):
+        return {"factor": name, "of": [_data(each) for each in factor.factors]}
+    options = inspect.signature(type(factor)).parameters
+    return {"factor": name, **{option: getattr(factor, option) for option in options}}
 
 
 def objectives_of(data: Mapping[str, Any] | Sequence[Any]) -> tuple[Objective, ...]:

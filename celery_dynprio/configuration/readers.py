@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from celery_dynprio.configuration.declarations import objectives_of, policy_of
@@ -137,6 +138,25 @@ def read_log_format(setting: str, value: Any) -> str | None:
     if isinstance(value, str) and value in {"text", "json"}:
         return value
     raise SettingError(setting, value, 'use "text", "json" or None')
+
+
+def read_path(setting: str, value: Any) -> str | None:
+    """Read the path of a recording, or None."""
+    if _is_nothing(value):
+        return None
+    path = str(value) if isinstance(value, (str, Path)) else ""
+    if not path.endswith((".jsonl", ".jsonl.gz")):
+        raise SettingError(setting, value, 'use the path of a file that ends in ".jsonl.gz" or ".jsonl", or None')
+    return path
+
+
+def read_secret(setting: str, value: Any) -> str | None:
+    """Read a secret text, or None; an error does not show it."""
+    if _is_nothing(value):
+        return None
+    if not isinstance(value, str):
+        raise SettingError(setting, type(value), "use a text that nobody can guess, or None")
+    return value
 
 
 def read_port(setting: str, value: Any) -> int | None:

@@ -68,4 +68,8 @@ def start(installation: Installation, settings: Settings) -> Observers:
         from celery_dynprio.monitoring.prometheus import Served  # noqa: PLC0415 - an extra
 
         observers.append(Served(installation, settings, port, dropped))
+    if settings.record is not None:
+        from celery_dynprio.monitoring.recording import Recording  # noqa: PLC0415
+
+        observers.append(Recording(installation, settings.record))
     return Observers(observers)

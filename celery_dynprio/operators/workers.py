@@ -36,6 +36,9 @@ CONF: Final = (
     "dynprio_embedded",
 )
 
+#: What stands for a number of reserved tasks that is not limited.
+NO_LIMIT: Final = 1000
+
 #: Seconds after which workers are asked again how many tasks they run at once.
 MAX_AGE: Final = 10.0
 
@@ -173,6 +176,16 @@ def answers(app: Celery, timeout: float, first: str, *then: Question) -> list[Ma
             mailbox = _mailbox(app, connection)
             found.append(_valid(mailbox.call(list(replies), command, arguments, timeout=timeout)) if replies else {})
         return found
+
+
+def reserved_ahead(app: Celery) -> int:
+    """How many tasks a worker with this app's settings reserves for each slot, beside the one that runs on it."""
+    conf = app.conf
+    if conf.get("worker_disable_prefetch"):
+        return 0
+    if not conf.worker_prefetch_multiplier:
+        return NO_LIMIT
+    return max(int(conf.worker_prefetch_multiplier) - (1 if conf.task_acks_late else 0), 0)
 
 
 def tell(app: Celery, command: str, **arguments: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from celery_dynprio.models import Run, RunningTask, Start
 from celery_dynprio.objectives import Objective, Standing
+from celery_dynprio.ports.feed import Feed
 from celery_dynprio.ports.guidance import EXPIRY, GuidanceStore
 from celery_dynprio.ports.histograms import Histograms
 from celery_dynprio.ports.spans import Spans
@@ -161,6 +162,9 @@ class Stores(Protocol):
 
     def spans(self, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> Spans:
         """Return the trace store: traces are kept for ``ttl`` seconds, ``spans`` of one and ``total`` of all."""
+
+    def feed(self) -> Feed:
+        """Return what workers tell recorders; each recorder has one of its own."""
 
     def cancellations(self) -> Cancellations:
         """Return the signs of life of operators who cancel tasks."""

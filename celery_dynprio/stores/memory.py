@@ -17,6 +17,7 @@ from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
 from celery_dynprio.ports.spans import CAUSES
 from celery_dynprio.ports.stores import MAX_REMEMBERED, RUNNING_TTL, Entry, UsageFigures
 from celery_dynprio.runtimes import Runtimes, Sums
+from celery_dynprio.stores.feed import MemoryFeed, MemoryFeeds
 from celery_dynprio.tracing.records import SpanRecord, Trace
 
 #: How many entries of the audit are kept; the oldest go first.
@@ -295,7 +296,7 @@ class MemoryRunning:
 
 
 class MemoryStores:
-    """One store of each kind, the same at each call: see :class:`~celery_dynprio.ports.stores.Stores`.
+    """One store of each kind, the same at each call but for feeds: see :class:`~celery_dynprio.ports.stores.Stores`.
 
     The first call decides on the options of a store.
     """
@@ -311,6 +312,7 @@ class MemoryStores:
         self._spans = MemorySpans()
         self._cancellations = MemoryCancellations()
         self._guidance: MemoryGuidance | None = None
+        self._feeds = MemoryFeeds()
 
     def switch(self) -> MemorySwitch:
         """Return the kill switch."""
@@ -346,6 +348,10 @@ class MemoryStores:
     def spans(self, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> MemorySpans:  # noqa: ARG002 - it has no bounds
         """Return the trace store."""
         return self._spans
+
+    def feed(self) -> MemoryFeed:
+        """Return a feed of its own for each call."""
+        return MemoryFeed(self._feeds)
 
     def cancellations(self) -> MemoryCancellations:
         """Return the signs of life of operators who cancel tasks."""

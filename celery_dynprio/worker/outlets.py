@@ -10,6 +10,7 @@ from celery_dynprio.ports.spans import Spans
 from celery_dynprio.tracing.runs import Running
 from celery_dynprio.worker import usage
 from celery_dynprio.worker.entries import Entry, Report, coalesced, record_of
+from celery_dynprio.worker.feeding import Feeding
 from celery_dynprio.worker.sender import Outlet, Sender, Store
 
 if TYPE_CHECKING:
@@ -135,4 +136,7 @@ def open_outlets(settings: Settings, connect: Callable[[], Broker], sender: Send
 
             dropped = "counts of dropped spans"
             outlets.append(Outlet(dropped, lambda: DroppedSpans(traces.spans(), totals)))
+    outlets.append(
+        Outlet("what is recorded", lambda: Feeding(broker().stores.feed(), settings.queues, lambda: sender.dropped))
+    )
     return Outlets(outlets, broker.try_again)

@@ -38,7 +38,8 @@ class Recorder:
         self._app = app
         self._settings = settings
         self._on: bool | None = None
-        self._traced = False
+        #: Whether what ends outside of a run is recorded: the trace store and recordings want it.
+        self._tells_ends = False
         self.senders: Senders[Entry] = Senders(
             "what tasks did", lambda sender: open_outlets(settings(), connect, sender), _lose
         )
@@ -75,7 +76,7 @@ class Recorder:
         """Record what the worker's parent process knows of a run, or of a message that is not run at all."""
         if self._on is None:
             self._on = self._decide()
-        if self._traced:
+        if self._tells_ends:
             ran = None if span.started is None else max(time.time() - span.started, 0.0)
             self.senders.put(EndReport(state, span, needed(headers), ran, exception_line(exc)))
 
@@ -88,8 +89,10 @@ class Recorder:
         settings = self._settings()
         if settings.trace:
             self._publishing.connect()
-        self._traced = settings.trace
-        return settings.trace or settings.learn or settings.metrics_port is not None or bool(settings.objectives)
+        recorded = settings.record is not None
+        self._tells_ends = settings.trace or recorded
+        counted = settings.metrics_port is not None or bool(settings.objectives)
+        return settings.trace or settings.learn or counted or recorded
 
 
 def _lose(entry: Entry) -> None:

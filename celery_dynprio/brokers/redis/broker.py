@@ -11,6 +11,7 @@ from celery_dynprio.brokers.redis.audit import RedisAudit
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import BROKER_ERRORS, BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.counts import count_places
+from celery_dynprio.brokers.redis.feed import RedisFeed
 from celery_dynprio.brokers.redis.guidance import RedisGuidance
 from celery_dynprio.brokers.redis.health import RedisHealth
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
@@ -124,6 +125,10 @@ class RedisStores:
     def spans(self, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> RedisSpans:
         """Return the trace store."""
         return RedisSpans(self._client, ttl, spans, total)
+
+    def feed(self) -> RedisFeed:
+        """Return what workers tell recorders."""
+        return RedisFeed(self._client)
 
     def cancellations(self) -> RedisCancellations:
         """Return the signs of life of operators who cancel tasks."""

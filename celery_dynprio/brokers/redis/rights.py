@@ -69,9 +69,11 @@ NEEDED: Final[Sequence[Command]] = (
     ("SET", "{text}", ""),
     ("SETEX", "{text}", 1, ""),
     ("UNLINK", "{text}"),
-    # The log of operations.
+    # The log of operations, and what workers tell recorders.
     ("XADD", "{stream}", "*", "entry", ""),
+    ("XRANGE", "{stream}", "-", "+"),
     ("XREVRANGE", "{stream}", "+", "-"),
+    ("XTRIM", "{stream}", "MINID", 0),
     # Messages to all workers, and the others.
     ("PUBLISH", "{channel}", ""),
     ("PSUBSCRIBE", "{channel}*"),

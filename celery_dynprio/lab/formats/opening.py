@@ -9,6 +9,7 @@ from typing import Final
 
 from celery_dynprio.errors import ArgumentError
 from celery_dynprio.lab.formats import azure, borg, jsonl, swf
+from celery_dynprio.lab.formats.jsonl import JsonLines
 from celery_dynprio.lab.recording import Entry, Recording
 from celery_dynprio.lab.users import Users
 
@@ -27,14 +28,13 @@ class Options:
 
 
 _READERS: Final[dict[str, Callable[[Path, Options], Iterator[Entry]]]] = {
-    "jsonl": lambda path, _: jsonl.read(path),
     "swf": lambda path, options: swf.read(path, options.users, options.by),
     "azure": lambda path, options: azure.read(path, options.users, options.durations, sample=options.sample),
     "borg": lambda path, options: borg.read(path, options.users),
 }
 
 #: The formats that can be read.
-FORMATS: Final = tuple(_READERS)
+FORMATS: Final = ("jsonl", *_READERS)
 
 
 def open_recording(path: Path, kind: str | None = None, options: Options | None = None) -> Recording:
@@ -42,7 +42,10 @@ def open_recording(path: Path, kind: str | None = None, options: Options | None 
 
     Raises :class:`~celery_dynprio.errors.ArgumentError` if that does not tell.
     """
-    read, options = _READERS[kind or format_of(path)], options or Options()
+    kind, options = kind or format_of(path), options or Options()
+    if kind == "jsonl":
+        return JsonLines(path)
+    read = _READERS[kind]
     return lambda: read(path, options)
 
 
@@ -59,6 +62,8 @@ def save_recording(path: Path, entries: Iterable[Entry]) -> None:
 
 def format_of(path: Path) -> str:
     """The format that the name of a file tells."""
+    if path.is_dir():
+        return "jsonl"
     name = path.name.removesuffix(".gz").lower()
     if name.endswith(".swf"):
         return "swf"
