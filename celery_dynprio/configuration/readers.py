@@ -151,11 +151,11 @@ def read_path(setting: str, value: Any) -> str | None:
 
 
 def read_secret(setting: str, value: Any) -> str | None:
-    """Read a secret text, or None; an error does not show it."""
+    """Read a secret text, or None."""
     if _is_nothing(value):
         return None
     if not isinstance(value, str):
-        raise SettingError(setting, type(value), "use a text that nobody can guess, or None")
+        raise SettingError(setting, value, "use a text that nobody can guess, or None")
     return value
 
 

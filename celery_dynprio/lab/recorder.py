@@ -98,6 +98,9 @@ class Recorder:
             self._count(batch)
             for ended in batch.ended:
                 self._write(self._task(ended))
+                if ended.worker not in self._workers:  # it came after the last question
+                    self._workers[ended.worker] = 0
+                    self._next_look = now
         if now >= self._next_write:
             self._next_write = now + WRITE_INTERVAL
             self._flush(now)

@@ -35,6 +35,7 @@ COMMANDS = (
     "log",
     "pause",
     "policy",
+    "record",
     "release",
     "replay",
     "reprioritize",

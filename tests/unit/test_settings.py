@@ -163,7 +163,7 @@ WRONG: list[tuple[str, Any]] = [
     *(("hysteresis", value) for value in (-0.1, 1.1, math.nan, "2", "nan", True)),
     *(
         (name, value)
-        for name in ("window", "trace_max_spans", "trace_total_spans")
+        for name in ("window", "trace_max_spans", "trace_total_spans", "record_size", "record_files")
         for value in (0, 1.0, True, "9.0", "0", "many")
     ),
     *(
@@ -172,6 +172,8 @@ WRONG: list[tuple[str, Any]] = [
         for value in (1, "maybe", None)
     ),
     *(("log_format", value) for value in ("xml", "JSON", True)),
+    *(("record", value) for value in ("recording", "recording.gz", 5, True)),
+    *(("record_secret", value) for value in (5, True)),
     *(("metrics_port", value) for value in (0, -1, 65_536, "0", "http", 9808.0, True)),
     *(("metrics_host", value) for value in (None, "", 1)),
     *(("objectives", value) for value in (3, Objective("a", "b", 1), ["a"], [Objective("a", "b", 1)] * 2, "[{")),
