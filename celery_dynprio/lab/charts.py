@@ -89,8 +89,8 @@ def seconds_axis(most: float) -> Axis:
         (0.0, "0"),
         (1.0, "1 s"),
         (10.0, "10 s"),
-        (60.0, "1 m"),
-        (600.0, "10 m"),
+        (60.0, "1 min"),
+        (600.0, "10 min"),
         (3600.0, "1 h"),
         (36000.0, "10 h"),
     ]
@@ -109,6 +109,14 @@ def plain_axis(least: float, most: float, title: str, unit: str = "") -> Axis:
     first = math.ceil(least / step) * step
     ticks = [first + number * step for number in range(int((most - first) / step + 1e-9) + 1)]
     return Axis(lambda value: (value - least) / span, [(each, f"{each:g}{unit}") for each in ticks], title)
+
+
+def log_axis(least: float, most: float, title: str, unit: str = "") -> Axis:
+    """Numbers above 0 from ``least`` to ``most``, each ten times the one before as far from it."""
+    low, high = math.floor(math.log10(least)), math.log10(most)
+    span = high - low or 1.0
+    ticks = [10.0**power for power in range(low, math.floor(high) + 1)]
+    return Axis(lambda value: (math.log10(value) - low) / span, [(each, f"{each:g}{unit}") for each in ticks], title)
 
 
 def _step(least: float) -> float:

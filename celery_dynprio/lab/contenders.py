@@ -47,6 +47,8 @@ class Contender:
     make: Callable[[], Discipline]
     #: Of a bound, the policy that it is the bound of.
     bounds: str | None = None
+    #: Of a policy, the formula.
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class Production:
             move_seconds=self.move_seconds,
         )
 
+    def contender(self, name: str, policy: Policy) -> Contender:
+        """The policy as one of those that are compared."""
+        return Contender(name, Kind.POLICY, partial(self.planned, policy), policy=policy)
+
     def exact(self, policy: Policy) -> ExactOrder:
         """The policy in exact order."""
         return ExactOrder(policy, Learning(self.half_life), len(self.scale.levels))
@@ -93,7 +99,7 @@ SHORTEST: Final = Contender("shortest job (known run times)", Kind.BOUND, Shorte
 
 def contenders(policies: Mapping[str, Policy], production: Production) -> list[Contender]:
     """Each policy as in production, the plain disciplines, and the bounds."""
-    planned = [Contender(name, Kind.POLICY, partial(production.planned, policy)) for name, policy in policies.items()]
+    planned = [production.contender(name, policy) for name, policy in policies.items()]
     exact = [
         Contender(f"{name}, exact order", Kind.BOUND, partial(production.exact, policy), name)
         for name, policy in policies.items()

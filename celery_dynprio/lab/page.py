@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from celery_dynprio.lab.charts import Bar, Line, bars, dots, lines, plain_axis, seconds_axis, share_axis
+from celery_dynprio.lab.charts import Bar, Line, bars, dots, lines, log_axis, plain_axis, seconds_axis, share_axis
 from celery_dynprio.lab.comparison import OVERALL, Duel, Measure, gain, losses, summary, wins
 from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind
 from celery_dynprio.lab.measures import CURVE, PARTS, mean
@@ -21,11 +21,15 @@ from celery_dynprio.lab.wording import caveats, heading, shown, shown_interval
 _CHARTS: Final = 6
 _LOSSES: Final = 20
 _COLOURS: Final = 8
+#: A smaller share of the work is drawn as this one.
+_SMALLEST: Final = 0.0001
 _PAIRED: Final = (
     "<p>A line is where the mean is with 95 % confidence. All play the same workloads, so the difference between two "
     "is more certain than their lines: see the tables below.</p>"
 )
-_COLUMNS: Final = ("where it loses", "own", "other", "difference", "95 % confident", "against")
+#: The title is shown where the screen is too narrow for a head.
+_CELL: Final = '<td data-title="{}">{}</td>'
+_COLUMNS: Final = ("measure", "own", "other", "difference", "95 % confident", "against")
 
 
 def page(found: Study) -> str:
@@ -113,8 +117,10 @@ def _waits(found: Study) -> Iterator[str]:
             if (curve := _curve(found, name, group))
         ]
         most = max((value for each in series for _, value in each.points), default=0.0)
-        title = f"Waits of {group or 'all tasks'}: so large a share waits at most so long"
-        yield _figure(title, lines(series, share_axis("share of tasks"), seconds_axis(most), title))
+        title = f"Waits of {group or 'all tasks'}"
+        yield _figure(
+            title, lines(series, share_axis("share of tasks that wait at most so long"), seconds_axis(most), title)
+        )
     yield _over_time(found)
 
 
@@ -149,15 +155,16 @@ def _unit(seconds: float) -> tuple[str, float]:
 def _keys(found: Study) -> Iterator[str]:
     keys = {name: mean_keys(found.figures[name]) for name in _drawn(found)}
     total = sum(each.work for each in keys[FIRST_COME].values()) or 1.0
-    largest = max((each.work / total for each in keys[FIRST_COME].values()), default=1.0)
+    shares = [max(each.work / total, _SMALLEST) for each in keys[FIRST_COME].values()] or [1.0]
     most = max((each.slowdown for ones in keys.values() for each in ones.values()), default=1.0)
-    x, y = plain_axis(0.0, 100 * largest, "share of the work", " %"), plain_axis(1.0, max(most, 1.1), "slowdown")
+    x = log_axis(100 * min(shares), 100 * max(shares), "share of the work", " %")
+    y = plain_axis(1.0, max(most, 1.1), "slowdown")
     title = "Each key: its share of the work, and its mean bounded slowdown"
     series = [
         Line(
             f"{name}: {key or '(no key)'}, {one.tasks:,} tasks",
             _style(found, name),
-            [(100 * one.work / total, one.slowdown)],
+            [(100 * max(one.work / total, _SMALLEST), one.slowdown)],
         )
         for name, ones in keys.items()
         for key, one in ones.items()
@@ -167,7 +174,7 @@ def _keys(found: Study) -> Iterator[str]:
 
 def _verdict(found: Study, policy: Contender) -> Iterator[str]:
     name = policy.name
-    yield f"<section><h2>{escape(name)}</h2>"
+    yield f"<section><h2>{escape(name)}</h2><p><code>{escape(repr(policy.policy))}</code></p>"
     reached = gain(found, name)
     if reached is not None:
         share = escape(shown_interval(reached))
@@ -183,6 +190,7 @@ def _verdict(found: Study, policy: Contender) -> Iterator[str]:
         return
     head = "".join(f"<th>{each}</th>" for each in _COLUMNS)
     rows = "".join(map(_loss, lost))
+    yield "<p>Where it loses:</p>"
     yield f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
 
 
@@ -191,6 +199,13 @@ def _loss(found: Duel) -> str:
     between = "-"
     if difference.low is not None and difference.high is not None:
         between = f"{shown(measure, difference.low, sign='+')} to {shown(measure, difference.high, sign='+')}"
-    cells = [shown(measure, found.own), shown(measure, found.other), shown(measure, difference.mean, sign="+"), between]
-    numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
-    return f"<tr><td>{escape(measure.title)}</td>{numbers}<td>{escape(found.opponent)}</td></tr>"
+    cells = [
+        measure.title,
+        shown(measure, found.own),
+        shown(measure, found.other),
+        shown(measure, difference.mean, sign="+"),
+        between,
+        found.opponent,
+    ]
+    titled = zip(map(escape, _COLUMNS), map(escape, cells), strict=True)
+    return f"<tr>{''.join(_CELL.format(title, cell) for title, cell in titled)}</tr>"

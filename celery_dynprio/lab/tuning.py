@@ -22,7 +22,7 @@ from celery_dynprio.lab.comparison import (
     measures_of_classes,
     of_classes,
 )
-from celery_dynprio.lab.contenders import PLAIN, Contender, Kind, Production
+from celery_dynprio.lab.contenders import PLAIN, Contender, Production
 from celery_dynprio.lab.lookup import measure_named
 from celery_dynprio.lab.measures import Measures, measures
 from celery_dynprio.lab.recording import Extent, Task, extent
@@ -77,10 +77,6 @@ class Stage:
     def play(self, tasks: Sequence[Task], group: Callable[[Task], str], policy: Policy) -> Measures:
         """Play these tasks once under a policy."""
         return measures(replay(tasks, self.production.planned(policy), self.fleet, tick=self.tick, group=group))
-
-    def contender(self, name: str, policy: Policy) -> Contender:
-        """The policy as one of those that are compared."""
-        return Contender(name, Kind.POLICY, partial(self.production.planned, policy))
 
 
 def objectives(texts: Sequence[str], found: Measures) -> list[Measure]:
@@ -154,7 +150,11 @@ class Tuned:
 def players(stage: Stage, own: tuple[str, Policy], chosen: Sequence[Trial]) -> list[Contender]:
     """Who plays the rest: the present policy, the candidates as A, B, C, ..., and a plain queue beside them."""
     named = zip(map(letter, range(len(chosen))), chosen, strict=True)
-    return [stage.contender(*own), *(stage.contender(name, each.policy) for name, each in named), PLAIN[0]]
+    return [
+        stage.production.contender(*own),
+        *(stage.production.contender(name, each.policy) for name, each in named),
+        PLAIN[0],
+    ]
 
 
 def letter(number: int) -> str:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from celery_dynprio.lab.charts import Bar, Line, bars, lines, plain_axis, seconds_axis, share_axis
+from celery_dynprio.lab.charts import Bar, Line, bars, lines, log_axis, plain_axis, seconds_axis, share_axis
 from celery_dynprio.lab.contenders import Production, contenders
 from celery_dynprio.lab.page import page
 from celery_dynprio.lab.recording import Task
@@ -51,6 +51,7 @@ def test_every_chart_is_well_formed_and_labelled() -> None:
         assert ET.fromstring(chart).get("aria-label")  # noqa: S314 - our own
         assert "nan" not in chart
     assert "a&amp;b" in shown
+    assert "<code>1 * Weight() + 1 * Age(saturation=300.0)</code>" in shown
 
 
 def test_what_is_beyond_an_axis_stays_on_the_chart() -> None:
@@ -77,3 +78,20 @@ def test_bars_are_as_long_as_their_values() -> None:
 )
 def test_ticks_are_round_numbers(least: float, most: float, ticks: list[str]) -> None:
     assert [text for _, text in plain_axis(least, most, "x").ticks] == ticks
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "ticks", "middle"),
+    [
+        (0.01, 100, ["0.01", "0.1", "1", "10", "100"], 1.0),
+        (0.02, 30, ["0.01", "0.1", "1", "10"], None),
+        (5, 5, ["1"], None),
+    ],
+)
+def test_a_logarithmic_axis_shows_powers_of_ten(
+    least: float, most: float, ticks: list[str], middle: float | None
+) -> None:
+    axis = log_axis(least, most, "x")
+    assert [text for _, text in axis.ticks] == ticks
+    assert axis.place(most) == pytest.approx(1.0)
+    assert middle is None or axis.place(middle) == pytest.approx(0.5)
