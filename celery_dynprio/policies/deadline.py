@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from celery_dynprio.durations import Duration
+from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
+from celery_dynprio.policies.base import Factor, Scorer, is_number, positive_seconds
+from celery_dynprio.runtimes import Runtimes
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Deadline(Factor):
     """Grows from 0 to 1 while the slack falls from ``horizon`` seconds to none; 0 for a task without a deadline.
 
-    Slack is the time to the deadline minus the learned runtime of the task's name (0 if unknown). This is least slack
-    first, the variant of earliest deadline first (Liu and Layland 1973) that takes runtimes into account.
+    A deadline says when a task should have *started*, and slack is the time until then: earliest deadline first (Liu
+    and Layland 1973). With ``finish``, it says when the task should have *ended*, and ``finish`` how sure that is to
+    be, above 0 and below 1: slack is then the time left without the runtime that such a part of these tasks does not
+    exceed, as learned by name and key (0 while nothing is learned). That is least slack first.
     """
 
     horizon: float
+    finish: float | None
 
-    def __init__(self, horizon: Duration = 60.0) -> None:
+    def __init__(self, horizon: Duration = 60.0, *, finish: float | None = None) -> None:
         object.__setattr__(self, "horizon", positive_seconds("Deadline", "horizon", horizon))
+        if finish is not None and not (is_number(finish) and 0 < finish < 1):
+            raise PolicyError(f"Deadline(finish={finish!r}): use a number above 0 and below 1, such as 0.9")
+        object.__setattr__(self, "finish", finish)
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""
-        now, horizon, runtime = context.now, self.horizon, context.runtimes.get
+        now, horizon = context.now, self.horizon
+        runtime = _nothing if self.finish is None else _longest(context.runtimes, NormalDist().inv_cdf(self.finish))
 
         def score(task: PendingTask) -> float:
             due = task.deadline
             if due is None:
                 return 0.0
-            value = 1.0 - (due - now - runtime(task.name, 0.0)) / horizon
+            value = 1.0 - (due - now - runtime(task)) / horizon
             if value >= 1.0:
                 return 1.0
             return max(0.0, value)
 
         return score
+
+    def __repr__(self) -> str:
+        finish = "" if self.finish is None else f", finish={self.finish!r}"
+        return f"Deadline(horizon={self.horizon!r}{finish})"
+
+
+def _nothing(task: PendingTask) -> float:  # noqa: ARG001 - as the other one is called
+    return 0.0
+
+
+def _longest(runtimes: Runtimes, z: float) -> Callable[[PendingTask], float]:
+    """Return what tells how long a task may take, in seconds, up to a quantile: ``z`` is the normal distribution's."""
+    known: dict[tuple[str, str | None], float] = {}
+
+    def seconds(task: PendingTask) -> float:
+        kind = task.name, task.key
+        found = known.get(kind)
+        if found is None:
+            estimate = runtimes.expected(task)
+            found = known[kind] = 0.0 if estimate is None else estimate.mean * estimate.stretch(z)
+        return found
+
+    return seconds

@@ -1,4 +1,4 @@
-"""How short a task is expected to be, by the learned runtime of its name."""
+"""How short a task is expected to be, by what was learned of its name and key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class ShortestFirst(Factor):
     """``1 / (1 + runtime / scale)``: 1 for no time at all, 0.5 for ``scale`` seconds of expected runtime.
 
     Shortest job first gives the shortest mean wait (Smith 1956), at the cost of long tasks, so combine it with an Age
-    factor. A name without a learned runtime counts as the mean of the known ones.
+    factor. The runtime is the mean that was learned for the task's name and key, as far as there were such runs, for
+    its name, or for all names.
     """
 
     scale: float
@@ -28,13 +29,10 @@ class ShortestFirst(Factor):
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""
-        runtimes, scale = context.runtimes, self.scale
-        if not runtimes:
-            return lambda _: UNKNOWN
-        value = {name: 1.0 / (1.0 + runtime / scale) for name, runtime in runtimes.items()}.get
-        otherwise = 1.0 / (1.0 + sum(runtimes.values()) / len(runtimes) / scale)
+        mean, scale = context.runtimes.mean, self.scale
 
         def score(task: PendingTask) -> float:
-            return value(task.name, otherwise)
+            seconds = mean(task)
+            return UNKNOWN if seconds is None else 1.0 / (1.0 + seconds / scale)
 
         return score

@@ -28,7 +28,7 @@ from celery_dynprio.policies import (
     default_policy,
     factor,
 )
-from celery_dynprio.runtimes import Runtimes
+from celery_dynprio.runtimes import Runtimes, Sums
 
 NOW = 1_000_000.0
 TASK = PendingTask("1", "shop.checkout", published=NOW - 60)
@@ -45,12 +45,19 @@ tasks = st.builds(
     st.integers(0, 30),
 )
 positive = st.floats(0, 1e6)
-learned = st.builds(Runtimes, st.dictionaries(names, positive))
+sums = st.builds(Sums, st.floats(0.1, 1e6), positive, st.floats(0, 1e12))
+learned = st.builds(
+    Runtimes,
+    st.dictionaries(names, positive),
+    st.dictionaries(names, sums),
+    st.dictionaries(st.tuples(names, names), sums),
+)
 contexts = st.builds(Context, st.just(NOW), learned, st.dictionaries(names, positive))
 factors: list[Factor] = [
     Weight(),
     Age(saturation=300),
     Deadline(horizon=60),
+    Deadline(horizon=60, finish=0.9),
     FairShare(),
     ShortestFirst(scale=60),
     Dependents(saturation=10),
@@ -81,9 +88,40 @@ class TestFactors:
         task = replace(TASK, deadline=None if left is None else NOW + left)
         assert Deadline(horizon=60)(task, context()) == value
 
-    def test_deadline_counts_back_from_the_learned_runtime(self) -> None:
+    def test_a_deadline_is_for_the_start_however_long_a_task_runs(self) -> None:
         task = replace(TASK, deadline=NOW + 45)
-        assert Deadline(horizon=60)(task, context(runtimes={TASK.name: 30})) == 0.75
+        assert Deadline(horizon=60)(task, context(runtimes={TASK.name: 30})) == 0.25
+
+    def test_a_deadline_for_the_end_counts_back_from_the_runtime_that_is_hardly_exceeded(self) -> None:
+        task, steady = replace(TASK, deadline=NOW + 45), Sums(1e9, 30e9, 900e9)
+        known = Context(NOW, Runtimes({TASK.name: 30.0}, {TASK.name: steady}))
+        assert Deadline(horizon=60, finish=0.9)(task, known) == pytest.approx(0.75, abs=0.01)
+        unsure = context(runtimes={TASK.name: 30})
+        half, nine = (Deadline(horizon=120, finish=finish)(task, unsure) for finish in (0.5, 0.9))
+        assert half == pytest.approx(1 - (45 - 30 / 2**0.5) / 120)
+        assert half < nine < 1
+
+    def test_a_deadline_for_the_end_is_that_of_the_start_while_nothing_is_learned(self) -> None:
+        assert Deadline(horizon=60, finish=0.9)(replace(TASK, deadline=NOW + 45), context()) == 0.25
+
+    def test_a_deadline_for_the_end_depends_on_whose_task_it_is(self) -> None:
+        pairs = {(TASK.name, "big"): Sums(1e6, 40e6, 1600e6)}
+        score = Deadline(horizon=60, finish=0.9).bind(Context(NOW, Runtimes({TASK.name: 1.0}, {}, pairs)))
+        big, small = (score(replace(TASK, key=key, deadline=NOW + 50)) for key in ("big", "small"))
+        assert big == pytest.approx(1 - 10 / 60, abs=0.01)
+        assert small < 0.25
+        assert score(TASK) == 0
+
+    @pytest.mark.parametrize("finish", [0, 1, 90, "0.9", True, math.nan])
+    def test_a_deadline_cannot_be_met_for_sure(self, finish: Any) -> None:
+        with pytest.raises(PolicyError, match=r"above 0 and below 1, such as 0\.9"):
+            Deadline(finish=finish)
+
+    def test_shortest_first_knows_whose_task_is_long(self) -> None:
+        pairs = {("export", "big"): Sums(1e6, 300e6, 9e10)}
+        score = ShortestFirst(scale=100).bind(Context(NOW, Runtimes({"export": 100.0}, {}, pairs)))
+        tasks = [replace(TASK, name="export", key=key) for key in ("big", "small", None)]
+        assert [score(task) for task in tasks] == pytest.approx([0.25, 0.5, 0.5], rel=0.001)
 
     @pytest.mark.parametrize(("name", "value"), [("quick", 0.75), ("slow", 0.25), ("new", 60 / 160)])
     def test_shortest_first(self, name: str, value: float) -> None:
