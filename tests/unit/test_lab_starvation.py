@@ -17,7 +17,7 @@ from celery_dynprio.policies import Age, Deadline, Dependents, Factor, FairShare
 
 WORKERS = 4
 SATURATION = 10.0
-#: For so long (seconds) come so many liked tasks a second, each of which runs so long: 1.05 times what the slots can do.
+#: For so long (seconds) come so many liked tasks a second, each of which runs so long: 5 % more than the slots can do.
 SECONDS, RATE, RUN = 120, 21, 0.2
 #: A tick, and what is at level 0 when a task is lifted to it: 0.05 * 60 seconds of liked tasks, and 4 disliked ones.
 SLACK = 1.0 + 3.0 + 4 * 5.0 / WORKERS

@@ -97,8 +97,9 @@ class TestFactors:
         known = Context(NOW, Runtimes({TASK.name: 30.0}, {TASK.name: steady}))
         assert Deadline(horizon=60, finish=0.9)(task, known) == pytest.approx(0.75, abs=0.01)
         unsure = context(runtimes={TASK.name: 30})
+        task = replace(TASK, deadline=NOW + 100)
         half, nine = (Deadline(horizon=120, finish=finish)(task, unsure) for finish in (0.5, 0.9))
-        assert half == pytest.approx(1 - (45 - 30 / 2**0.5) / 120)
+        assert half == pytest.approx(1 - (100 - 30 / 2**0.5) / 120)
         assert half < nine < 1
 
     def test_a_deadline_for_the_end_is_that_of_the_start_while_nothing_is_learned(self) -> None:
