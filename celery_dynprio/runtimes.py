@@ -19,6 +19,9 @@ PRIOR_RUNS: Final = 2.0
 #: The assumed standard deviation, in means: that of an exponential distribution, as long as nothing tells better.
 PRIOR_VARIATION: Final = 1.0
 
+#: A standard deviation of more means than this is taken for this many: no clock measures such runs.
+MOST_VARIATION: Final = 1e6
+
 _NORMAL: Final = NormalDist()
 
 
@@ -44,7 +47,7 @@ class Estimate(NamedTuple):
         """Return the quantile in means, for ``z``, that of the standard normal distribution."""
         if self.mean <= 0 or self.deviation <= 0:
             return 1.0
-        spread = math.log1p((self.deviation / self.mean) ** 2)
+        spread = math.log1p(min(self.deviation / self.mean, MOST_VARIATION) ** 2)
         return math.exp(math.sqrt(spread) * z - spread / 2)
 
 
@@ -155,9 +158,10 @@ class Runtimes(Mapping[str, float]):
 
 def _variation(runs: Sums | None) -> float:
     """The squared deviation of a name's runs, in squared means, drawn towards the assumed one while they are few."""
-    if runs is None or runs.runs <= 0 or runs.seconds <= 0:
+    square = 0.0 if runs is None else runs.seconds**2
+    if runs is None or not square:
         return PRIOR_VARIATION**2
-    seen = max(runs.runs * runs.squares / runs.seconds**2 - 1.0, 0.0)
+    seen = min(max(runs.runs * runs.squares / square - 1.0, 0.0), MOST_VARIATION**2)
     return (runs.runs * seen + PRIOR_RUNS * PRIOR_VARIATION**2) / (runs.runs + PRIOR_RUNS)
 
 

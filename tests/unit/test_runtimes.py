@@ -110,6 +110,16 @@ def test_a_runtime_of_nothing_has_no_spread() -> None:
     assert expected(Runtimes({"report": 0.0}, {"report": sums(0.0, 0.0)})).quantile(0.9) == 0.0
 
 
+stored = st.floats(0, 1e15)
+
+
+@given(stored, st.builds(Sums, stored, stored, stored), st.builds(Sums, stored, stored, stored), st.floats(0.01, 0.99))
+def test_whatever_was_stored_makes_a_number(mean: float, name: Sums, pair: Sums, q: float) -> None:
+    runtimes = Runtimes({"report": mean}, {"report": name}, {("report", "acme"): pair})
+    assert 0 <= expected(runtimes).quantile(q) < math.inf
+    assert expected(runtimes).mean == runtimes.mean(TASK)
+
+
 @given(st.lists(st.floats(0, 1e5), min_size=1, max_size=30), st.floats(0, 1e5))
 def test_an_estimate_is_between_the_runs_and_what_is_usual(runs: list[float], usual: float) -> None:
     known = expected(Runtimes({"report": usual}, pairs={("report", "acme"): sums(*runs)}))
