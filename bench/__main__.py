@@ -8,13 +8,14 @@ import os
 import platform
 import signal
 
-from bench import flower, lab, objectives, operators, order, throughput, ticks
+from bench import flower, idle, lab, objectives, operators, order, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
     "tracing": throughput.run_tracing,
     "monitoring": throughput.run_monitoring,
     "ticks": ticks.run,
+    "idle": idle.run,
     "operators": operators.run,
     "objectives": objectives.run,
     "flower": flower.run,

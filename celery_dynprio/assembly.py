@@ -39,6 +39,9 @@ BROKER_STEPS = (
 #: Seconds for which the levels of a queue may be used after the leader last said so; more where it ticks rarely.
 LEVELS_TTL = 30.0
 
+#: Seconds for which a queue in which nothing waits goes without a tick; what comes meanwhile is noticed all the same.
+IDLE_REST = 30.0
+
 
 def connect(app: Celery, timeout: float | None = None) -> Broker:
     """Open a connection to the app's broker: see :meth:`~celery_dynprio.ports.installation.Installation.connect`."""
@@ -150,6 +153,7 @@ def reprioritizers(
             levels=broker.levels(queue, workers, max(LEVELS_TTL, 3 * settings.interval)),
             owner=owner,
             keeper=keeper,
+            rest=_rest(settings),
             clock=broker.clock,
         )
         for queue in (settings.queues if queues is None else queues)
@@ -193,6 +197,14 @@ def _guards(broker: Broker, settings: Settings, slots: Callable[[str], int]) -> 
     attainment = broker.stores.attainment(settings.objectives, broker.clock, settings.interval)
     admission = Admission(settings.interval)
     return lambda queue: Guard(queue, settings.objectives, attainment, slots, admission, clean_up=close_connections)
+
+
+def _rest(settings: Settings) -> float:
+    """Return the seconds for which a queue in which nothing waits may go without a tick."""
+    if settings.objectives:
+        return 0.0  # a breach may end
+    # Metrics tell of a leader for the life of its lease after its last tick.
+    return IDLE_REST if settings.metrics_port is None else settings.lease_ttl / 2
 
 
 def _trace_of(headers: Mapping[str, Any]) -> str:

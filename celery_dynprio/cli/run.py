@@ -178,7 +178,7 @@ def _reprioritize(
             )
             _log_start(app, settings, owner, dry_run=dry_run)
             listeners = _listeners(observers, operations(app, broker, settings), broker.errors)
-            reported = _serve(chosen, settings.interval, stop, is_over, listeners, broker.errors)
+            reported = _serve(chosen, settings.interval, stop, is_over, listeners, broker)
         finally:
             fleet.stop()
             broker.close()
@@ -188,7 +188,7 @@ def _reprioritize(
 
 def _log_start(app: Any, settings: Settings, owner: str, *, dry_run: bool) -> None:
     logger.info(
-        "dynprio ready: %s on %s, every %g s, as %s%s",
+        "dynprio ready: %s on %s, every %g s or sooner, as %s%s",
         ", ".join(settings.queues),
         app.connection_for_write().as_uri(),
         settings.interval,
@@ -203,7 +203,7 @@ def _serve(  # noqa: PLR0917 - as the loop's
     stop: threading.Event,
     is_over: Callable[[Sequence[Report]], bool],
     listeners: Listeners,
-    errors: BrokerErrors,
+    broker: Broker,
 ) -> int:
     """Tick until it is over or stopped; return how many reprioritizers reported in the last tick."""
     from celery_dynprio.engine.loop import serve  # noqa: PLC0415 - see the package
@@ -217,7 +217,17 @@ def _serve(  # noqa: PLR0917 - as the loop's
         return is_over(reports)
 
     observe, failed = listeners
-    serve(chosen, interval, stop, observe, finished, errors=errors, failed=failed, clean_up=close_connections)
+    serve(
+        chosen,
+        interval,
+        stop,
+        observe,
+        finished,
+        errors=broker.errors,
+        failed=failed,
+        clean_up=close_connections,
+        occupied=broker.occupied,
+    )
     return reported
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Final
 
+from celery_dynprio.engine.pace import Occupied, Pace
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.engine.ticklog import TickLog
 from celery_dynprio.models import Report
@@ -34,9 +35,12 @@ def serve(
     errors: BrokerErrors,
     failed: Callable[[str, Exception], None] | None = None,
     clean_up: Callable[[], object] = lambda: None,
+    occupied: Occupied | None = None,
 ) -> None:
-    """Tick every ``interval`` seconds until ``stop`` is set, or ``finished`` returns true for the last reports.
+    """Tick until ``stop`` is set, or ``finished`` returns true for the last reports of all queues.
 
+    ``interval`` (seconds) is the longest time between two ticks of a queue in which something waits; while ticks cost
+    little, they come sooner: see :class:`~celery_dynprio.engine.pace.Pace`, as for ``occupied``.
     ``observe`` is called with each report. Nothing that happens in a tick ends the loop: ``failed`` is called with the
     queue and the problem, and the tick is tried again after a growing pause. Where they are None, both are logged.
     ``clean_up`` is called after each round of ticks, which run the user's code. Everything is released at the end.
@@ -44,17 +48,20 @@ def serve(
     log = TickLog(errors)
     observe, failed = observe or log.observe, failed or log.failed
     keeper = next((each.keeper for each in reprioritizers if each.keeper), None)
-    failures = 0
+    failures, pace = 0, Pace(interval, occupied)
     with keeper.working() if keeper else nullcontext():
         try:
             while not stop.is_set():
                 began = time.monotonic()
-                reports, trouble = _round(reprioritizers, stop, observe, failed)
+                due = pace.due(reprioritizers)
+                reports, trouble = _round(due, stop, observe, failed)
+                pace.note(due, reports)
                 clean_up()
-                if finished(reports):
+                if finished(pace.reports):
                     break
                 failures = failures + 1 if trouble else 0
-                pause = max(_pause(interval, failures) - (time.monotonic() - began), 0.0)
+                took = time.monotonic() - began
+                pause = max((_backoff(failures) if failures else pace.pause(took)) - took, 0.0)
                 if keeper:
                     keeper.rest(pause)
                 stop.wait(pause)
@@ -84,9 +91,9 @@ def _round(
     return reports, trouble
 
 
-def _pause(interval: float, failures: int) -> float:
+def _backoff(failures: int) -> float:
     """Return the seconds from the beginning of one round to the next, after so many failed rounds in a row."""
-    return min(FIRST_BACKOFF * 2 ** (failures - 1), LONGEST_BACKOFF) if failures else interval
+    return min(FIRST_BACKOFF * 2.0 ** (failures - 1), LONGEST_BACKOFF)
 
 
 def _close(reprioritizers: Sequence[Reprioritizer], errors: BrokerErrors) -> None:

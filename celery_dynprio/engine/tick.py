@@ -89,6 +89,7 @@ class Reprioritizer:
     ``keeper`` renews the lease while a tick lasts. ``running`` tells what runs now (None: nothing does). Of the first
     ``traced`` moves of a tick, the trace ids are reported, which ``trace_of`` returns for a message's headers.
     ``guiding`` tells producers how the queue is put in order.
+    While nothing waits, the queue may go without a tick for ``rest`` seconds.
     """
 
     backlog: Backlog
@@ -109,6 +110,7 @@ class Reprioritizer:
     owner: str = ""
     keeper: Keeper | None = None
     running: Running | None = None
+    rest: float = 0.0
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _beat: Callable[[], object] = field(init=False)
@@ -270,6 +272,8 @@ class Reprioritizer:
         return {task_id: self.trace_of(found) for task_id, found in headers.items()}
 
     def _apply(self, moves: Sequence[Move]) -> Sequence[Outcome]:
+        if not moves:
+            return ()
         earlier, fence = self._fence, self._lead()  # nobody renewed it while the process was stopped
         if fence is None or not follows(fence, earlier):
             raise LeaseLostError(

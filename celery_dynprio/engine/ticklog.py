@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError
 from celery_dynprio.message import MAX_ID
@@ -15,23 +17,58 @@ from celery_dynprio.untrusted import clean
 
 logger = logging.getLogger("celery_dynprio.reprioritizer")
 
+#: Seconds between two lines about the changes in one queue.
+LINE_INTERVAL: Final = 1.0
+
 #: Moves that a dry run lists at a tick.
 MOST_LISTED: Final = 20
 
 
-class TickLog:
-    """Logs each tick that changed something, and the first after a failure; the others at DEBUG."""
+class Changes(NamedTuple):
+    """How many tasks were moved, and how many of them were parked."""
 
-    def __init__(self, errors: BrokerErrors) -> None:
+    moved: int = 0
+    parked: int = 0
+
+    @classmethod
+    def of(cls, report: Report) -> Changes:
+        """Return those of one tick."""
+        parked = report.spilled + sum(move.target == OVERFLOW for move in report.moves)
+        return cls(report.outcomes.count(Outcome.MOVED), parked)
+
+    def plus(self, other: Changes) -> Changes:
+        """Return both."""
+        return Changes(self.moved + other.moved, self.parked + other.parked)
+
+
+class TickLog:
+    """Logs ticks that changed something, of each queue in one line a second at most, and the first after a failure.
+
+    Everything else is logged at DEBUG. ``clock`` gives seconds that never go back.
+    """
+
+    def __init__(self, errors: BrokerErrors, clock: Callable[[], float] = time.monotonic) -> None:
         self._errors = errors
+        self._clock = clock
         self._last: dict[str, object] = {}
+        #: When the last line at INFO was logged, and what was changed since.
+        self._logged: dict[str, float] = {}
+        self._untold: dict[str, Changes] = {}
 
     def observe(self, report: Report) -> None:
         """Log the report."""
         state = report.role, bool(report.held_back), frozenset(report.foreign)
-        news = bool(report.moves or report.spilled) or state != self._last.get(report.queue)
+        news = state != self._last.get(report.queue)
         self._last[report.queue] = state
-        logger.log(logging.INFO if news else logging.DEBUG, "dynprio %s", describe(report))
+        earlier, now = self._untold.pop(report.queue, None), self._clock()
+        changed = bool(earlier or report.moves or report.spilled)
+        if news or (changed and now - self._logged.get(report.queue, -math.inf) >= LINE_INTERVAL):
+            self._logged[report.queue] = now
+            logger.info("dynprio %s", describe(report, earlier or Changes()))
+        else:
+            if changed:
+                self._untold[report.queue] = (earlier or Changes()).plus(Changes.of(report))
+            logger.debug("dynprio %s", describe(report))
         if report.role is Role.DRY_RUN:
             for line in planned(report):
                 logger.info("dynprio %s: %s", report.queue, line)
@@ -49,11 +86,11 @@ class TickLog:
             logger.error("dynprio %s: a tick failed, trying again", queue, exc_info=problem)
 
 
-def describe(report: Report) -> str:
-    """One line that says what a tick did."""
+def describe(report: Report, earlier: Changes = Changes()) -> str:  # noqa: B008 - frozen
+    """One line that says what a tick did, and those before it that no line told of."""
     if report.role in {Role.STANDBY, Role.PAUSED}:
         return f"{report.queue}: {report.role.value}"
-    parts = [*_moved(report), *_left(report)]
+    parts = [*_moved(report, earlier), *_left(report)]
     return f"{report.queue}: {', '.join(parts)}, in {report.seconds * 1000:.0f} ms"
 
 
@@ -67,7 +104,7 @@ def planned(report: Report) -> Iterator[str]:
         yield f"would move {len(report.moves) - MOST_LISTED:,} more"
 
 
-def _moved(report: Report) -> Iterator[str]:
+def _moved(report: Report, earlier: Changes) -> Iterator[str]:
     if report.role is Role.DRY_RUN:
         yield f"dry run, read {report.read} of {report.front}"
         yield f"would move {len(report.moves)}"
@@ -75,9 +112,10 @@ def _moved(report: Report) -> Iterator[str]:
         if pinned := sum(task.pinned is not None for task in tasks):
             yield f"{pinned} pinned by a priority of their own"
         return
+    changes = earlier.plus(Changes.of(report))
     yield f"read {report.read} of {report.front}"
-    yield f"moved {report.outcomes.count(Outcome.MOVED)}"
-    yield f"parked {report.spilled + sum(move.target == OVERFLOW for move in report.moves)}"
+    yield f"moved {changes.moved}"
+    yield f"parked {changes.parked}"
 
 
 def _left(report: Report) -> Iterator[str]:

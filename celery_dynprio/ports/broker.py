@@ -251,6 +251,12 @@ class Broker(Protocol):
     def counts(self, queues: Iterable[str]) -> Mapping[str, Mapping[Place, int]]:
         """Return the number of messages in each place of these queues; one round trip, whatever waits."""
 
+    def occupied(self, queues: Collection[str]) -> Collection[str]:
+        """Return those of these queues in which a leader has something to do.
+
+        That is all in which messages wait, but for the held ones. It costs the less, the fewer there are.
+        """
+
     def delivered(self) -> int:
         """Return how many messages of all queues workers have and did not acknowledge."""
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -194,7 +195,8 @@ def test_failures_are_told_and_the_loop_goes_on() -> None:
 
 
 def test_only_a_tick_that_changed_something_is_news(caplog: pytest.LogCaptureFixture) -> None:
-    paused, log, queue = [False], TickLog(ERRORS), backlog((5, 1.0))
+    seconds = count()
+    paused, log, queue = [False], TickLog(ERRORS, lambda: float(next(seconds))), backlog((5, 1.0))
     ticking = reprioritizer(queue, paused=lambda: paused[0])
 
     def levels(ticks: int) -> list[str]:
@@ -212,6 +214,28 @@ def test_only_a_tick_that_changed_something_is_news(caplog: pytest.LogCaptureFix
     assert levels(3) == ["INFO", "DEBUG", "DEBUG"]
     log.failed("celery", ConnectionError("away"))
     assert levels(2) == ["INFO", "DEBUG"]
+
+
+def test_many_ticks_that_change_something_are_one_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    now = 100.0
+    log, report = TickLog(ERRORS, lambda: now), reprioritizer(backlog((5, 1.0), (5, 9.0))).tick()
+
+    def lines(*seconds: float) -> list[str]:
+        nonlocal now
+        caplog.clear()
+        for each in seconds:
+            now += each
+            log.observe(report)
+        return [each.getMessage().partition(", in ")[0] for each in caplog.records]
+
+    caplog.set_level(logging.INFO, "celery_dynprio")
+    assert lines(0.0) == ["dynprio celery: read 2 of 2, moved 2, parked 0"]
+    assert lines(*[0.1] * 9) == []
+    assert lines(0.2) == ["dynprio celery: read 2 of 2, moved 20, parked 0"]
+    assert lines(0.1) == []
+    report = replace(report, moves=(), outcomes=())
+    assert lines(1.0) == ["dynprio celery: read 2 of 2, moved 2, parked 0"]
+    assert lines(1.0) == []
 
 
 def test_a_lease_that_is_lost_in_the_middle_makes_a_standby() -> None:

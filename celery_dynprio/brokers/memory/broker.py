@@ -12,7 +12,7 @@ from celery_dynprio.brokers.memory.backlog import MemoryBacklog
 from celery_dynprio.brokers.memory.lease import MemoryLease, MemoryLeases
 from celery_dynprio.errors import BrokerUnavailableError, DynPrioError
 from celery_dynprio.levels import Scale
-from celery_dynprio.models import PendingTask, Place
+from celery_dynprio.models import HELD, PendingTask, Place
 from celery_dynprio.ports.broker import BrokerErrors, Capabilities, WorkersOfQueues
 from celery_dynprio.ports.health import Finding
 from celery_dynprio.ports.lease import TTL, Kind
@@ -60,6 +60,11 @@ class MemoryBroker:
     def counts(self, queues: Iterable[str]) -> Mapping[str, Mapping[Place, int]]:
         """Return the number of tasks in each place of these queues."""
         return {queue: self.backlog(queue).count() for queue in queues}
+
+    def occupied(self, queues: Collection[str]) -> Collection[str]:
+        """Return those of these queues in which a leader has something to do."""
+        counts = self.counts(queues)
+        return {queue for queue in queues if any(count for place, count in counts[queue].items() if place != HELD)}
 
     def delivered(self) -> int:
         """Return 0: what was consumed is gone."""

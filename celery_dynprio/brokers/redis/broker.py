@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.attainment import RedisAttainment
 from celery_dynprio.brokers.redis.audit import RedisAudit
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import BROKER_ERRORS, BrokerClock, RedisClient
-from celery_dynprio.brokers.redis.counts import count_places
+from celery_dynprio.brokers.redis.counts import count_places, occupied_queues
 from celery_dynprio.brokers.redis.feed import RedisFeed
 from celery_dynprio.brokers.redis.guidance import RedisGuidance
 from celery_dynprio.brokers.redis.health import RedisHealth
@@ -66,6 +66,10 @@ class RedisBroker:
     def counts(self, queues: Iterable[str]) -> Mapping[str, Mapping[Place, int]]:
         """Return the number of messages in each place of these queues."""
         return count_places(self.client, queues)
+
+    def occupied(self, queues: Collection[str]) -> Collection[str]:
+        """Return those of these queues in which a leader has something to do."""
+        return occupied_queues(self.client, queues)
 
     def delivered(self) -> int:
         """Return how many messages of all queues workers have and did not acknowledge."""
