@@ -133,6 +133,7 @@ def reprioritizers(
     keeper = Keeper(settings.lease_ttl)
     usage = usage or broker.stores.usage(settings.half_life)
     paused = broker.stores.switch().paused
+    running = broker.stores.running()
     guidance = broker.stores.guidance(max(EXPIRY, 3 * settings.interval))
     return [
         Reprioritizer(
@@ -149,6 +150,7 @@ def reprioritizers(
             traced=MAX_EVENTS if settings.events else 0,
             trace_of=_trace_of,
             guard=guard(queue),
+            running=running,
             guiding=Guiding(guidance, queue),
             levels=broker.levels(queue, workers, max(LEVELS_TTL, 3 * settings.interval)),
             owner=owner,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from celery_dynprio.models import Context
 from celery_dynprio.policies.charges import charged
-from celery_dynprio.ports.stores import Running, Usage
+from celery_dynprio.ports.stores import RunningStore, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Knowledge:
     """Learned runtimes and use, and what runs now; None where that is not told."""
 
     usage: Usage
-    running: Running | None = None
+    running: RunningStore | None = None
 
     def context(self, now: float) -> Context:
         """Return what is known ``now`` (Unix seconds), except for what is pending."""

@@ -19,14 +19,14 @@ from celery_dynprio.engine.planner import Plan, Planner
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import Move, Outcome, PendingTask, Place, Report, Role, Snapshot, is_level
+from celery_dynprio.models import Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot, is_level
 from celery_dynprio.objectives import Standing
 from celery_dynprio.policies.base import Policy, Scorer
-from celery_dynprio.policies.charges import with_pending
+from celery_dynprio.policies.charges import Ahead, with_pending
 from celery_dynprio.ports.broker import Backlog, UsableLevels
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.ports.lease import Lease
-from celery_dynprio.ports.stores import Running, Usage
+from celery_dynprio.ports.stores import RunningStore, Usage
 
 logger = logging.getLogger("celery_dynprio.reprioritizer")
 
@@ -109,7 +109,7 @@ class Reprioritizer:
     levels: UsableLevels | None = None
     owner: str = ""
     keeper: Keeper | None = None
-    running: Running | None = None
+    running: RunningStore | None = None
     rest: float = 0.0
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
@@ -228,7 +228,7 @@ class Reprioritizer:
         traces = self._traces(plan.moves[: self.traced])
         outcomes = () if self.dry_run else self._apply(plan.moves)
         if self.guiding and not self.dry_run and (snapshot.overflow or any(snapshot.levels)):
-            self.guiding.tell(Guidance(plan.bands, context.runtimes, context.use), now)
+            self.guiding.tell(_guidance(plan.bands, context), now)
         return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
 
     def _look(self, snapshot: Snapshot, watched: Watched | None) -> _Look:
@@ -300,6 +300,11 @@ class Reprioritizer:
         if front <= SLACK * self.window:
             return 0
         return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)
+
+
+def _guidance(bands: Bands, known: Context) -> Guidance:
+    waiting = known.ahead.totals if isinstance(known.ahead, Ahead) else {}
+    return Guidance(bands, known.runtimes, known.use, known.running, waiting, known.shares)
 
 
 def _pending(snapshot: Snapshot) -> list[PendingTask]:

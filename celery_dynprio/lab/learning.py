@@ -25,7 +25,8 @@ class Learning:
 
     def start(self, job: Job, now: float) -> None:
         """Take in a run that starts ``now``."""
-        self.running.start([RunningTask(job.pending.id, job.task.name, job.task.key or "", now)])
+        self._now = now
+        self.running.start([RunningTask(job.pending.id, job.task.name, job.task.key or "", now)], now)
 
     def add(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run that ended ``now``."""

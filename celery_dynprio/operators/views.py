@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from celery_dynprio.engine.guard import Yielding
+from celery_dynprio.engine.knowledge import Knowledge
 from celery_dynprio.engine.ordering import Turn, shifts
 from celery_dynprio.engine.scene import Scene
 from celery_dynprio.errors import ArgumentError, NotPendingError
@@ -61,6 +62,7 @@ class Views:
         self._settings = settings
         self._clock = clock or broker.clock
         self._usage = broker.stores.usage(settings.half_life)
+        self._knowledge = Knowledge(self._usage, broker.stores.running())
         self._switch = broker.stores.switch()
         self._fates = Fates(app, broker, settings.queues, self._clock)
         self._audit = broker.stores.audit()
@@ -241,7 +243,7 @@ class Views:
         return unless_refused(self._broker.errors, lambda: ask(self._app), Workers())
 
     def _context(self, now: float) -> Context:
-        return Context(now, *self._usage.read(now))
+        return self._knowledge.context(now)
 
     def _list(self, queue: str, wanted: Filter, limit: int | None, context: Context, slots: int) -> Listing:
         """List the tasks of one queue that are meant, at most ``limit``."""

@@ -117,8 +117,7 @@ class Ahead:
 
     @property
     def totals(self) -> Mapping[str, float]:
-        """What all of these tasks are charged, in seconds by key."""
-        self._sum_up()
+        """What all of these tasks are charged, in seconds by key; empty as long as no factor asked what goes before."""
         return self._totals
 
     def __call__(self, task: PendingTask) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from celery_dynprio.levels import Bands
+from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.runtimes import Runtimes
 
 #: Seconds after which guidance that nobody renewed is gone; more where the leader ticks rarely.
@@ -29,13 +30,37 @@ class Guidance:
     #: Learned runtimes, and decayed use in seconds by key.
     runtimes: Runtimes = field(default_factory=Runtimes)
     use: Mapping[str, float] = field(default_factory=dict)
+    #: Expected seconds by key of what runs, and of what is pending in this queue.
+    running: Mapping[str, float] = field(default_factory=dict)
+    waiting: Mapping[str, float] = field(default_factory=dict)
+    #: Shares that operators have set, by key.
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    def context(self, now: float) -> Context:
+        """Return what a producer knows ``now`` (Unix seconds). A new task comes after all that waits of its key."""
+        waiting = self.waiting
+
+        def ahead(task: PendingTask) -> float:
+            return waiting.get(task.key or "", 0.0)
+
+        return Context(now, self.runtimes, self.use, self.running, ahead, waiting.keys(), self.shares)
 
     def bounded(self, most: int = MOST_ENTRIES) -> Guidance:
         """Return this with so many entries of each mapping: those with the largest figures."""
-        use = self.use
-        if len(use) > most:
-            use = dict(heapq.nlargest(most, use.items(), key=lambda item: item[1]))
-        return replace(self, runtimes=self.runtimes.largest(most), use=use)
+        return replace(
+            self,
+            runtimes=self.runtimes.largest(most),
+            use=_largest(self.use, most),
+            running=_largest(self.running, most),
+            waiting=_largest(self.waiting, most),
+            shares=_largest(self.shares, most),
+        )
+
+
+def _largest(figures: Mapping[str, float], most: int) -> Mapping[str, float]:
+    if len(figures) <= most:
+        return figures
+    return dict(heapq.nlargest(most, figures.items(), key=lambda item: item[1]))
 
 
 class GuidanceStore(Protocol):

@@ -25,6 +25,9 @@ MAX_REMEMBERED: Final = 10_000
 #: Seconds for which a run counts as running if its worker does not tell again that it does.
 RUNNING_TTL: Final = 60.0
 
+#: How many runs are kept at once.
+MAX_RUNNING: Final = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -66,11 +69,15 @@ class Usage(Protocol):
         """Close the connection that the store was given."""
 
 
-class Running(Protocol):
-    """What runs now, as workers tell in the background. A run that is not told again after a while has died."""
+class RunningStore(Protocol):
+    """What runs now, as workers tell in the background.
 
-    def start(self, runs: Iterable[RunningTask]) -> None:
-        """Count these as running, for :data:`RUNNING_TTL` seconds; also again."""
+    A run counts for :data:`RUNNING_TTL` seconds, unless its worker tells again that it goes on: so those of a worker
+    that died end. At most :data:`MAX_RUNNING` are kept.
+    """
+
+    def start(self, runs: Iterable[RunningTask], now: float) -> None:
+        """Count these as running, since they started by a clock at which it is ``now``; also again."""
 
     def end(self, ids: Iterable[str]) -> None:
         """Count these as running no more."""
@@ -148,6 +155,9 @@ class Stores(Protocol):
 
     def usage(self, half_life: float) -> Usage:
         """Return learned runtimes and use, which lose half of their weight in ``half_life`` seconds."""
+
+    def running(self) -> RunningStore:
+        """Return what runs now."""
 
     def attainment(
         self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0

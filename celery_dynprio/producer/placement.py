@@ -93,7 +93,7 @@ class Placement:
         self._guide.wanted(queue)
         guidance, bands, context = self._guide.of(queue), self._bands, Context(now)
         if guidance is not None and guidance.bands.count == bands.count:
-            bands, context = guidance.bands, Context(now, guidance.runtimes, guidance.use)
+            bands, context = guidance.bands, guidance.context(now)
         try:
             scorer = self._policy.bind(context)
         except Exception as exc:  # noqa: BLE001 - as in _score

@@ -15,7 +15,7 @@ from celery_dynprio.policies.decay import DecayedSums
 from celery_dynprio.ports.guidance import EXPIRY, Guidance
 from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
 from celery_dynprio.ports.spans import CAUSES
-from celery_dynprio.ports.stores import MAX_REMEMBERED, RUNNING_TTL, Entry, UsageFigures
+from celery_dynprio.ports.stores import MAX_REMEMBERED, MAX_RUNNING, RUNNING_TTL, Entry, UsageFigures
 from celery_dynprio.runtimes import Runtimes, Sums
 from celery_dynprio.stores.feed import MemoryFeed, MemoryFeeds
 from celery_dynprio.tracing.records import SpanRecord, Trace
@@ -276,10 +276,14 @@ class MemoryRunning:
         #: What was told, and until when it counts, by the id of the run.
         self._runs: dict[str, tuple[RunningTask, float]] = {}
 
-    def start(self, runs: Iterable[RunningTask]) -> None:
-        """Count these as running; also again."""
-        until = self._clock() + self._ttl
-        self._runs.update((run.id, (run, until)) for run in runs)
+    def start(self, runs: Iterable[RunningTask], now: float) -> None:
+        """Count these as running, since they started by a clock at which it is ``now``; also again."""
+        clock = self._clock()
+        for run in runs:
+            known = self._runs.get(run.id)
+            started = known[0].started if known else clock - max(now - run.started, 0.0)
+            if known or len(self._runs) < MAX_RUNNING:
+                self._runs[run.id] = run._replace(started=started), clock + self._ttl
 
     def end(self, ids: Iterable[str]) -> None:
         """Count these as running no more."""

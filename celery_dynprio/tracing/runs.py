@@ -112,6 +112,11 @@ class Running(Deferred):
         """The span id in its message, which is the same in all processes, even if OpenTelemetry gave it another one."""
         return self._key or self.span().span_id
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its end is known."""
+        return self._end is not None
+
     def change(self, span: Span) -> None:
         """Use another span for this run, which OpenTelemetry has made."""
         self._key = self.key

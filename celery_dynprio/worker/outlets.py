@@ -125,6 +125,7 @@ def open_outlets(settings: Settings, connect: Callable[[], Broker], sender: Send
     broker = SharedBroker(connect)
     sender.rest = broker.rest
     outlets: list[Outlet[Report]] = usage.outlets(lambda: broker().stores, settings)
+    sender.remind = _reminder([each for each in outlets if isinstance(each, usage.RunningOutlet)], broker)
     if settings.trace:
         bounds = settings.trace_ttl, settings.trace_max_spans, settings.trace_total_spans
         traces = Traces(lambda: broker().stores.spans(*bounds))
@@ -140,3 +141,14 @@ def open_outlets(settings: Settings, connect: Callable[[], Broker], sender: Send
         Outlet("what is recorded", lambda: Feeding(broker().stores.feed(), settings.queues, lambda: sender.dropped))
     )
     return Outlets(outlets, broker.try_again)
+
+
+def _reminder(outlets: Sequence[usage.RunningOutlet], broker: SharedBroker) -> Callable[[], float | None]:
+    def remind() -> float | None:
+        broker.try_again()
+        try:
+            return next((each.remind() for each in outlets), None)
+        finally:
+            broker.rest()
+
+    return remind

@@ -28,6 +28,9 @@ LAST_SEND_TIMEOUT: Final = 3.0
 #: Seconds without anything to send until what is connected is closed: a broker may allow few connections.
 IDLE_TIMEOUT: Final = 1.0
 
+#: Seconds until another reminder, if one failed.
+RETRY: Final = 5.0
+
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -94,8 +97,10 @@ class Sender(Generic[T]):
         lost: Callable[[T], object] = lambda _: None,
         idle: float = IDLE_TIMEOUT,
     ) -> None:
-        #: For whoever opens the store to set.
+        #: For whoever opens the store to set. ``remind`` does what is due while there is nothing to send, and returns
+        #: after how many seconds it is to be called again, None for never.
         self.rest: Callable[[], object] = lambda: None
+        self.remind: Callable[[], float | None] = lambda: None
         self._outlet = Outlet(what, open_store)
         self._interval = interval
         self._idle = idle
@@ -146,7 +151,8 @@ class Sender(Generic[T]):
         while not self._stop.is_set():
             if not self._something.wait(self._idle):
                 self._rest()
-                self._something.wait()
+                while not self._something.wait(self._remind()):
+                    pass
             self._something.clear()
             self._send()
             self._stop.wait(self._interval)
@@ -156,6 +162,13 @@ class Sender(Generic[T]):
     def _rest(self) -> None:
         with suppress(Exception):  # whatever it is, the next send finds out
             self.rest()
+
+    def _remind(self) -> float | None:
+        try:
+            return self.remind()
+        except Exception as exc:  # noqa: BLE001 - as in the outlets: tasks must not notice
+            self._outlet.complain(exc)
+            return RETRY
 
     def _send(self) -> None:
         entries: list[T] = []

@@ -23,7 +23,9 @@ def test_what_one_process_publishes_others_read(connect: Connect) -> None:
         {"mail": 2.0, "rëport": 3.5}, {"mail": Sums(4, 8, 20)}, {("mail", 'a "key"'): Sums(10.0, 50.0, 300.0)}
     )
     leader = connect().stores.guidance()
-    leader.publish("orders", Guidance(BANDS, runtimes, {"acme": 12.5, "": 1.0}))
+    leader.publish(
+        "orders", Guidance(BANDS, runtimes, {"acme": 12.5, "": 1.0}, {"acme": 2.0}, {"": 30.0}, {"acme": 4.0})
+    )
     leader.publish("mails", Guidance(Bands(0.0, 1.0, 4)))
     found = connect().stores.guidance().read(["mails", "nobody's", "orders"])
     assert {queue: guidance.bands for queue, guidance in found.items()} == {
@@ -31,6 +33,9 @@ def test_what_one_process_publishes_others_read(connect: Connect) -> None:
         "mails": Bands(0.0, 1.0, 4),
     }
     assert found["orders"].use == {"acme": 12.5, "": 1.0}
+    assert found["orders"].running == {"acme": 2.0}
+    assert (found["orders"].waiting, found["mails"].waiting) == ({"": 30.0}, {})
+    assert found["orders"].shares == {"acme": 4.0}
     assert dict(found["orders"].runtimes) == {"mail": 2.0, "rëport": 3.5}
     for name, key in (("mail", 'a "key"'), ("mail", None), ("rëport", "x"), ("unknown", None)):
         task = pending_task(name, key=key)

@@ -20,13 +20,14 @@ from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
 from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.brokers.redis.running import RedisRunning
 from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.brokers.redis.usable import RedisUsableLevels
 from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.levels import AddedSteps
 from celery_dynprio.message import HEADER
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Run, is_level
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Run, RunningTask, is_level
 from celery_dynprio.tracing.records import SpanRecord
 from tests.apps import make_app
 from tests.conftest import StartServer
@@ -258,6 +259,14 @@ def test_use_that_cannot_be_kept_within_its_bound_is_not_kept(
     assert made.every.keys() == []
 
 
+@pytest.mark.parametrize("forbidden", cases("running_start"))
+def test_runs_that_cannot_end_by_themselves_are_not_noted(bench: Callable[[str], Bench], forbidden: str) -> None:
+    made = bench(forbidden)
+    with pytest.raises(RedisError):
+        RedisRunning(made.client).start([RunningTask("1", "a.task", "acme", NOW)], NOW)
+    assert made.every.keys() == []
+
+
 @pytest.mark.parametrize("forbidden", cases("histograms_record"))
 def test_histograms_that_cannot_expire_are_not_kept(bench: Callable[[str], Bench], forbidden: str) -> None:
     made = bench(forbidden)
@@ -341,6 +350,7 @@ def test_every_script_is_tested_here() -> None:
         "lease_renew",
         "lease_release",
         "use_record",
+        "running_start",
         "histograms_record",
         "trace_record",
         "levels",

@@ -9,6 +9,7 @@ import pytest
 
 from celery_dynprio.brokers.redis import usage as learned
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.running import RedisRunning
 from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.models import PendingTask, Run
 from tests.apps import make_app
@@ -210,6 +211,20 @@ def test_workers_learn_in_every_pool(
     runtimes, use = kept.read(time.time())
     assert 0.19 <= runtimes[work.name] < 60
     assert 0.19 <= use["x"] < 60
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_runs_counts_until_it_has_been_learned(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker, pool: str
+) -> None:
+    project = make_project(valkey.url, TASKS)
+    start_worker(project, pool=pool, concurrency=2)
+    running = RedisRunning(RedisClient.from_app(make_app(valkey.url)))
+    project.load().work.apply_async((3.0,), headers={"dynprio": {"key": "x"}})
+    wait_until(lambda: [each.key for each in running.read(time.time())] == ["x"])
+    wait_until(lambda: not running.read(time.time()))
+    assert redis_usage(valkey.url).read(time.time()).use["x"] > 2.5
+    running.close()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])

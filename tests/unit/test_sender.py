@@ -93,6 +93,27 @@ def test_errors_are_counted_and_said_once_a_minute(caplog: pytest.LogCaptureFixt
     assert said == ["numbers could not be sent, 1 dropped so far: no broker"]
 
 
+def test_between_entries_it_does_what_is_due(blocked: Blocked) -> None:
+    blocked.answer.set()
+    sender = Sender("numbers", lambda: blocked, interval=0.01, idle=0.01)
+    reminded = threading.Semaphore(0)
+
+    def remind() -> float | None:
+        reminded.release()
+        if len(blocked.added) == 1:
+            raise OSError("the broker is away")
+        return 0.01
+
+    sender.remind = remind
+    sender.put(1)
+    assert reminded.acquire(timeout=60)
+    sender.put(2)
+    wait_until(lambda: blocked.added == [1, 2])
+    for _ in range(5):
+        assert reminded.acquire(timeout=60)
+    sender.stop(60)
+
+
 def test_a_process_that_gets_no_more_threads_tries_again(blocked: Blocked, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked.answer.set()
     sender = Sender("numbers", lambda: blocked, interval=0.01)

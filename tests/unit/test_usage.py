@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,13 +11,13 @@ import pytest
 from celery import Celery
 
 from celery_dynprio import Objective
-from celery_dynprio.models import Run, Start
+from celery_dynprio.models import Run, RunningTask, Start
 from celery_dynprio.objectives import Names
 from celery_dynprio.ports.stores import UsageFigures
 from celery_dynprio.settings import Settings
-from celery_dynprio.stores.memory import MemoryUsage
+from celery_dynprio.stores.memory import MemoryRunning, MemoryUsage
 from celery_dynprio.tracing.runs import Running, RunReport
-from celery_dynprio.worker.usage import RunFigures, StartCounts, outlets
+from celery_dynprio.worker.usage import LONGEST, REMINDER, RunFigures, RunningTasks, StartCounts, outlets
 
 
 def kept(memory: MemoryUsage, runs: list[Run], now: float = 1000.0) -> UsageFigures:
@@ -122,6 +122,81 @@ def test_what_is_not_ours_is_not_measured(request_: dict[str, Any]) -> None:
     assert ended(told(**request_)) == []
 
 
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Told(MemoryRunning):
+    """Counts the calls."""
+
+    calls = 0
+
+    def start(self, runs: Iterable[RunningTask], now: float) -> None:
+        self.calls += 1
+        super().start(runs, now)
+
+    def end(self, ids: Iterable[str]) -> None:
+        self.calls += 1
+        super().end(ids)
+
+
+class TestWhatRuns:
+    @pytest.fixture
+    def clock(self, now: float) -> Clock:
+        return Clock(now + 3)
+
+    @pytest.fixture
+    def store(self, clock: Clock) -> Told:
+        return Told(clock)
+
+    @pytest.fixture
+    def running(self, store: Told, clock: Clock) -> RunningTasks:
+        return RunningTasks(store, {"celery"}, clock)
+
+    def test_a_run_counts_from_its_start_to_its_end(self, running: RunningTasks, store: Told, clock: Clock) -> None:
+        start = told(dynprio={"key": "acme"}, ran=None)
+        running.add([start, "something else"])
+        assert store.read(clock()) == [RunningTask("1/0", "work", "acme", clock() - 3)]
+        running.add([start._replace(ran=2.0, first=False)])
+        assert store.read(clock()) == []
+
+    def test_short_runs_and_those_of_others_cost_nothing(self, running: RunningTasks, store: Told) -> None:
+        running.add([told(dynprio={}), told(ran=None, delivery_info={"routing_key": "elsewhere"})])
+        assert running.remind() is None
+        assert store.calls == 0
+
+    def test_it_is_told_again_before_it_counts_no_more(self, running: RunningTasks, store: Told, clock: Clock) -> None:
+        running.add([told(dynprio={}, ran=None)])
+        for _ in range(5):
+            assert running.remind() == pytest.approx(REMINDER)
+            clock.now += REMINDER
+            assert len(store.read(clock())) == 1
+        assert store.read(clock())[0].started == 1e9
+
+    def test_of_a_run_whose_end_was_lost_it_is_not_told_again(
+        self, running: RunningTasks, store: Told, clock: Clock
+    ) -> None:
+        lost, hangs = told(dynprio={}, ran=None), told(dynprio={}, ran=None, id="2")
+        running.add([lost, hangs])
+        lost.run.end("SUCCESS", "")
+        clock.now += REMINDER
+        running.remind()
+        assert [each.id for each in store.read(clock())] == ["2/0"]
+        clock.now += LONGEST
+        assert running.remind() is None
+
+    def test_a_process_that_ends_takes_back_what_it_told(
+        self, running: RunningTasks, store: Told, clock: Clock
+    ) -> None:
+        running.add([told(dynprio={}, ran=None)])
+        running.close()
+        assert store.read(clock()) == []
+
+
 def test_a_histogram_is_told_wait_and_deadline(now: float) -> None:
     (run,) = ended(told(dynprio={"at": now - 5, "due": now - 1}), spans=True)
     assert run.wait == 5
@@ -142,10 +217,10 @@ def test_each_start_that_an_objective_is_about_is_counted_once(now: float) -> No
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        ({}, ["learned use"]),
+        ({}, ["learned use", "what runs"]),
         ({"learn": False}, []),
         ({"learn": False, "metrics_port": 1}, ["histograms"]),
-        ({"objectives": [Objective("soon", "*", within=1)]}, ["learned use", "starts for objectives"]),
+        ({"objectives": [Objective("soon", "*", within=1)]}, ["learned use", "what runs", "starts for objectives"]),
     ],
 )
 def test_only_what_the_settings_ask_for_is_kept(

@@ -17,6 +17,7 @@ from celery_dynprio.brokers.redis.health import RedisHealth
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.reading import Reader
+from celery_dynprio.brokers.redis.running import RedisRunning
 from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.brokers.redis.trouble import REFUSALS, explained
@@ -115,6 +116,10 @@ class RedisStores:
     def usage(self, half_life: float) -> RedisUsage:
         """Return learned runtimes and use."""
         return RedisUsage(self._client, half_life)
+
+    def running(self) -> RedisRunning:
+        """Return what runs now."""
+        return RedisRunning(self._client)
 
     def attainment(
         self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0

@@ -44,10 +44,12 @@ class RedisGuidance:
         """Replace what is known of this queue; the figures once in :data:`PUBLISH_INTERVAL` for all queues."""
         pipe = self._client.redis.pipeline(transaction=False)
         bands = guidance.bands
-        pipe.set(self._bands_key(queue), _text(bands=[bands.low, bands.high, bands.count]), px=self._milliseconds)
+        guidance = guidance.bounded()
+        row = _text(bands=[bands.low, bands.high, bands.count], waiting=_rounded(guidance.waiting))
+        pipe.set(self._bands_key(queue), row, px=self._milliseconds)
         now = self._clock()
         if now - self._figures_written >= PUBLISH_INTERVAL:
-            pipe.set(self._figures_key, _text(**_figures(guidance.bounded())), px=self._milliseconds)
+            pipe.set(self._figures_key, _text(**_figures(guidance)), px=self._milliseconds)
             self._figures_written = now
         pipe.execute()
 
@@ -57,9 +59,14 @@ class RedisGuidance:
             return {}
         figures, *rows = self._client.redis.mget(self._figures_key, *map(self._bands_key, queues))
         common = _object(figures)
-        runtimes, use = _runtimes(common), _numbers(common.get("use"))
-        found = {queue: _bands(_object(row).get("bands")) for queue, row in zip(queues, rows, strict=True)}
-        return {queue: Guidance(bands, runtimes, use) for queue, bands in found.items() if bands is not None}
+        runtimes = _runtimes(common)
+        use, running, shares = (_numbers(common.get(each)) for each in ("use", "running", "shares"))
+        found = {}
+        for queue, row in zip(queues, map(_object, rows), strict=True):
+            bands = _bands(row.get("bands"))
+            if bands is not None:
+                found[queue] = Guidance(bands, runtimes, use, running, _numbers(row.get("waiting")), shares)
+        return found
 
     def _bands_key(self, queue: str) -> str:
         return self._client.queue_key(queue, "guidance")
@@ -94,6 +101,8 @@ def _figures(guidance: Guidance) -> dict[str, Any]:
         "names": {name: _short(sums) for name, sums in runtimes.names.items()},
         "pairs": [[*pair, *_short(sums)] for pair, sums in runtimes.pairs.items()],
         "use": _rounded(guidance.use),
+        "running": _rounded(guidance.running),
+        "shares": _rounded(guidance.shares),
     }
 
 
