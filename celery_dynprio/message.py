@@ -20,14 +20,15 @@ from celery_dynprio.models import CANCELLED, Moved, PendingTask, Place
 from celery_dynprio.untrusted import clean, number, text_of
 
 #: The message header that carries what the policy needs; a JSON object, each of its keys optional:
-#: ``at`` published (Unix seconds), ``w`` weight (0 to 10), ``due`` deadline (Unix seconds), ``key`` fairness key,
-#: ``n`` dependents, ``pin`` the level that an explicit priority fixed, ``mv`` the first move and the last ones, each a
-#: list of what is in :class:`~celery_dynprio.models.Moved`.
+#: ``at`` published (Unix seconds), ``first`` since when a retry has waited (see :func:`waiting_since`), ``w`` weight (0
+#: to 10), ``due`` deadline (Unix seconds), ``key`` fairness key, ``n`` dependents, ``pin`` the level that an explicit
+#: priority fixed, ``mv`` the first move and the last ones, each a list of what is in
+#: :class:`~celery_dynprio.models.Moved`.
 HEADER: Final = "dynprio"
 
 #: The options of tasks and calls: what a person writes in such a header, as Django's beat can store headers only.
 OPTIONS: Final = frozenset({"deadline", "key", "weight"})
-_FIELDS: Final = frozenset({"at", "due", "mv", "n", "pin", "w"})
+_FIELDS: Final = frozenset({"at", "due", "first", "mv", "n", "pin", "w"})
 
 #: Larger messages (bytes) are left where they are: moving one would block the broker for longer than a tick may.
 MAX_BYTES: Final = 1_000_000
@@ -129,17 +130,24 @@ def from_header(
 ) -> PendingTask:
     """Build the task from its ``dynprio`` header; a field that is not as it should be counts as absent."""
     key, dependents, pin = text_of(fields.get("key"), MAX_KEY), fields.get("n"), fields.get("pin")
+    first = waiting_since(fields)
     return PendingTask(
         task_id,
         _shared(name),
-        number(fields.get("at"), seen_at),
+        number(fields.get("at"), seen_at) if first is None else first,
         min(number(fields.get("w"), 1.0), MAX_WEIGHT),
         number(fields.get("due")),
         _shared(key) if key else None,
         min(dependents, MAX_DEPENDENTS) if type(dependents) is int and dependents > 0 else 0,
         pin if type(pin) is int and 0 <= pin < levels else None,
-        scheduled,
+        scheduled or first is not None,
     )
+
+
+def waiting_since(fields: Mapping[str, Any]) -> float | None:
+    """Since when a retry has waited (Unix seconds), its runs included and pauses left out; None if this is no retry."""
+    since: float | None = number(fields.get("first"))
+    return since
 
 
 def changed(task: PendingTask, changes: Mapping[str, Any] | None, levels: int) -> PendingTask:

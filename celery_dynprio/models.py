@@ -55,7 +55,8 @@ class PendingTask:
 
     id: str
     name: str
-    #: Unix time in seconds; for a message without our header, when the reprioritizer first saw it.
+    #: Unix time in seconds; for a message without our header, when the reprioritizer first saw it. For a retry that of
+    #: its first try, later by the pauses that were asked for: so a task does not lose its age by being tried again.
     published: float
     #: Business importance, 0 to 10.
     weight: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any, Final
 
 #: The longest text that is logged (characters).
@@ -43,3 +44,14 @@ def text_of(value: object, longest: int) -> str:
 def whole(value: object) -> int | None:
     """Return a whole number; None if it is none, below 0, or too large to be meant."""
     return value if type(value) is int and 0 <= value <= MAX_NUMBER else None
+
+
+def unix_seconds(eta: object) -> float | None:
+    """Return the ETA of a message in Unix seconds, None if it has none; Celery writes its zone, else it is in UTC."""
+    if not isinstance(eta, str):
+        return None
+    try:
+        at = datetime.fromisoformat(eta.replace("Z", "+00:00"))
+        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        return None

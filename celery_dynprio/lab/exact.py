@@ -179,7 +179,9 @@ class ExactOrder:
         if self._rate is None:
             return job.index
         task, seen = job.task, job.pending
-        # A retry is published anew and keeps its deadline, so that its slack is its own.
+        if len(job.failing) != len(task.failed):  # a retry is older than those that came before it
+            return job.index
+        # A task that had to wait for its time is published late, so that its slack is its own.
         first = seen.published == task.at
         slack = task.deadline if first else seen.deadline
         return seen.name, seen.key, seen.weight, seen.dependents, seen.pinned, first, slack

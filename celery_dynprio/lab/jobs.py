@@ -15,7 +15,7 @@ class Job:
     #: Its place in the recording, which orders what is otherwise equal.
     index: int
     task: Task
-    #: As the policy sees it now: a retry is published anew.
+    #: As the policy sees it now.
     pending: PendingTask
     #: The tries that fail before the last one, those that are still to come.
     failing: tuple[FailedTry, ...]
@@ -42,9 +42,10 @@ class Job:
             self.first_wait = now - self.ready
 
     def again(self, ready: float) -> None:
-        """Go on to the next try, which is published at ``ready``."""
+        """Go on to the next try, which is ready at ``ready``; it keeps its age, but for the pause."""
+        since = self.pending.published + self.failing[0].pause
         self.failing, self.ready = self.failing[1:], ready
-        self.pending = pending(self.index, self.task, ready, scheduled=True)
+        self.pending = pending(self.index, self.task, since, scheduled=True)
 
 
 def pending(index: int, task: Task, published: float, *, scheduled: bool = False) -> PendingTask:

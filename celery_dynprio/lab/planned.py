@@ -128,7 +128,7 @@ class Planned:
     def give_back(self, job: Job) -> None:
         """Put it at the front of the level that its producer would choose, as kombu restores a message."""
         self._jobs[job.pending.id] = job
-        level = self._level(job, job.pending.published)
+        level = self._level(job, job.ready)
         self._backlog.publish(job.pending, level)
         self._backlog.apply([Move(job.pending, level, level, 0.0, "restored", first=True)])
 
@@ -151,5 +151,6 @@ class Planned:
     def _level(self, job: Job, now: float) -> int:
         task = job.pending
         header = {"at": now, "w": task.weight, "due": task.deadline, "key": task.key, "n": task.dependents}
-        priority = self._placement.priority(QUEUE, "", task.name, header | {"pin": task.pinned})
+        header |= {"pin": task.pinned, "first": min(task.published, now)}
+        priority = self._placement.priority(QUEUE, "", task.name, header)
         return self._placement.scale.level_of(priority)

@@ -71,11 +71,12 @@ class Placement:
         # Moves all times to the moment at which the policy was bound.
         due: float | None = header.get("due")
         slack = None if due is None else int((due - now) * 1000)  # milliseconds, so that calls look alike
-        features = task_id, name, header.get("w", 1.0), slack, header.get("key"), header.get("n", 0)
+        waited = int(now - header.get("first", now))  # seconds; of a retry
+        features = task_id, name, header.get("w", 1.0), slack, header.get("key"), header.get("n", 0), waited
         priority = bound.priorities.get(features)
         if priority is None:
             deadline = None if slack is None else bound.at + slack / 1000
-            task = PendingTask(task_id, name, bound.at, features[2], deadline, features[4], features[5])
+            task = PendingTask(task_id, name, bound.at - waited, features[2], deadline, features[4], features[5])
             priority = self._priorities[bound.bands.level(self._score(bound.scorer, task))]
             if len(bound.priorities) < MAX_REMEMBERED:
                 bound.priorities[features] = priority

@@ -28,6 +28,7 @@ from celery_dynprio.producer.placement import Routing
 from celery_dynprio.protocol1 import is_protocol_1, of_body
 from celery_dynprio.task import Doubt, TaskOptions, call_fields, check_call, options_of, refuse
 from celery_dynprio.tracing.context import current_or_deferred
+from celery_dynprio.untrusted import number, unix_seconds
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -179,7 +180,12 @@ class DynPrioRouter:
         header = {} if task is None else self._fields(task, call, now)
         if old is not None:
             inherited = _inherited(old, routing.placement.scale)
-            header = inherited if again and isinstance(old, dict) else {**inherited, **header}
+            if again and isinstance(old, dict):
+                header = {**inherited, **_first(old, now)}
+            else:
+                if inherited.get("due", now) < now:  # or a task that publishes itself would keep it for ever
+                    del inherited["due"]
+                header = {**inherited, **header}
         if call.fields:
             header.update(call.fields)
         header["at"] = now
@@ -242,7 +248,8 @@ class DynPrioRouter:
             replaced = bool(nesting) and self._replace(header, fields, nesting, routing.placement.scale)
             if waiting:
                 header["n"] = waiting
-            if waiting or replaced:
+            paused = _pause(header, about.get("eta"))
+            if waiting or replaced or paused:
                 name, task_id = str(about.get("task")), str(about.get("id"))
                 properties["priority"] = routing.placement.priority(queue, task_id, name, header)
         except Exception as exc:  # noqa: BLE001 - publishing goes on with what the router set
@@ -280,6 +287,22 @@ def _inherited(fields: Any, scale: Scale) -> dict[str, Any]:
     old = message.from_header("", "", fields, 0.0, len(scale.levels))
     handed = {"w": old.weight if "w" in fields else None, "due": old.deadline, "key": old.key}
     return {field: value for field, value in handed.items() if value is not None}
+
+
+def _first(old: dict[str, Any], now: float) -> dict[str, float]:
+    """Since when the task that is tried again has waited."""
+    since = message.waiting_since(old)
+    since = number(old.get("at")) if since is None else since
+    return {} if since is None or since > now else {"first": since}
+
+
+def _pause(header: dict[str, Any], eta: object) -> bool:
+    """Leave out of what a retry has waited the pause that is asked for before it; whether there is one."""
+    since, until = message.waiting_since(header), unix_seconds(eta)
+    if since is None or until is None or until <= header["at"]:
+        return False
+    header["first"] = since + until - header["at"]
+    return True
 
 
 def _pinned(fields: Any, scale: Scale) -> int | None:

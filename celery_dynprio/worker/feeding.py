@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import uuid4
 
@@ -20,7 +19,7 @@ from celery_dynprio.chunks import chunks
 from celery_dynprio.ports.feed import Batch, Ended, Feed
 from celery_dynprio.tracing.runs import RunReport, level_at_publish
 from celery_dynprio.tracing.span import Span
-from celery_dynprio.untrusted import number, text_of
+from celery_dynprio.untrusted import number, text_of, unix_seconds
 from celery_dynprio.worker.entries import EndReport, Report
 
 #: Seconds between two looks whether a recorder asks.
@@ -103,7 +102,7 @@ def _ended(state: str, span: Span, headers: Mapping[str, Any], ran: float, queue
         span.attempt,
         number(fields.get("at")),
         span.started,
-        _seconds(headers.get("eta")),
+        unix_seconds(headers.get("eta")),
         ran,
         text_of(fields.get("key"), message.MAX_KEY) or None,
         task.weight,
@@ -113,14 +112,3 @@ def _ended(state: str, span: Span, headers: Mapping[str, Any], ran: float, queue
         level_at_publish(headers, span.level),
         span.level,
     )
-
-
-def _seconds(eta: object) -> float | None:
-    """The ETA of a message in Unix seconds; Celery writes it with its zone, and one without counts as UTC."""
-    if not isinstance(eta, str):
-        return None
-    try:
-        at = datetime.fromisoformat(eta.replace("Z", "+00:00"))
-        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, OverflowError):
-        return None

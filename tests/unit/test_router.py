@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +18,7 @@ import pytest
 from celery import Celery, chain, chord, group
 
 from celery_dynprio import (
+    Age,
     Context,
     DynPrio,
     FairShare,
@@ -518,6 +520,16 @@ def test_what_a_subtask_declares_or_is_called_with_wins(app: Celery) -> None:
         assert header(called) == {"at": NOW, "w": 1, "due": NOW + 3}
 
 
+def test_a_deadline_that_has_passed_is_not_inherited(app: Celery) -> None:
+    """Or else a task that publishes itself again and again would be urgent for ever."""
+    with running(app, {**PARENT, "due": NOW}):
+        assert header(publish(app, "plain"))["due"] == NOW
+    with running(app, {**PARENT, "due": NOW - 0.1}):
+        assert header(publish(app, "plain")) == {"at": NOW, "w": 7, "key": "parent"}
+        assert header(publish(app, "work"))["due"] == NOW + 30
+        assert header(publish(app, "plain", dynprio={"deadline": 5}))["due"] == NOW + 5
+
+
 def test_inheritance_may_be_turned_off(app: Celery) -> None:
     app.conf.update(dynprio_inherit=False)
     with running(app, PARENT):
@@ -551,8 +563,59 @@ def test_a_hostile_parent_is_ignored(app: Celery, fields: Any, retry: bool) -> N
 def test_a_retry_keeps_what_it_had_and_is_not_pinned(app: Celery) -> None:
     with running(app, {"at": 1.0, "w": 9, "due": NOW - 5, "key": "old"}) as again:
         options = publish(app, "work", **again)
-        assert header(options) == {"at": NOW, "w": 9, "due": NOW - 5, "key": "old"}
+        assert header(options) == {"at": NOW, "first": 1.0, "w": 9, "due": NOW - 5, "key": "old"}
         assert options["priority"] == 0, "its weight of 9, not the level it was delivered from"
+
+
+@pytest.mark.parametrize(
+    ("fields", "since"),
+    [
+        ({"at": NOW - 50}, NOW - 50),
+        ({"at": NOW - 5, "first": NOW - 50}, NOW - 50),
+        ({"at": NOW - 5, "first": "long ago"}, NOW - 5),
+        ({"at": NOW + 5}, None),
+        ({"w": 9}, None),
+        ({"at": "hostile", "first": -1}, None),
+    ],
+)
+def test_a_retry_keeps_its_age(app: Celery, fields: dict[str, Any], since: float | None) -> None:
+    app.conf.update(dynprio_policy=1 * Age(saturation=100))
+    with running(app, fields) as again:
+        options = publish(app, "plain", **again)
+        assert header(options).get("first") == since
+        assert header(options)["at"] == NOW
+        assert options["priority"] == (9 if since is None else 3 if since == NOW - 50 else 9)
+        assert "first" not in header(publish(app, "plain")), "a subtask is a task of its own"
+
+
+@pytest.mark.parametrize(
+    ("eta", "since"),
+    [
+        (NOW + 30, NOW - 20),
+        (NOW + 300, NOW + 250),
+        (NOW - 30, NOW - 50),
+        (None, NOW - 50),
+    ],
+)
+def test_a_pause_before_a_retry_is_no_waiting(app: Celery, eta: float | None, since: float) -> None:
+    app.conf.update(dynprio_policy=1 * Age(saturation=100))
+    when = None if eta is None else datetime.fromtimestamp(eta, timezone.utc).isoformat()
+    with running(app, {"at": NOW - 50}) as again:
+        options = publish(app, "plain", **again)
+        properties = {"priority": options["priority"]}
+        headers = {**options["headers"], "task": "plain", "id": "1", "eta": when}
+        router_of(app).complete(headers=headers, properties=properties, body=((), {}, {}))
+    assert headers["dynprio"]["first"] == pytest.approx(since)
+    assert properties["priority"] == (3 if since == NOW - 50 else 9 if since > NOW else 6)
+
+
+@pytest.mark.parametrize("eta", ["soon", "", 5, "10000-01-01T00:00:00+00:00"])
+def test_an_eta_that_nobody_understands_is_no_pause(app: Celery, eta: object) -> None:
+    with running(app, {"at": NOW - 50}) as again:
+        options = publish(app, "plain", **again)
+        headers = {**options["headers"], "task": "plain", "id": "1", "eta": eta}
+        router_of(app).complete(headers=headers, properties={"priority": 3}, body=((), {}, {}))
+    assert headers["dynprio"]["first"] == NOW - 50
 
 
 def test_a_retry_without_inheritance_keeps_what_it_had_too(app: Celery) -> None:
@@ -637,7 +700,7 @@ def test_the_task_that_waits_for_a_chord_inherits_as_its_body_would(app: Celery)
 def test_a_retry_of_the_task_that_waits_for_a_chord_keeps_what_it_had(app: Celery) -> None:
     with running(app, {"at": 1.0, "w": 9, "key": "old"}) as again:
         options = publish(app, "celery.chord_unlock", "group-id", dict(app.signature("plain")), **again)
-    assert (header(options), options["priority"]) == ({"at": NOW, "w": 9, "key": "old"}, 0)
+    assert (header(options), options["priority"]) == ({"at": NOW, "first": 1.0, "w": 9, "key": "old"}, 0)
 
 
 def test_a_retry_of_the_one_that_a_plain_producer_published_is_placed_as_the_body(app: Celery) -> None:
