@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as but
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from celery.bin.base import CeleryCommand
 
 from celery_dynprio.cli.rendering import print_json, terminal_width
 from celery_dynprio.cli.session import WrongUsage, json_option, one_line_errors, settings_of
-from celery_dynprio.cli.workloads import OWN, Played, option, played, policy_at, progress
+from celery_dynprio.cli.workloads import OWN, Played, fidelity_of, option, played, policy_at, progress
 
 if TYPE_CHECKING:
     from celery_dynprio.lab.study import Study
@@ -127,4 +128,5 @@ def _play(what: Played, policies: Mapping[str, Policy], given: Mapping[str, Any]
     if given["save"] is not None:
         save_recording(given["save"], what.workload.recorded())
     with progress(seeds * len(players), "replays") as count:
-        return study(what.workload, players, what.fleet, tick=what.tick, seeds=seeds, by=what.by, progress=count)
+        found = study(what.workload, players, what.fleet, tick=what.tick, seeds=seeds, by=what.by, progress=count)
+    return but(found, fidelity=fidelity_of(what, policies.values()))

@@ -8,10 +8,11 @@ from typing import Final
 from celery_dynprio.cli.rendering import NOTHING, Column, seconds, table
 from celery_dynprio.lab.comparison import OVERALL, Duel, Interval, Measure, duel, gain, losses, summary, wins
 from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind
+from celery_dynprio.lab.fidelity import Fidelity
 from celery_dynprio.lab.measures import KeyFigures, mean
 from celery_dynprio.lab.report import groups_of, mean_distribution, mean_keys, worst_keys
 from celery_dynprio.lab.study import Study
-from celery_dynprio.lab.wording import caveats, heading, shown, shown_interval
+from celery_dynprio.lab.wording import caveats, heading, shown, shown_error, shown_interval
 from celery_dynprio.untrusted import clean
 
 _ALL: Final = (
@@ -28,6 +29,13 @@ _ALL: Final = (
     Column("late", right=True, optional=True),
     Column("idle", right=True, optional=True),
     Column("moves", right=True),
+)
+_FIDELITY: Final = (
+    Column("fidelity, mean wait", least=12, keep_end=True),
+    Column("tasks", right=True),
+    Column("recorded", right=True),
+    Column("replayed", right=True),
+    Column("error", right=True),
 )
 _DUELS: Final = (
     Column("", least=20),
@@ -52,6 +60,18 @@ def draw(found: Study, limit: int | None, width: int | None) -> Iterator[str]:
     yield from _classes(found, limit, width)
     yield ""
     yield from _keys(found, limit, width)
+    if found.fidelity is not None and found.fidelity.waits:
+        yield ""
+        yield from fidelity_lines(found.fidelity, limit, width)
+
+
+def fidelity_lines(found: Fidelity, limit: int | None, width: int | None) -> Iterator[str]:
+    """How faithful the replay is, by class."""
+    rows = [
+        [each.name, f"{each.tasks:,}", seconds(each.recorded), seconds(each.replayed), shown_error(each.error)]
+        for each in found.waits[: None if limit is None else limit + 1]
+    ]
+    yield from table(_FIDELITY, rows, width)
 
 
 def _heading(found: Study) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from celery.bin.base import CeleryCommand
 
 from celery_dynprio.cli.rendering import print_json, terminal_width
 from celery_dynprio.cli.session import WrongUsage, duration, json_option, one_line_errors, settings_of
-from celery_dynprio.cli.workloads import OWN, Played, option, played, policy_at, progress
+from celery_dynprio.cli.workloads import OWN, Played, fidelity_of, option, played, policy_at, progress
 
 if TYPE_CHECKING:
     from celery_dynprio.lab.tuning import Tuned
@@ -126,7 +127,8 @@ def _tune(what: Played, own: tuple[str, Policy], limit: int, given: Mapping[str,
     chosen = spread(others, [each.more for each in aims], limit) if others else []
     with progress(given["seeds"] * (len(chosen) + 2), "judging") as count:
         judged = judge(split, stage, own, chosen, aims, seeds=given["seeds"], progress=count)
-    return Tuned(given["split"], extent(split.first), searched, judged)
+    study = replace(judged.study, fidelity=fidelity_of(what, [own[1]]))
+    return Tuned(given["split"], extent(split.first), searched, replace(judged, study=study))
 
 
 def _enough(seconds: float | None) -> Callable[[], bool]:

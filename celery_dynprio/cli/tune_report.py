@@ -8,9 +8,9 @@ from typing import Any, Final
 from celery_dynprio.cli.rendering import Column, counted, table
 from celery_dynprio.lab.comparison import Duel, Measure, summary
 from celery_dynprio.lab.contenders import FIRST_COME
-from celery_dynprio.lab.report import duel_object
+from celery_dynprio.lab.report import duel_object, fidelity_object
 from celery_dynprio.lab.tuning import Candidate, Tuned
-from celery_dynprio.lab.wording import heading, shown
+from celery_dynprio.lab.wording import faithful, heading, shown
 from celery_dynprio.untrusted import clean
 
 _DUELS: Final = (
@@ -54,6 +54,8 @@ def _heading(found: Tuned) -> Iterator[str]:
     yield f"Judged on the rest, which the search has not seen: {heading(judged)}."
     yield f"Played {judged.seeds} times, with its blocks in a random order; figures are means."
     yield "Open loop: tasks arrive when they did, however long they wait."
+    if judged.fidelity is not None:
+        yield faithful(judged.fidelity)
 
 
 def _table(found: Tuned, width: int | None) -> Iterator[str]:
@@ -153,6 +155,7 @@ def as_object(found: Tuned) -> dict[str, Any]:
         "front": [_trial(titles, each.values, repr(each.policy)) for each in found.searched.front],
         "judged_tasks": judged.study.extent.tasks,
         "seeds": judged.study.seeds,
+        "fidelity": fidelity_object(judged.study.fidelity),
         "comparisons": judged.comparisons,
         "present": {"name": judged.own, **_trial(titles, trials[0].values, repr(trials[0].policy))},
         "candidates": [_candidate(titles, each) for each in judged.candidates],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ from celery_dynprio.cli.policy import imported_policy
 from celery_dynprio.cli.session import WrongUsage, duration
 
 if TYPE_CHECKING:
+    from celery_dynprio.lab.conditions import Conditions
     from celery_dynprio.lab.contenders import Production
+    from celery_dynprio.lab.fidelity import Fidelity
     from celery_dynprio.lab.replay import Fleet
     from celery_dynprio.lab.workload import Workload
     from celery_dynprio.policies import Policy
@@ -125,6 +127,43 @@ class Played:
 def policy_at(settings: Settings, place: str) -> Policy:
     """The policy that --policy names: the app's own or an imported one."""
     return settings.policy if place == OWN else imported_policy(settings, "--policy", place)
+
+
+def fidelity_of(what: Played, policies: Iterable[Policy]) -> Fidelity | None:
+    """How faithful replays of what is played are, without any scaling; None if no recorder of ours wrote it.
+
+    ``policies`` are looked through for the one that was in force, if plain data cannot say it.
+    """
+    from celery_dynprio.lab.fidelity import Fidelity, fidelity  # noqa: PLC0415 - see the package
+    from celery_dynprio.lab.formats.jsonl import JsonLines  # noqa: PLC0415
+    from celery_dynprio.lab.replay import Fleet  # noqa: PLC0415
+    from celery_dynprio.lab.study import classes  # noqa: PLC0415
+    from celery_dynprio.lab.workload import Workload  # noqa: PLC0415
+
+    recording = what.workload.recording
+    if not isinstance(recording, JsonLines) or not recording.recorded:
+        return None
+    conditions = recording.conditions()
+    if conditions is None:
+        return Fidelity(unknown="settings changed while it was recorded")
+    policy = _in_force(conditions, policies)
+    if policy is None:
+        return Fidelity(unknown=f"give the policy that was in force, {conditions.policy}, with --policy")
+    fleet = Fleet(None, prefetch=conditions.prefetch) if what.workload.extent().has_slots else what.fleet
+    if fleet.slots is None and not what.workload.extent().has_slots:
+        return Fidelity(unknown="the recording does not say which workers there were")
+    unscaled = Workload(recording, limit=what.workload.limit)
+    return fidelity(unscaled.recorded, conditions, policy, classes(recording, what.by), fleet)
+
+
+def _in_force(conditions: Conditions, policies: Iterable[Policy]) -> Policy | None:
+    from celery_dynprio.configuration.declarations import policy_of  # noqa: PLC0415 - see the package
+    from celery_dynprio.errors import DynPrioError  # noqa: PLC0415
+
+    with suppress(DynPrioError, TypeError, ValueError, AttributeError):  # whatever another version wrote
+        if conditions.declared:
+            return policy_of(conditions.declared)
+    return next((each for each in policies if repr(each) == conditions.policy), None)
 
 
 @contextmanager

@@ -12,10 +12,11 @@ from typing import Final
 from celery_dynprio.lab.charts import Bar, Line, bars, dots, lines, log_axis, plain_axis, seconds_axis, share_axis
 from celery_dynprio.lab.comparison import OVERALL, Duel, Measure, gain, losses, summary, wins
 from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind
+from celery_dynprio.lab.fidelity import Fidelity
 from celery_dynprio.lab.measures import CURVE, PARTS, mean
 from celery_dynprio.lab.report import groups_of, mean_keys
 from celery_dynprio.lab.study import Study
-from celery_dynprio.lab.wording import caveats, heading, shown, shown_interval
+from celery_dynprio.lab.wording import caveats, heading, shown, shown_error, shown_interval
 
 #: So many classes get a chart of their own, and so many losses a line.
 _CHARTS: Final = 6
@@ -40,6 +41,7 @@ def page(found: Study) -> str:
             *_section("Who is better at what", "".join(_measures(found)), _PAIRED * found.resampled + _legend(found)),
             *_section("How long tasks wait", "".join(_waits(found)), _legend(found, lines=True)),
             *_section("How keys fare", "".join(_keys(found)), _legend(found, lines=True)),
+            *_fidelity(found.fidelity),
             *(part for each in found.contenders if each.kind is Kind.POLICY for part in _verdict(found, each)),
         ]
     )
@@ -170,6 +172,21 @@ def _keys(found: Study) -> Iterator[str]:
         for key, one in ones.items()
     ]
     yield _figure(title, dots(series, x, y, title))
+
+
+def _fidelity(found: Fidelity | None) -> Iterator[str]:
+    if found is None or not found.waits:
+        return
+    yield "<section><h2>How faithful the replay is</h2>"
+    yield "<p>Mean waits in seconds, really and replayed under the policy that was in force.</p>"
+    head = "".join(f"<th>{each}</th>" for each in ("class", "tasks", "recorded", "replayed", "error"))
+    rows = []
+    for each in found.waits:
+        cells = [f"{each.tasks:,}", f"{each.recorded:,.2f}", f"{each.replayed:,.2f}", shown_error(each.error)]
+        numbers = "".join(f'<td class="number">{escape(cell)}</td>' for cell in cells)
+        rows.append(f"<tr><td>{escape(each.name)}</td>{numbers}</tr>")
+    body = "".join(rows)
+    yield f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>'
 
 
 def _verdict(found: Study, policy: Contender) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery_dynprio.lab.comparison import OVERALL, Duel, Interval, Measure, duel, gain, losses, summary, wins
 from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind
+from celery_dynprio.lab.fidelity import Fidelity
 from celery_dynprio.lab.measures import Distribution, KeyFigures, Measures, mean
 from celery_dynprio.lab.study import Study
 
@@ -26,8 +27,19 @@ def as_object(found: Study, limit: int | None = None) -> dict[str, Any]:
         "tick": found.tick,
         "seeds": found.seeds,
         "resampled": found.resampled,
+        "fidelity": fidelity_object(found.fidelity),
         "contenders": [_contender(found, each, limit) for each in found.contenders],
         "comparisons": [_comparison(found, each) for each in found.contenders if each.kind is Kind.POLICY],
+    }
+
+
+def fidelity_object(found: Fidelity | None) -> dict[str, Any] | None:
+    """How faithful a replay is; None if what was played is no recording of ours."""
+    if found is None:
+        return None
+    return {
+        "unknown": found.unknown or None,
+        "waits": [{**each._asdict(), "error": each.error} for each in found.waits],
     }
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from celery_dynprio.errors import ArgumentError
 from celery_dynprio.lab.contenders import Contender
+from celery_dynprio.lab.fidelity import Fidelity
 from celery_dynprio.lab.measures import Measures, measures
 from celery_dynprio.lab.recording import Entry, Extent, Recording, Slots, Task
 from celery_dynprio.lab.replay import Fleet, replay
@@ -40,6 +41,8 @@ class Study:
     tick: float
     #: Whether the blocks of the recording were drawn anew for each seed; False: it was played once, as it is.
     resampled: bool
+    #: How faithful replays of this recording are; None if it is not one of ours.
+    fidelity: Fidelity | None = None
 
     @property
     def seeds(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from celery_dynprio.lab.comparison import Interval, Measure
+from celery_dynprio.lab.fidelity import Fidelity
 from celery_dynprio.lab.study import Study
 
 
@@ -28,6 +29,27 @@ def caveats(found: Study) -> Iterator[str]:
     unfinished = max((each.unfinished for figures in found.figures.values() for each in figures), default=0)
     if unfinished:
         yield f"{unfinished:,} tasks or fewer never ended: no worker was left. They are not in the figures."
+    if found.fidelity is not None:
+        yield faithful(found.fidelity)
+
+
+def faithful(found: Fidelity) -> str:
+    """How faithful the replay is, in a sentence."""
+    if found.unknown:
+        return f"Fidelity is not known: {found.unknown}."
+    total, *classes = found.waits
+    errors = [each.error for each in classes if each.error is not None]
+    if total.error is None or not errors:
+        return "Fidelity is not known: no task waited."
+    return (
+        "Fidelity: replayed under the policy that was in force, the mean wait is "
+        f"{total.error:+.0%} off the recorded one, by class {min(errors):+.0%} to {max(errors):+.0%}."
+    )
+
+
+def shown_error(error: float | None) -> str:
+    """The error of one class."""
+    return "-" if error is None else f"{error:+.0%}"
 
 
 def shown(measure: Measure, value: float, sign: str = "") -> str:

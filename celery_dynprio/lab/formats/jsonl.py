@@ -61,6 +61,11 @@ class JsonLines:
             self._late = sorted([*late, *map(joined, tries.values())], key=_at)
         return heapq.merge(_in_order(_single(_entries(self._parts), {}), []), self._late, key=_at)
 
+    @property
+    def recorded(self) -> bool:
+        """Whether a recorder wrote it, and no simulator."""
+        return "policy" in _header(self._parts[0])
+
     def conditions(self) -> Conditions | None:
         """Return under which conditions all of it was recorded; None if they are not known, or changed."""
         found = {json.dumps(_header(part), sort_keys=True): None for part in self._parts}

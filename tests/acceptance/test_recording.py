@@ -1,0 +1,130 @@
+"""A workload on a real broker with real workers, recorded, and replayed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any, Final
+
+from celery_dynprio.lab.formats.jsonl import JsonLines
+from celery_dynprio.lab.recording import Slots, Task
+from tests.conftest import MakeProject, StartCelery, StartWorker
+from tests.processes import wait_until
+from tests.servers import Database
+
+PROJECT: Final = """
+    import time
+    from celery_dynprio import Age, DynPrio, Weight, dynprio_task
+
+    app.conf.update(dynprio_embedded=False, dynprio_policy=2 * Weight() + 1 * Age(saturation=60), dynprio_interval=0.5)
+    app.conf.update(task_acks_late=True)
+    dynprio = DynPrio(app)
+
+    @dynprio_task(app=app, name="urgent", weight=9, key="who")
+    def urgent(who, seconds):
+        time.sleep(seconds)
+
+    @dynprio_task(app=app, name="usual", weight=5, key="who")
+    def usual(who, seconds):
+        time.sleep(seconds)
+
+    @dynprio_task(app=app, name="bulk", weight=0, key="who")
+    def bulk(who, seconds):
+        time.sleep(seconds)
+
+    @app.task(name="ping")
+    def ping(): ...
+"""
+
+SLOTS: Final = 4
+
+#: What is published when, in seconds from the first, and how long each of it runs: 12 seconds of all slots.
+BURSTS: Final = ((0.0, "bulk", 24, 0.6), (1.0, "usual", 24, 0.4), (2.0, "urgent", 24, 0.4), (5.0, "usual", 28, 0.5))
+
+#: By how much a replayed mean wait may differ from the real one.
+ALLOWED: Final = 0.1
+
+
+def read(path: Path) -> list[Task]:
+    return [entry for entry in JsonLines(path)() if isinstance(entry, Task)] if path.exists() else []
+
+
+def publish(module: Any) -> None:
+    """Publish the workload, in its own time."""
+    began = time.monotonic()
+    for after, name, count, seconds in BURSTS:
+        wait_until(partial(_is_over, began + after))
+        for number in range(count):
+            getattr(module, name).delay(f"key-{number % 3}", seconds)
+
+
+def _is_over(moment: float) -> bool:
+    return time.monotonic() >= moment
+
+
+def test_a_recording_replayed_waits_as_long_as_the_tasks_did(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker, start_celery: StartCelery, tmp_path: Path
+) -> None:
+    project, path = make_project(valkey.url, PROJECT), tmp_path / "recording.jsonl.gz"
+    module = project.load()
+    start_worker(project, pool="prefork", concurrency=SLOTS)
+    start_celery(project, "dynprio", "run", name="run", ready_line="dynprio ready")
+    recorder = start_celery(project, "dynprio", "record", str(path), ready_line="Recording to")
+    wait_until(lambda: _is_told(module, path), message="workers tell the recorder")
+    publish(module)
+    total = sum(count for _, _, count, _ in BURSTS)
+    wait_until(lambda: _of_workload(path) == total, message=f"all is recorded: {_of_workload(path)}")
+    recorder.container.stop()
+
+    entries = list(JsonLines(path)())
+    assert {entry.slots for entry in entries if isinstance(entry, Slots)} == {SLOTS}
+    assert "0 got lost" in recorder.container.logs()
+    found = Counter(task.name for task in read(path) if task.name != "ping")
+    assert found == {"bulk": 24, "usual": 52, "urgent": 24}
+    waits = {each["name"]: each for each in replayed(project.name, project.directory, path)["waits"]}
+    assert waits["bulk"]["recorded"] > waits["usual"]["recorded"] > waits["urgent"]["recorded"] > 0.5, waits
+    assert {name: each["error"] for name, each in waits.items() if abs(each["error"]) > ALLOWED} == {}, waits
+
+
+def _is_told(module: Any, path: Path) -> bool:
+    """Whether a task that is published now is recorded; it is over before the workload begins."""
+    module.ping.delay().get(timeout=60)
+    return bool(read(path))
+
+
+def _of_workload(path: Path) -> int:
+    return sum(task.name != "ping" for task in read(path))
+
+
+def replayed(app: str, directory: Path, path: Path) -> dict[str, Any]:
+    """What ``dynprio replay`` says of its fidelity."""
+    command = [sys.executable, "-m", "celery", "-A", app, "dynprio", "replay", str(path), "--json"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)["fidelity"]
+    return found
+
+
+def test_a_recorder_that_is_killed_leaves_what_it_wrote(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker, start_celery: StartCelery, tmp_path: Path
+) -> None:
+    project, path = make_project(valkey.url, PROJECT), tmp_path / "recording.jsonl.gz"
+    module = project.load()
+    start_worker(project, concurrency=1)
+    first = start_celery(project, "dynprio", "record", str(path), ready_line="Recording to")
+    other = start_celery(project, "dynprio", "record", str(path), name="other")
+    assert other.container.wait() == 1
+    assert "another process records to this file" in other.container.logs()
+    wait_until(lambda: _is_told(module, path), message="workers tell the recorder")
+    first.container.kill(SIGKILL)
+    before = len(read(path))
+    assert before
+    start_celery(project, "dynprio", "record", str(path), name="second", ready_line="Recording to")
+    wait_until(lambda: path.stat().st_size > 0 and _is_told(module, path) and len(read(path)) > before)
+    assert len(list(tmp_path.glob("recording*.jsonl.gz"))) == 2, "the old file is put aside, and read with the new one"
+    assert len(read(tmp_path)) == len(read(path))
