@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from celery_dynprio.lab.conditions import Conditions
     from celery_dynprio.lab.contenders import Production
     from celery_dynprio.lab.fidelity import Fidelity
+    from celery_dynprio.lab.recording import Recording
     from celery_dynprio.lab.replay import Fleet
     from celery_dynprio.lab.workload import Workload
     from celery_dynprio.policies import Policy
@@ -117,11 +118,12 @@ class Played:
         from celery_dynprio.assembly import production  # noqa: PLC0415 - see the package
         from celery_dynprio.lab.replay import Fleet  # noqa: PLC0415
 
-        fleet = Fleet(given["workers"], given["concurrency"], given["prefetch"])
+        workload = _workload_of(given)
+        fleet = Fleet(given["workers"], given["concurrency"], given["prefetch"], _turnaround(workload.recording))
         if given["load"] is not None and fleet.workers is None:
             raise WrongUsage("--load is about slots: give --workers too")
         tick = settings.interval if given["tick"] is None else given["tick"]
-        return cls(_workload_of(fleet.slots, given), fleet, production(app, settings), tick, given["by"])
+        return cls(replace(workload, slots=fleet.slots), fleet, production(app, settings), tick, given["by"])
 
 
 def policy_at(settings: Settings, place: str) -> Policy:
@@ -136,7 +138,6 @@ def fidelity_of(what: Played, policies: Iterable[Policy]) -> Fidelity | None:
     """
     from celery_dynprio.lab.fidelity import Fidelity, fidelity  # noqa: PLC0415 - see the package
     from celery_dynprio.lab.formats.jsonl import JsonLines  # noqa: PLC0415
-    from celery_dynprio.lab.replay import Fleet  # noqa: PLC0415
     from celery_dynprio.lab.study import classes  # noqa: PLC0415
     from celery_dynprio.lab.workload import Workload  # noqa: PLC0415
 
@@ -149,9 +150,9 @@ def fidelity_of(what: Played, policies: Iterable[Policy]) -> Fidelity | None:
     policy = _in_force(conditions, policies)
     if policy is None:
         return Fidelity(unknown=f"give the policy that was in force, {conditions.policy}, with --policy")
-    fleet = Fleet(None, prefetch=conditions.prefetch) if what.workload.extent().has_slots else what.fleet
-    if fleet.slots is None and not what.workload.extent().has_slots:
-        return Fidelity(unknown="the recording does not say which workers there were")
+    fleet = what.fleet
+    if what.workload.extent().has_slots:
+        fleet = replace(fleet, workers=None, concurrency=1, prefetch=conditions.prefetch)
     unscaled = Workload(recording, limit=what.workload.limit)
     return fidelity(unscaled.recorded, conditions, policy, classes(recording, what.by), fleet)
 
@@ -176,7 +177,14 @@ def progress(steps: int, label: str) -> Iterator[Callable[[], None]]:
         yield lambda: bar.update(1)
 
 
-def _workload_of(slots: int | None, given: Mapping[str, Any]) -> Workload:
+def _turnaround(recording: Recording) -> float:
+    """What a slot needs between two runs, as far as the recording tells."""
+    from celery_dynprio.lab.formats.jsonl import JsonLines  # noqa: PLC0415 - see the package
+
+    return recording.turnaround() if isinstance(recording, JsonLines) else 0.0
+
+
+def _workload_of(given: Mapping[str, Any]) -> Workload:
     from celery_dynprio.lab.formats.opening import Options, open_recording  # noqa: PLC0415
     from celery_dynprio.lab.users import Users, tiers  # noqa: PLC0415
     from celery_dynprio.lab.workload import Workload  # noqa: PLC0415
@@ -184,4 +192,4 @@ def _workload_of(slots: int | None, given: Mapping[str, Any]) -> Workload:
     users = Users(() if given["tiers"] is None else tiers(given["tiers"]), given["keys"])
     options = Options(users, given["key"], given["durations"], given["sample"])
     recording = open_recording(given["recording"], given["kind"], options)
-    return Workload(recording, slots, given["load"], given["mean_run"], given["tasks"])
+    return Workload(recording, None, given["load"], given["mean_run"], given["tasks"])

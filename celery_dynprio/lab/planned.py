@@ -79,7 +79,7 @@ class Planned:
         self._learning = learning
         self._move_seconds = move_seconds
         self._now = 0.0
-        guidance = MemoryGuidance(clock=lambda: self._now)
+        guidance = MemoryGuidance(math.inf, lambda: self._now)  # a leader in production renews it, idle or not
         self._placement = producers(_Guide(guidance, lambda: self._now))
         levels = len(self._placement.scale.levels)
         leases = MemoryLeases(lambda: self._now)
@@ -98,6 +98,7 @@ class Planned:
             clock=lambda: self._now,
         )
         self._jobs: dict[str, Job] = {}
+        self._is_new = True
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -105,11 +106,15 @@ class Planned:
     def publish(self, job: Job, now: float) -> None:
         """Put it at the level that its producer would choose."""
         self._now = now
+        if self._is_new:  # in production the leader has ticked before, and its bands spread from there
+            self._is_new = False
+            self._reprioritizer.tick()
         self._jobs[job.pending.id] = job
         self._backlog.publish(job.pending, self._level(job, now))
 
     def load(self, jobs: Iterable[tuple[Job, Place]]) -> None:
         """Put jobs where they wait already, the next of each level first."""
+        self._is_new = False
         moves = []
         for job, place in jobs:
             self._jobs[job.pending.id] = job

@@ -34,6 +34,8 @@ class Fleet:
     workers: int | None = 8
     concurrency: int = 1
     prefetch: int = 0
+    #: Seconds that a slot needs between two runs: to acknowledge, to store a result, to get the next message.
+    turnaround: float = 0.0
 
     @property
     def slots(self) -> int | None:
@@ -99,6 +101,7 @@ class _Replay:
         self._arrival = next(self._arrivals, None)
         self._fixed = fleet.workers is not None
         self._nodes = Nodes(fleet.prefetch)
+        self._turnaround = fleet.turnaround
         for number in range(fleet.workers or 0):
             self._nodes.set_slots(f"worker-{number}", fleet.concurrency)
         self._record = Record()
@@ -224,4 +227,4 @@ class _Replay:
             job.start(now)
             self._discipline.started(job, now)
             self._on_start(job, now)
-            heapq.heappush(self._events, (now + job.run, _END, next(self._order), job, node))
+            heapq.heappush(self._events, (now + job.run + self._turnaround, _END, next(self._order), job, node))

@@ -24,6 +24,7 @@ def as_object(found: Study, limit: int | None = None) -> dict[str, Any]:
         "workers": found.fleet.workers,
         "concurrency": found.fleet.concurrency,
         "prefetch": found.fleet.prefetch,
+        "turnaround": found.fleet.turnaround,
         "tick": found.tick,
         "seeds": found.seeds,
         "resampled": found.resampled,

@@ -16,7 +16,8 @@ def heading(found: Study) -> str:
     if fleet.slots is not None:
         slots = f"{fleet.slots:,} slot{'' if fleet.slots == 1 else 's'}, offered load {played.load(fleet.slots):.2f}"
     tasks = f"{played.tasks:,} task{'' if played.tasks == 1 else 's'} in {played.seconds:,.0f} s"
-    return f"{tasks}, {slots}, a tick every {found.tick:g} s"
+    turnaround = f", {fleet.turnaround * 1000:.0f} ms between two runs" if fleet.turnaround else ""
+    return f"{tasks}, {slots}{turnaround}, a tick every {found.tick:g} s"
 
 
 def caveats(found: Study) -> Iterator[str]:

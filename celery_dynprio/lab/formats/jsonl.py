@@ -37,6 +37,9 @@ RETRY: Final = "retry"
 #: So many lines are kept to be put in order.
 REORDER: Final = 10_000
 
+#: Seconds.
+LONGEST_GAP: Final = 1.0
+
 _at: Final = attrgetter("at")
 
 
@@ -65,6 +68,26 @@ class JsonLines:
     def recorded(self) -> bool:
         """Whether a recorder wrote it, and no simulator."""
         return "policy" in _header(self._parts[0])
+
+    def turnaround(self) -> float:
+        """Return the mean seconds that a process needed between two runs while the second task waited already.
+
+        0 if that cannot be told, as where processes run several tasks at once. A gap above :data:`LONGEST_GAP` is
+        another thing: a worker that was stopped, a task that was held.
+        """
+        free: dict[tuple[object, object], float] = {}
+        gaps: list[float] = []
+        for part in self._parts:
+            for _, fields in _objects(part):
+                if fields.get("process") is None or fields.get("waited") is None:
+                    continue
+                ready = _number(fields, "at") + float(fields.get("eta", 0.0))
+                started, slot = ready + _number(fields, "waited"), (fields.get("worker"), fields["process"])
+                gap = started - free.get(slot, float("inf"))
+                if 0 <= gap <= LONGEST_GAP and ready <= free[slot]:
+                    gaps.append(gap)
+                free[slot] = started + _number(fields, "run")
+        return sum(gaps) / len(gaps) if gaps else 0.0
 
     def conditions(self) -> Conditions | None:
         """Return under which conditions all of it was recorded; None if they are not known, or changed."""

@@ -54,6 +54,8 @@ class Parts:
         self._path, self._header, self._clock = path, header, clock
         self._size, self._files = size, files
         self._lines: list[str] = []
+        #: The time in the last name, in milliseconds.
+        self._named = 0
         self._file = self._open()
         #: Lines that could not be written.
         self.dropped = 0
@@ -69,7 +71,7 @@ class Parts:
         """
         lines, self._lines = self._lines, []
         try:
-            if self._written >= self._size:
+            if lines and self._written >= self._size:
                 self._put_aside()
             if lines or not self._written:
                 self._append(lines)
@@ -135,7 +137,7 @@ class Parts:
     def _rename(self, at: float) -> None:
         name = _NAME.fullmatch(self._path.name)
         base, suffix = (name["base"], name["suffix"]) if name else (self._path.stem, self._path.suffix)
-        number = int(at * 1000)
+        number = max(int(at * 1000), self._named + 1)  # later files have later names, whatever the clock does
         while True:
             moment = datetime.fromtimestamp(number // 1000, timezone.utc)
             target = self._path.with_name(f"{base}.{moment:%Y%m%d-%H%M%S}-{number % 1000:03}{suffix}")
@@ -143,3 +145,4 @@ class Parts:
                 break
             number += 1
         self._path.rename(target)
+        self._named = number
