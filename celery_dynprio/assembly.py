@@ -133,7 +133,7 @@ def reprioritizers(
     keeper = Keeper(settings.lease_ttl)
     usage = usage or broker.stores.usage(settings.half_life)
     paused = broker.stores.switch().paused
-    running = broker.stores.running()
+    running, shares = broker.stores.running(), broker.stores.shares()
     guidance = broker.stores.guidance(max(EXPIRY, 3 * settings.interval))
     return [
         Reprioritizer(
@@ -151,6 +151,7 @@ def reprioritizers(
             trace_of=_trace_of,
             guard=guard(queue),
             running=running,
+            shares=shares,
             guiding=Guiding(guidance, queue),
             levels=broker.levels(queue, workers, max(LEVELS_TTL, 3 * settings.interval)),
             owner=owner,

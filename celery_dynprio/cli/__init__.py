@@ -23,6 +23,7 @@ from celery_dynprio.cli.record import record
 from celery_dynprio.cli.replay import replay
 from celery_dynprio.cli.reprioritize import reprioritize
 from celery_dynprio.cli.run import run
+from celery_dynprio.cli.share import share
 from celery_dynprio.cli.stats import stats
 from celery_dynprio.cli.steer import bump, cancel, hold, release
 from celery_dynprio.cli.top.command import top
@@ -34,7 +35,7 @@ __all__ = ["dynprio"]
 #: The order in which help shows them.
 SECTIONS: Final[dict[str, Sequence[click.Command]]] = {
     "See": (list_, top, explain, stats, count, policy, trace, log, doctor),
-    "Steer": (bump, reprioritize, hold, release, cancel, pause, resume, drain),
+    "Steer": (bump, reprioritize, hold, release, cancel, share, pause, resume, drain),
     "Compare": (record, replay, tune),
     "Run": (run,),
 }

@@ -27,6 +27,7 @@ from celery_dynprio.operators.plain import explanation_object, until
 
 if TYPE_CHECKING:
     from celery_dynprio.operators.results import Explanation
+    from celery_dynprio.policies.fair_share import Account
 
 _FACTORS: Final = (
     Column("factor", least=12),
@@ -103,6 +104,8 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     yield "waited", seconds_with_unit(turn.waited)
     yield "deadline", "none" if task.deadline is None else _in(task.deadline - now)
     yield "key", "none" if task.key is None else task.key
+    if found.fair_share is not None:
+        yield "fair share", _account(found.fair_share)
     if turn.position is None:
         yield "start", "when it is released"
     elif found.held_back_for:
@@ -114,6 +117,11 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
             front = until(found.in_front, now)
             yield "in front", "unknown" if front is None else _in(front)
     yield "trace", found.trace_id or "none"
+
+
+def _account(account: Account) -> str:
+    used, running, ahead = map(seconds_with_unit, account[:3])
+    return f"used {used}, runs {running}, {ahead} before it; share {account.share:.4g}"
 
 
 def _factors(found: Explanation, width: int | None) -> Iterator[str]:

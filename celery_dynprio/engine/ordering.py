@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from celery_dynprio.models import HELD, OVERFLOW, PendingTask, Place, Snapshot
+from celery_dynprio.models import HELD, OVERFLOW, PendingTask, Place, Snapshot, nothing_ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Turn:
     #: Unix seconds at which it is expected to start; None if unknown: it is held, it yields to an objective, no worker
     #: is up, or no runtime was learned yet.
     expected: float | None = None
+    #: Expected seconds of the pending tasks of its key that count as before it.
+    ahead: float = 0.0
 
 
 def order(
@@ -39,11 +41,12 @@ def order(
     now: float,
     *,
     yields: Callable[[PendingTask], bool] = lambda _: False,
+    ahead: Callable[[PendingTask], float] = nothing_ahead,
 ) -> Iterator[Turn]:
     """Yield the tasks in the order in which they are expected to run, then the held ones, oldest first.
 
-    ``now`` is Unix seconds. In the overflow, tasks for which ``yields`` is true come last. Equal arguments give the
-    same order.
+    ``now`` is Unix seconds, ``ahead`` is that of a :class:`~celery_dynprio.Context`. In the overflow, tasks for which
+    ``yields`` is true come last. Equal arguments give the same order.
     """
     position = 0
     front = set()
@@ -51,7 +54,7 @@ def order(
         for task in tasks:
             position += 1
             front.add(task.id)
-            yield Turn(queue, task, level, position, score(task), max(now - task.published, 0.0))
+            yield Turn(queue, task, level, position, score(task), max(now - task.published, 0.0), ahead=ahead(task))
     parked = [
         (yields(task), -score(task), task.published, task.id, task)
         for task in snapshot.overflow.values()
@@ -59,9 +62,9 @@ def order(
     ]
     for _, negative, published, _, task in sorted(parked, key=lambda each: each[:4]):
         position += 1
-        yield Turn(queue, task, OVERFLOW, position, -negative, max(now - published, 0.0))
+        yield Turn(queue, task, OVERFLOW, position, -negative, max(now - published, 0.0), ahead=ahead(task))
     for task in sorted(held, key=lambda each: (each.published, each.id)):
-        yield Turn(queue, task, HELD, None, score(task), max(now - task.published, 0.0))
+        yield Turn(queue, task, HELD, None, score(task), max(now - task.published, 0.0), ahead=ahead(task))
 
 
 def starts(names: Iterable[str], runtimes: Mapping[str, float], slots: int, now: float) -> Iterator[float | None]:

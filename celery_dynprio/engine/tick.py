@@ -26,7 +26,7 @@ from celery_dynprio.policies.charges import Ahead, with_pending
 from celery_dynprio.ports.broker import Backlog, UsableLevels
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.ports.lease import Lease
-from celery_dynprio.ports.stores import RunningStore, Usage
+from celery_dynprio.ports.stores import RunningStore, ShareStore, Usage
 
 logger = logging.getLogger("celery_dynprio.reprioritizer")
 
@@ -86,8 +86,9 @@ class Reprioritizer:
     ``clock`` gives Unix seconds. ``budget`` is how many seconds of broker time the moves of one tick may take.
     ``paused`` tells whether an operator stopped all moves; with ``watched``, the queue is read and reported meanwhile.
     ``guard`` watches the app's objectives. ``levels`` are those that tasks may be put into (None: all), for ``owner``.
-    ``keeper`` renews the lease while a tick lasts. ``running`` tells what runs now (None: nothing does). Of the first
-    ``traced`` moves of a tick, the trace ids are reported, which ``trace_of`` returns for a message's headers.
+    ``keeper`` renews the lease while a tick lasts. ``running`` tells what runs now (None: nothing does), ``shares``
+    what shares operators have set. Of the first ``traced`` moves of a tick, the trace ids are reported, which
+    ``trace_of`` returns for a message's headers.
     ``guiding`` tells producers how the queue is put in order.
     While nothing waits, the queue may go without a tick for ``rest`` seconds.
     """
@@ -110,6 +111,7 @@ class Reprioritizer:
     owner: str = ""
     keeper: Keeper | None = None
     running: RunningStore | None = None
+    shares: ShareStore | None = None
     rest: float = 0.0
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
@@ -217,7 +219,7 @@ class Reprioritizer:
         spilled = 0 if self.dry_run else self._spill(now, fence)
         usable, spent = self._usable(fence)
         snapshot = self.backlog.read(now)
-        known = Knowledge(self.usage, self.running).context(now)
+        known = Knowledge(self.usage, self.running, self.shares).context(now)
         context = with_pending(known, _pending(snapshot), self.policy, self._beat)
         score = self._scores.bind(context, _Places(snapshot))
         look = self._look(snapshot, self._watch(snapshot, now, score, context.runtimes))

@@ -11,7 +11,7 @@ from celery_dynprio.engine.guard import Yielding
 from celery_dynprio.engine.ordering import Turn
 from celery_dynprio.models import HELD, OVERFLOW, Context, is_level
 from celery_dynprio.operators.results import Ahead, Explanation
-from celery_dynprio.operators.scoring import contributions
+from celery_dynprio.operators.scoring import contributions, fair_share
 from celery_dynprio.policies.base import Policy
 from celery_dynprio.ports.broker import Backlog
 from celery_dynprio.ports.stores import Entry
@@ -56,6 +56,7 @@ class Explainer:
             None if held_back_for else self._in_front(turn, turns, ahead_by_place[OVERFLOW]),
             held_back_for,
             max(messages, 1),
+            None if turn.task.pinned is not None else fair_share(self._policy, turn.task, self._context),
         )
 
     def _messages(self, task_id: str) -> tuple[int, Mapping[str, Any]]:

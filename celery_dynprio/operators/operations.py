@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,14 @@ from celery_dynprio.operators.identity import operator
 from celery_dynprio.operators.revocation import PLAIN, WorkerHooks
 from celery_dynprio.operators.scoring import scorer
 from celery_dynprio.operators.selection import Filter
+from celery_dynprio.operators.sharing import Sharing
 from celery_dynprio.operators.sightings import Selection, Sightings
 from celery_dynprio.operators.steering import Deed, Operation, Result, Steering, results_of, with_other
 from celery_dynprio.operators.views import Views
 from celery_dynprio.operators.waiting import read_waiting
 from celery_dynprio.operators.workers import Workers
 from celery_dynprio.ports.broker import Broker, Found
+from celery_dynprio.ports.stores import SetShare
 from celery_dynprio.settings import Settings
 from celery_dynprio.task import call_fields
 from celery_dynprio.untrusted import clean
@@ -59,6 +61,7 @@ class Operations(Views):
         super().__init__(app, broker, settings, clock)
         self._by = operator() if by is None else by
         self._backlogs = {queue: broker.backlog(queue, clock=self._clock) for queue in settings.queues}
+        self._sharing = Sharing(broker.stores.shares(), self._clock)
         self._levels = {queue: broker.levels(queue) for queue in settings.queues}
         self._cancelling = Cancelling(app, broker, self._backlogs, by=self._by, clock=self._clock, hooks=hooks)
 
@@ -167,6 +170,28 @@ class Operations(Views):
         """Let the reprioritizers move again."""
         self._switch.resume()
         self._note("resume", why)
+
+    def shares(self) -> Sequence[SetShare]:
+        """The shares that were set by :meth:`set_share` and count now, sorted by key."""
+        return self._sharing.all()
+
+    def set_share(self, key: str, share: float, seconds: float | None = None, why: str = "") -> SetShare:
+        """Give a key another share than the policy does, for so many ``seconds`` (None: for ever).
+
+        It counts from the next tick on, wherever the policy has a fair share. "" is the key of tasks without one.
+        Raises :class:`~celery_dynprio.errors.ArgumentError` for what is not allowed.
+        """
+        found = self._sharing.set(key, share, seconds)
+        lasting = "" if seconds is None else f" for {seconds:g} s"
+        self._note("share", why, answer=clean(f"{key or 'no key'}: {share:g}{lasting}"))
+        return found
+
+    def remove_share(self, key: str, why: str = "") -> bool:
+        """Let the policy tell the share of a key again; return whether one was set."""
+        removed = self._sharing.remove(key)
+        if removed:
+            self._note("share", why, answer=clean(f"{key or 'no key'}: removed"))
+        return removed
 
     def drain(self, now: float | None = None, *, held: bool = False, why: str = "") -> list[Drained]:
         """Pause, and bring all overflow back to the front, best first (``held``: the held tasks too).

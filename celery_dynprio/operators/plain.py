@@ -48,6 +48,7 @@ def explanation_object(found: Explanation, now: float) -> dict[str, Any]:
         "messages": found.messages,
         "held_back_for": found.held_back_for or None,
         "trace_id": found.trace_id,
+        "fair_share": None if found.fair_share is None else found.fair_share._asdict(),
         "factors": [asdict(each) for each in found.contributions],
         "ahead_by_place": {place_name(place): count for place, count in found.ahead_by_place.items()},
         "ahead": [

@@ -10,6 +10,7 @@ from celery_dynprio.engine.scene import Scene
 from celery_dynprio.models import Contribution, Moved, PendingTask, Place
 from celery_dynprio.objectives import Standing
 from celery_dynprio.operators.workers import Workers
+from celery_dynprio.policies.fair_share import Account
 from celery_dynprio.ports.lease import Holder
 from celery_dynprio.ports.stores import Entry
 
@@ -60,6 +61,8 @@ class Explanation:
     held_back_for: str = ""
     #: How many messages with its id are pending. What operators do is done to all of them.
     messages: int = 1
+    #: What fair share counts for its key; None if the policy has none, or no policy moves it.
+    fair_share: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

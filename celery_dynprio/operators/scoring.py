@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.models import Context, Contribution, PendingTask
 from celery_dynprio.policies.base import Policy, Scorer
+from celery_dynprio.policies.fair_share import Account, account
 
 logger = logging.getLogger("celery_dynprio.views")
 
@@ -20,6 +21,15 @@ def scorer(policy: Policy, context: Context) -> Scorer:
 def contributions(policy: Policy, task: PendingTask, context: Context) -> Sequence[Contribution]:
     """Return what each factor adds to a task's score now; nothing for a pinned task, which no policy moves."""
     return Scores(policy, _unexplained).explain(task, context)
+
+
+def fair_share(policy: Policy, task: PendingTask, context: Context) -> Account | None:
+    """Return what fair share counts for a task; None if the policy has no fair share, or fails."""
+    try:
+        return account(policy, task, context)
+    except Exception as exc:  # noqa: BLE001 - shares may come from the user's code, which may raise anything
+        _unexplained(exc)
+        return None
 
 
 def _unscored(problem: object) -> None:

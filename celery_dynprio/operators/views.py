@@ -12,7 +12,7 @@ from celery_dynprio.engine.knowledge import Knowledge
 from celery_dynprio.engine.ordering import Turn, shifts
 from celery_dynprio.engine.scene import Scene
 from celery_dynprio.errors import ArgumentError, NotPendingError
-from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Contribution, PendingTask, is_level
+from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Context, Contribution, is_level
 from celery_dynprio.objectives import Standing
 from celery_dynprio.operators.abbreviations import whole
 from celery_dynprio.operators.explaining import Explainer
@@ -62,7 +62,7 @@ class Views:
         self._settings = settings
         self._clock = clock or broker.clock
         self._usage = broker.stores.usage(settings.half_life)
-        self._knowledge = Knowledge(self._usage, broker.stores.running())
+        self._knowledge = Knowledge(self._usage, broker.stores.running(), broker.stores.shares())
         self._switch = broker.stores.switch()
         self._fates = Fates(app, broker, settings.queues, self._clock)
         self._audit = broker.stores.audit()
@@ -174,10 +174,12 @@ class Views:
     def _logged_with(self, start: str) -> set[str]:
         return {entry.id for entry in self._audit.read() if entry.id.startswith(start)}
 
-    def contributions(self, tasks: Sequence[PendingTask]) -> list[Sequence[Contribution]]:
+    def contributions(self, turns: Sequence[Turn]) -> list[Sequence[Contribution]]:
         """What each factor says of each of these tasks now; nothing of a pinned one, which no policy moves."""
-        context = self._context(self._clock())
-        return [contributions(self._settings.policy, task, context) for task in tasks]
+        ahead = {turn.task.id: turn.ahead for turn in turns}
+        keys = {turn.task.key or "" for turn in turns}
+        context = replace(self._context(self._clock()), ahead=lambda task: ahead.get(task.id, 0.0), pending_keys=keys)
+        return [contributions(self._settings.policy, turn.task, context) for turn in turns]
 
     def log(self, limit: int | None = None, task_id: str | None = None) -> list[Entry]:
         """What operators did, the newest first; ``task_id`` asks for one task only."""
@@ -272,8 +274,8 @@ class Views:
     def _turns(self, queue: str, waiting: Waiting, context: Context, slots: int) -> list[Turn]:
         yielding = self._yielding(context, any_parked=bool(waiting.overflow))
         policy = self._settings.policy
-        score = scorer(policy, with_pending(context, waiting.reachable, policy))
-        return turns_of(queue, waiting, score, context, slots=slots, yielding=yielding)
+        known = with_pending(context, waiting.reachable, policy)
+        return turns_of(queue, waiting, scorer(policy, known), known, slots=slots, yielding=yielding)
 
     def _yielding(self, context: Context, *, any_parked: bool) -> Yielding:
         """Which of the parked tasks yield to an objective; with none parked, no objective is read."""

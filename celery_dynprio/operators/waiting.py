@@ -79,8 +79,10 @@ def turns_of(
     def stays(turn: Turn) -> bool:
         return turn.place == HELD or (turn.place == OVERFLOW and yielding.yields(turn.task))
 
-    turns, ahead = tee(order(queue, snapshot, waiting.held, score, context.now, yields=yielding.yields))
-    names = (turn.task.name for turn in ahead if not stays(turn))
+    turns, again = tee(
+        order(queue, snapshot, waiting.held, score, context.now, yields=yielding.yields, ahead=context.ahead)
+    )
+    names = (turn.task.name for turn in again if not stays(turn))
     expected = starts(names, context.runtimes, slots, context.now)
     return [turn if stays(turn) else _expected(turn, next(expected)) for turn in turns]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, is_number
+from celery_dynprio.policies.base import Factor, Policy, Scorer, is_number
 from celery_dynprio.policies.charges import CAUTIOUS
+from celery_dynprio.policies.extremes import Max, Min
 from celery_dynprio.policies.shares import Shares
 
 #: The value of a key that had exactly its share.
@@ -17,6 +18,35 @@ EXACT_SHARE: Final = 0.5
 
 #: From a key to its share; None for an ordinary one.
 ShareOf: TypeAlias = Callable[[str], float | None]
+
+
+class Account(NamedTuple):
+    """What counts for a task's key, in seconds of worker time, and its share."""
+
+    used: float
+    running: float
+    ahead: float
+    share: float
+
+
+def account(policy: Policy, task: PendingTask, context: Context) -> Account | None:
+    """Return what a policy's first fair share counts for a task; None if it has none.
+
+    Raises what :meth:`FairShare.bind` raises.
+    """
+    fair = next((each for _, factor in policy.terms for each in _fair_shares(factor)), None)
+    if fair is None:
+        return None
+    key, keys = task.key or "", {*context.use, *context.running, *context.pending_keys}
+    share = fair.shares_in(context, keys)(key)
+    return Account(context.use.get(key, 0.0), context.running.get(key, 0.0), context.ahead(task), share)
+
+
+def _fair_shares(factor: Factor) -> Iterator[FairShare]:
+    if isinstance(factor, FairShare):
+        yield factor
+    for each in factor.factors if isinstance(factor, (Max, Min)) else ():
+        yield from _fair_shares(each)
 
 
 @dataclass(frozen=True)

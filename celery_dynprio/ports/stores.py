@@ -35,7 +35,7 @@ class Entry:
 
     #: Unix seconds, by the broker's clock.
     at: float
-    #: "hold", "release", "bump", "reprioritize", "cancel", "pause", "resume" or "drain".
+    #: "hold", "release", "bump", "reprioritize", "cancel", "pause", "resume", "drain" or "share".
     op: str
     #: User and machine.
     by: str
@@ -87,6 +87,28 @@ class RunningStore(Protocol):
 
     def close(self) -> None:
         """Close the connection that the store was given."""
+
+
+class SetShare(NamedTuple):
+    """The share of a key that an operator has set."""
+
+    key: str
+    share: float
+    #: Unix seconds until which it counts; None for ever.
+    until: float | None = None
+
+
+class ShareStore(Protocol):
+    """The shares of keys that operators have set."""
+
+    def set(self, share: SetShare, now: float) -> None:
+        """Keep it, in the place of another one of its key; what counts no more ``now`` (Unix seconds) is dropped."""
+
+    def remove(self, key: str) -> bool:
+        """Drop the share of a key; return whether there was one."""
+
+    def read(self, now: float) -> Sequence[SetShare]:
+        """Return those that count ``now`` (Unix seconds), sorted by key."""
 
 
 class Switch(Protocol):
@@ -158,6 +180,9 @@ class Stores(Protocol):
 
     def running(self) -> RunningStore:
         """Return what runs now."""
+
+    def shares(self) -> ShareStore:
+        """Return the shares that operators have set."""
 
     def attainment(
         self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0

@@ -15,7 +15,7 @@ from celery_dynprio.policies.decay import DecayedSums
 from celery_dynprio.ports.guidance import EXPIRY, Guidance
 from celery_dynprio.ports.histograms import Series, SeriesKey, count_runs
 from celery_dynprio.ports.spans import CAUSES
-from celery_dynprio.ports.stores import MAX_REMEMBERED, MAX_RUNNING, RUNNING_TTL, Entry, UsageFigures
+from celery_dynprio.ports.stores import MAX_REMEMBERED, MAX_RUNNING, RUNNING_TTL, Entry, SetShare, UsageFigures
 from celery_dynprio.runtimes import Runtimes, Sums
 from celery_dynprio.stores.feed import MemoryFeed, MemoryFeeds
 from celery_dynprio.tracing.records import SpanRecord, Trace
@@ -299,6 +299,25 @@ class MemoryRunning:
         """Do nothing: there is no connection."""
 
 
+class MemoryShares:
+    """The shares that operators have set, in this process only."""
+
+    def __init__(self) -> None:
+        self._shares: dict[str, SetShare] = {}
+
+    def set(self, share: SetShare, now: float) -> None:
+        """Keep it, in the place of another one of its key."""
+        self._shares = {each.key: each for each in self.read(now)} | {share.key: share}
+
+    def remove(self, key: str) -> bool:
+        """Drop the share of a key; return whether there was one."""
+        return self._shares.pop(key, None) is not None
+
+    def read(self, now: float) -> list[SetShare]:
+        """Return those that count ``now`` (Unix seconds), sorted by key."""
+        return sorted(each for each in self._shares.values() if each.until is None or now < each.until)
+
+
 class MemoryStores:
     """One store of each kind, the same at each call but for feeds: see :class:`~celery_dynprio.ports.stores.Stores`.
 
@@ -311,6 +330,7 @@ class MemoryStores:
         self._audit = MemoryAudit(clock)
         self._usage: MemoryUsage | None = None
         self._running = MemoryRunning(clock)
+        self._shares = MemoryShares()
         self._attainments: dict[tuple[Objective, ...], MemoryAttainment] = {}
         self._histograms = MemoryHistograms()
         self._spans = MemorySpans()
@@ -335,6 +355,10 @@ class MemoryStores:
     def running(self) -> MemoryRunning:
         """Return what runs now."""
         return self._running
+
+    def shares(self) -> MemoryShares:
+        """Return the shares that operators have set."""
+        return self._shares
 
     def attainment(
         self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0

@@ -41,6 +41,7 @@ COMMANDS = (
     "reprioritize",
     "resume",
     "run",
+    "share",
     "stats",
     "top",
     "trace",
@@ -50,6 +51,7 @@ COMMANDS = (
 #: What a command cannot do without.
 ARGUMENTS = {
     "explain": ["some-id"],
+    "share": ["list"],
     "replay": [__file__],
     "trace": ["some-id"],
     "tune": [__file__],

@@ -108,7 +108,8 @@ def test_the_commands_and_their_options_are_those_that_there_are() -> None:
 
 def _options(command: click.Command) -> set[str]:
     ours = [option for option in command.params if isinstance(option, CeleryOption)]
-    return {name for option in ours for name in option.opts if name.startswith("--")}
+    names = {name for option in ours for name in option.opts if name.startswith("--")}
+    return names.union(*map(_options, command.commands.values() if isinstance(command, click.Group) else ()))
 
 
 def test_help_shows_each_example_on_a_line_of_its_own() -> None:

@@ -18,6 +18,7 @@ from celery_dynprio.brokers.redis.histograms import RedisHistograms
 from celery_dynprio.brokers.redis.lease import RedisLease
 from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.running import RedisRunning
+from celery_dynprio.brokers.redis.shares import RedisShares
 from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.brokers.redis.switch import RedisSwitch
 from celery_dynprio.brokers.redis.trouble import REFUSALS, explained
@@ -120,6 +121,10 @@ class RedisStores:
     def running(self) -> RedisRunning:
         """Return what runs now."""
         return RedisRunning(self._client)
+
+    def shares(self) -> RedisShares:
+        """Return the shares that operators have set."""
+        return RedisShares(self._client)
 
     def attainment(
         self, objectives: Sequence[Objective], clock: Callable[[], float] | None = None, interval: float = 1.0

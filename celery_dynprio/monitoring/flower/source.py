@@ -139,7 +139,7 @@ class Source:
         return {**table, "age": max(time.time() - kept.at, 0.0), "left_out": left_out}
 
     def _rows(self, operations: Operations, turns: Sequence[Turn], matching: int, now: float) -> dict[str, Any]:
-        factors = operations.contributions([turn.task for turn in turns])
+        factors = operations.contributions(turns)
         rows = [
             {**turn_object(turn, now), "factors": [asdict(each) for each in parts]}
             for turn, parts in zip(turns, factors, strict=True)

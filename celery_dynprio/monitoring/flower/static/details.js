@@ -55,6 +55,10 @@ function explanationParts(told) {
     ["Key", orNothing(told.key)],
     ["Expected start", told.expected_in === null ? "unknown" : `in ${seconds(told.expected_in)}`],
   ];
+  if (told.fair_share) {
+    const { used, running, ahead, share } = told.fair_share;
+    facts.push(["Fair share", `used ${seconds(used)}, runs ${seconds(running)}, ${seconds(ahead)} before it; share ${Number(share.toPrecision(4))}`]);
+  }
   if (told.held_back_for) {
     facts.splice(2, 0, ["Held back", `by objective ${told.held_back_for}`]);
   }
