@@ -1,4 +1,4 @@
-"""Run the load twice and compare: ``python -m example_project.demo [--json]``."""
+"""Run the load three times and compare: ``python -m example_project.demo [--json]``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import NoReturn
 
 from example_project.demo.load import expected
 from example_project.demo.processes import DemoError, Processes, answers, free_port, running, server_program
-from example_project.demo.run import run_load
+from example_project.demo.run import DYNAMIC, PLAIN, STATIC, run_load
 
-DESCRIPTION = """Run a small shop under the same load twice, first with plain Celery and then with celery_dynprio, and
-compare how long its tasks waited. Exits with 1 if any task was lost or ran twice, with 2 if the demo could not run."""
+DESCRIPTION = """Run a small shop under the same load three times, with plain Celery, with static priorities and with
+celery_dynprio, and compare how long its tasks waited. Exits with 1 if any task was lost or ran twice, with 2 if the
+demo could not run."""
 
 
 def main() -> int:
@@ -36,9 +37,9 @@ def main() -> int:
 
 
 def demo(*, as_json: bool) -> int:
-    """Run the load both ways and show the results; return the exit code."""
+    """Run the load in each setup and show the results; return the exit code."""
     try:
-        from example_project.demo.display import ADDON, PLAIN, Display, show  # noqa: PLC0415 - rich may be missing
+        from example_project.demo.display import Display, show  # noqa: PLC0415 - rich may be missing
     except ModuleNotFoundError as exc:
         if exc.name != "rich":
             raise
@@ -47,16 +48,16 @@ def demo(*, as_json: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="shop-") as name, running(Path(name)) as servers:
         directory, broker = Path(name), _server(servers, name)
         display = Display(expected())
+        results = {}
         with display.progress:
-            display.begin(PLAIN)
-            plain = run_load(directory / "plain", f"{broker}/0", display.update, addon=False)
-            display.begin(ADDON)
-            addon = run_load(directory / "addon", f"{broker}/1", display.update, addon=True)
+            for number, setup in enumerate((PLAIN, STATIC, DYNAMIC)):
+                display.begin(setup)
+                results[setup] = run_load(directory / setup.name, f"{broker}/{number}", display.update, setup)
     if as_json:
-        print(json.dumps({"plain": plain.data(), "dynprio": addon.data()}, indent=2))
+        print(json.dumps({setup.name: result.data() for setup, result in results.items()}, indent=2))
     else:
-        show(plain, addon)
-    return 0 if plain.clean and addon.clean else 1
+        show(results)
+    return 0 if all(result.clean for result in results.values()) else 1
 
 
 def _server(servers: Processes, directory: str) -> str:

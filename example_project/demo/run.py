@@ -1,4 +1,4 @@
-"""One run of the load: two ordinary workers, with or without a reprioritizer."""
+"""One run of the load: two ordinary workers, with or without the add-on and its reprioritizer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,30 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from example_project.demo.load import expected
 from example_project.demo.processes import Process, Processes, running
 from example_project.demo.results import Record, Result, result
 
-#: The modules of the shop's app, and of the same shop without the add-on.
+#: The module of the shop's app.
 SHOP: Final = "example_project.celery"
-PLAIN_SHOP: Final = "example_project.demo.plain"
+
+
+class Setup(NamedTuple):
+    """One way to run the shop."""
+
+    #: In JSON, and for people.
+    name: str
+    title: str
+    #: The module of its app.
+    app: str
+    addon: bool = False
+
+
+PLAIN: Final = Setup("plain", "plain Celery", "example_project.demo.plain")
+STATIC: Final = Setup("static", "static priorities", "example_project.demo.static")
+DYNAMIC: Final = Setup("dynprio", "celery_dynprio", SHOP, addon=True)
 
 WORKERS: Final = ("worker1", "worker2")
 
@@ -29,18 +44,17 @@ SETTLE: Final = 1.0
 POLL: Final = 0.1
 
 
-def run_load(directory: Path, broker: str, progress: Callable[[int, int], None], *, addon: bool) -> Result:
+def run_load(directory: Path, broker: str, progress: Callable[[int, int], None], setup: Setup) -> Result:
     """Run the whole load on an empty ``broker``; ``progress`` gets the numbers of published and started tasks."""
     directory.mkdir()
     file = directory / "record"
     record = Record(file)
-    app = SHOP if addon else PLAIN_SHOP
     with running(directory, {"SHOP_BROKER": broker, "SHOP_RECORD": str(file)}) as processes:
-        reprioritizer = start_reprioritizer(processes) if addon else None
-        workers = [start_worker(processes, app, name) for name in WORKERS]
+        reprioritizer = start_reprioritizer(processes) if setup.addon else None
+        workers = [start_worker(processes, setup.app, name) for name in WORKERS]
         for worker in workers:
             worker.wait_until(partial(worker.says, " ready."))
-        shop = processes.start("publisher", sys.executable, "-m", "example_project.demo.load", app)
+        shop = processes.start("publisher", sys.executable, "-m", "example_project.demo.load", setup.app)
         _wait(workers, shop, record, progress)
     return result(record, expected(), None if reprioritizer is None else _moves(reprioritizer))
 

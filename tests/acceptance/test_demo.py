@@ -16,6 +16,7 @@ import pytest
 from example_project.demo import __main__ as demo
 from example_project.demo.load import expected
 from example_project.demo.results import Record, Result, result
+from example_project.demo.run import Setup
 from tests.processes import Process, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,9 @@ def start_demo(tmp_path: Path, started: list[Process]) -> Callable[..., Process]
 def test_checkouts_are_in_time_and_nothing_is_lost(start_demo: Callable[..., Process], tmp_path: Path) -> None:
     running = start_demo("--json")
     wait_until(lambda: f"{expected()} of {expected()} tasks started" in running.logs(), 120, "the plain run is over")
-    assert running.wait(120) == 0
+    assert running.wait(240) == 0
     runs = json.loads((tmp_path / "out").read_text())
-    assert set(runs) == {"plain", "dynprio"}
+    assert set(runs) == {"plain", "static", "dynprio"}
     for run in runs.values():
         counts = {name: run[name] for name in ("sent", "run", "lost", "run_twice")}
         assert counts == {"sent": expected(), "run": expected(), "lost": 0, "run_twice": 0}
@@ -48,6 +49,8 @@ def test_checkouts_are_in_time_and_nothing_is_lost(start_demo: Callable[..., Pro
     late, prompt = (runs[name]["classes"]["checkout"]["in_time"] for name in ("plain", "dynprio"))
     assert late < 0.7
     assert prompt > late + 0.2
+    behind, ahead = (runs[name]["classes"]["report (others)"]["p50"] for name in ("static", "dynprio"))
+    assert ahead < behind / 2, "static priorities leave the others behind the flood"
 
 
 def test_ctrl_c_stops_all_that_was_started(start_demo: Callable[..., Process], tmp_path: Path) -> None:
@@ -83,10 +86,10 @@ def test_a_task_that_is_lost_or_runs_twice_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("lost", "twice"), [(1, 0), (0, 1)])
-@pytest.mark.parametrize("where", ["plain", "addon"])
+@pytest.mark.parametrize("where", ["plain", "static", "dynprio"])
 def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, lost: int, twice: int, where: str) -> None:
-    def run_load(directory: Path, *_: object, addon: bool) -> Result:
-        unclean = directory.name == where
+    def run_load(_directory: Path, _broker: str, _progress: object, setup: Setup) -> Result:
+        unclean = setup.name == where
         return Result({}, 1, 1, lost * unclean, twice * unclean, moves=None, seconds=1.0)
 
     monkeypatch.setattr(demo, "run_load", run_load)
