@@ -7,16 +7,20 @@ just begun to publish, the levels are equal bands of the scores, and nobody has 
 from __future__ import annotations
 
 import logging
+import math
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from celery_dynprio.complaints import Complaints
 from celery_dynprio.levels import Bands, Scale
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy, Scorer
+from celery_dynprio.policies.charges import CAUTIOUS, Charge, charge
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.producer.guide import FIRST_READ, Guide, NoGuide
+from celery_dynprio.runtimes import Named
 
 logger = logging.getLogger("celery_dynprio.router")
 
@@ -26,20 +30,43 @@ BOUND_SECONDS: Final = 5.0
 #: How many tasks that look different are remembered for as long.
 MAX_REMEMBERED: Final = 10_000
 
+#: What a process publishes for a key makes a difference so often while that, and CAUTIOUS seconds, double.
+STEPS: Final = 8
+
 #: The score of a task that the policy cannot score.
 MIDDLE: Final = 0.5
 
 
 @dataclass(slots=True)
 class _Bound:
-    """A policy that is bound for one queue for a while, in which tasks that look alike are scored once."""
+    """A policy that is bound for one queue for a while, in which tasks that look alike are scored once.
+
+    What this process publishes meanwhile goes before what it publishes later for the same key. Tasks look alike as long
+    as that makes no difference worth mentioning.
+    """
 
     at: float
     until: float
     guidance: Guidance | None
     bands: Bands
-    scorer: Scorer
-    priorities: dict[tuple[Any, ...], int]
+    context: Context
+    #: What the key of a task is charged for it, in seconds.
+    charge: Charge
+    scorer: Scorer = field(init=False)
+    #: What was published, in seconds by key.
+    published: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    #: The priorities of tasks that look alike, and what their key is charged for each.
+    tasks: dict[tuple[Any, ...], tuple[int, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scorer = _middle
+        before, published = self.context.ahead, self.published
+        self.context = replace(self.context, ahead=lambda task: before(task) + published.get(task.key or "", 0.0))
+
+    def step(self, key: str) -> int:
+        """Return a number that changes when so much was published for a key that its next task scores differently."""
+        seconds = self.published.get(key)
+        return int(STEPS * math.log2(1.0 + seconds / CAUTIOUS)) if seconds else 0
 
 
 class Placement:
@@ -72,14 +99,17 @@ class Placement:
         due: float | None = header.get("due")
         slack = None if due is None else int((due - now) * 1000)  # milliseconds, so that calls look alike
         waited = int(now - header.get("first", now))  # seconds; of a retry
-        features = task_id, name, header.get("w", 1.0), slack, header.get("key"), header.get("n", 0), waited
-        priority = bound.priorities.get(features)
-        if priority is None:
+        key: str | None = header.get("key")
+        features = task_id, name, header.get("w", 1.0), slack, key, header.get("n", 0), waited, bound.step(key or "")
+        known = bound.tasks.get(features)
+        if known is None:
             deadline = None if slack is None else bound.at + slack / 1000
-            task = PendingTask(task_id, name, bound.at - waited, features[2], deadline, features[4], features[5])
-            priority = self._priorities[bound.bands.level(self._score(bound.scorer, task))]
-            if len(bound.priorities) < MAX_REMEMBERED:
-                bound.priorities[features] = priority
+            task = PendingTask(task_id, name, bound.at - waited, features[2], deadline, key, features[5])
+            known = self._priorities[bound.bands.level(self._score(bound.scorer, task))], bound.charge(task)
+            if len(bound.tasks) < MAX_REMEMBERED:
+                bound.tasks[features] = known
+        priority, seconds = known
+        bound.published[key or ""] += seconds
         return priority
 
     def unmanaged(self, priority: Any) -> Any:
@@ -93,15 +123,16 @@ class Placement:
     def _bind(self, queue: str, now: float) -> _Bound:
         self._guide.wanted(queue)
         guidance, bands, context = self._guide.of(queue), self._bands, Context(now)
+        charged: Charge = _nothing
         if guidance is not None and guidance.bands.count == bands.count:
             bands, context = guidance.bands, guidance.context(now)
+            charged = charge(context)
+        until = now + (BOUND_SECONDS if queue in self._bound else FIRST_READ)
+        bound = self._bound[queue] = _Bound(now, until, guidance, bands, context, charged)
         try:
-            scorer = self._policy.bind(context)
+            bound.scorer = self._policy.bind(bound.context)
         except Exception as exc:  # noqa: BLE001 - as in _score
             self.complain(repr(exc))
-            scorer = _middle
-        until = now + (BOUND_SECONDS if queue in self._bound else FIRST_READ)
-        bound = self._bound[queue] = _Bound(now, until, guidance, bands, scorer, {})
         return bound
 
     def _score(self, scorer: Scorer, task: PendingTask) -> float:
@@ -132,3 +163,7 @@ class Routing:
 
 def _middle(task: PendingTask) -> float:  # noqa: ARG001 - it scores all alike
     return MIDDLE
+
+
+def _nothing(task: Named) -> float:  # noqa: ARG001 - it charges nobody
+    return 0.0

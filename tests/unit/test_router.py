@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
@@ -794,6 +795,26 @@ def test_producers_score_with_the_runtimes_and_the_use_that_the_leader_knows() -
         return placement.priority("celery", "", name, {"at": 100.0, "key": key})
 
     assert level("short", "light") < level("short", "heavy") < level("long", "heavy")
+
+
+def test_what_waits_and_what_was_published_since_goes_before_a_task_of_the_same_key() -> None:
+    guide = Guide()
+    use = {"flood": 100.0, "light": 100.0, "third": 100.0}
+    guidance = Guidance(Bands.equal(10), Runtimes({"work": 10.0}), use, waiting={"third": 2000.0})
+    guide.known = {"celery": guidance}
+    placement = Placement(1 * FairShare(), Scale.of(range(10)), guide)
+
+    def level(key: str) -> int:
+        return placement.priority("celery", "", "work", {"at": 100.0, "key": key})
+
+    light = level("light")
+    assert light < level("third")
+    flood = [level("flood") for _ in range(100)]
+    assert flood[0] == light
+    assert flood == sorted(flood)
+    assert flood[-1] > flood[0] + 2
+    guide.known = {"celery": replace(guidance)}  # newer: it knows of what was published
+    assert level("flood") == flood[0]
 
 
 def test_guidance_for_another_number_of_levels_counts_for_nothing() -> None:
