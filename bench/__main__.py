@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 
-from bench import flower, idle, lab, objectives, operators, order, throughput, ticks
+from bench import calibration, flower, idle, lab, objectives, operators, order, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "flower": flower.run,
     "lab": lab.run,
     "order": order.run,
+    "calibration": calibration.run,
 }
 
 

@@ -111,8 +111,7 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
     elif found.held_back_for:
         yield "start", "when the objective recovers, or after hold_at_most"
     else:
-        start = until(turn.expected, now)
-        yield "start", "unknown: no worker answers, or no runtime has been learned" if start is None else _in(start)
+        yield "start", _start(found, now)
         if not is_level(turn.place):
             front = until(found.in_front, now)
             yield "in front", "unknown" if front is None else _in(front)
@@ -122,6 +121,14 @@ def _head(found: Explanation, now: float) -> Iterator[tuple[str, str]]:
 def _account(account: Account) -> str:
     used, running, ahead = map(seconds_with_unit, account[:3])
     return f"used {used}, runs {running}, {ahead} before it; share {account.share:.4g}"
+
+
+def _start(found: Explanation, now: float) -> str:
+    """When it starts: the median, and between which moments with a probability of 80 %."""
+    if found.start is None:
+        return "unknown: no worker answers, or no runtime has been learned"
+    low, median, high = (max(at - now, 0.0) for at in found.start)
+    return f"in {seconds_with_unit(median)}; 80 %: in {low:,.1f} to {seconds_with_unit(high)}"
 
 
 def _factors(found: Explanation, width: int | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ from celery_dynprio.cli.rendering import NOTHING, Column, counted, seconds, seco
 
 if TYPE_CHECKING:
     from celery_dynprio.engine.draws import Range
-    from celery_dynprio.lab.outlook import Group, Outlook, Path, Starts
+    from celery_dynprio.lab.outlook import Outlook, Path, Starts
 
 _TIMES: Final = (Column("now", right=True), Column("80 %"), Column("then", right=True), Column("80 %"))
 _PATHS: Final = (
@@ -54,35 +54,13 @@ def _heading(found: Outlook) -> Iterator[str]:
         yield f"The last one starts in {ends[0]} now, in {ends[1]} then."
 
 
-def outlook_object(found: Outlook, limit: int | None) -> dict[str, Any]:
+def outlook_with_paths(found: Outlook, limit: int | None) -> dict[str, Any]:
     """An outlook for programs; at most ``limit`` of each list, None for all."""
+    from celery_dynprio.lab.plain import outlook_object, path_objects  # noqa: PLC0415 - see the package
+
     sooner, later = _parted(found.paths)
-    return {
-        "played": len(found.paths),
-        "left_out": found.left_out,
-        "slots": found.slots,
-        "futures": found.futures,
-        "tick": found.tick,
-        "last": None if found.last is None else starts_object(found.last),
-        "tasks": [_group(each, "task") for each in found.names[:limit]],
-        "keys": [_group(each, "key") for each in found.keys[:limit]],
-        "sooner": [_path(each) for each in sooner[:limit]],
-        "later": [_path(each) for each in later[:limit]],
-    }
-
-
-def starts_object(starts: Starts) -> dict[str, Any]:
-    """Seconds until a start, now and then."""
-    return {"now": starts.own._asdict(), "then": starts.tried._asdict()}
-
-
-def _group(group: Group, title: str) -> dict[str, Any]:
-    return {title: group.name, "tasks": group.tasks, **starts_object(group.starts)}
-
-
-def _path(path: Path) -> dict[str, Any]:
-    task = path.turn.task
-    return {"id": task.id, "task": task.name, "key": task.key, **starts_object(path.starts)}
+    moved = {"sooner": path_objects(sooner[:limit]), "later": path_objects(later[:limit])}
+    return {**outlook_object(found, limit), **moved}
 
 
 def _parted(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.outlook import outlook_lines, outlook_object
+from celery_dynprio.cli.outlook import outlook_lines, outlook_with_paths
 from celery_dynprio.cli.rendering import Column, counted, print_json, table, terminal_width
 from celery_dynprio.cli.session import WrongUsage, json_option, operating, settings_of
 
@@ -144,7 +144,7 @@ def tried_lines(found: Tried, limit: int | None, width: int | None) -> Iterator[
 
 def tried_object(found: Tried, limit: int | None) -> dict[str, Any]:
     """What another policy would change in one queue, for programs."""
-    played = None if found.outlook is None else outlook_object(found.outlook, limit)
+    played = None if found.outlook is None else outlook_with_paths(found.outlook, limit)
     return {**comparison_object(found.comparison, limit), "outlook": played, "problem": found.problem or None}
 
 

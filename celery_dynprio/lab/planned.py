@@ -12,7 +12,7 @@ from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
-from celery_dynprio.models import Move, Outcome, Place, is_level
+from celery_dynprio.models import Move, Outcome, Place, Snapshot, is_level
 from celery_dynprio.policies import Policy
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.producer.guide import READ_INTERVAL, Guide, Known
@@ -124,6 +124,10 @@ class Planned:
                 self._backlog.publish(job.pending, 0)
                 moves.append(Move(job.pending, 0, place, 0.0, "loaded"))
         self._backlog.apply(moves)
+
+    def waiting(self, now: float) -> Snapshot:
+        """All that waits, where it is."""
+        return self._backlog.read(now)
 
     def take(self, now: float) -> Job | None:  # noqa: ARG002 - the levels decide
         """The next of the first level that is not empty."""

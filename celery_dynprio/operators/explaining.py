@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from celery_dynprio import message
+from celery_dynprio.engine.draws import Range
+from celery_dynprio.engine.forecast import forecast
 from celery_dynprio.engine.guard import Yielding
 from celery_dynprio.engine.ordering import Turn
-from celery_dynprio.models import HELD, OVERFLOW, Context, is_level
+from celery_dynprio.engine.scene import Scene
+from celery_dynprio.models import HELD, OVERFLOW, is_level
 from celery_dynprio.operators.results import Ahead, Explanation
-from celery_dynprio.operators.scoring import contributions, fair_share
+from celery_dynprio.operators.scoring import contributions, fair_share, scorer
 from celery_dynprio.policies.base import Policy
 from celery_dynprio.ports.broker import Backlog
 from celery_dynprio.ports.stores import Entry
@@ -22,19 +26,23 @@ AHEAD: Final = 5
 
 
 class Explainer:
-    """Explains tasks of one queue. ``operations`` returns what operators did to a task, by its id."""
+    """Explains tasks of one queue. ``operations`` returns what operators did to a task, by its id.
+
+    ``scene`` is what waits and runs, with what a policy may know.
+    """
 
     def __init__(
         self,
         backlog: Backlog,
         policy: Policy,
-        context: Context,
+        scene: Scene,
         yielding: Yielding,
         operations: Callable[[str], Sequence[Entry]],
     ) -> None:
         self._backlog = backlog
         self._policy = policy
-        self._context = context
+        self._scene = scene
+        self._context = scene.context
         self._yielding = yielding
         self._operations = operations
 
@@ -54,6 +62,7 @@ class Explainer:
             self._operations(turn.task.id),
             span_of_headers(headers).trace_id,
             None if held_back_for else self._in_front(turn, turns, ahead_by_place[OVERFLOW]),
+            self._start(turn),
             held_back_for,
             max(messages, 1),
             None if turn.task.pinned is not None else fair_share(self._policy, turn.task, self._context),
@@ -68,6 +77,11 @@ class Explainer:
     def _held_back_for(self, turn: Turn) -> str:
         objective = self._yielding.to(turn.task) if turn.place == OVERFLOW else None
         return "" if objective is None else objective.name
+
+    def _start(self, turn: Turn) -> Range | None:
+        """When it starts; None if that is for somebody else to decide, or nobody knows."""
+        index = next((index for index, each in enumerate(self._scene.turns) if each is turn), None)
+        return None if index is None else forecast(self._scene, index, partial(scorer, self._policy))
 
     def _in_front(self, turn: Turn, turns: Sequence[Turn], parked_before: int) -> float | None:
         """When it comes within the workers' reach: see :class:`~celery_dynprio.operators.results.Explanation`."""

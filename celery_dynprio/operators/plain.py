@@ -45,6 +45,7 @@ def explanation_object(found: Explanation, now: float) -> dict[str, Any]:
         "at": now,
         **turn_object(found.turn, now),
         "in_front_in": until(found.in_front, now),
+        "start_in": found.start and {name: until(at, now) for name, at in found.start._asdict().items()},
         "messages": found.messages,
         "held_back_for": found.held_back_for or None,
         "trace_id": found.trace_id,

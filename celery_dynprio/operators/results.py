@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from celery_dynprio.engine.draws import Range
 from celery_dynprio.engine.ordering import Shift, Turn
 from celery_dynprio.engine.scene import Scene
 from celery_dynprio.models import Contribution, Moved, PendingTask, Place
@@ -57,6 +58,9 @@ class Explanation:
     #: Unix seconds at which it comes within the workers' reach if nothing changes: now for what is there already, None
     #: if that cannot be told (see :class:`~celery_dynprio.engine.ordering.Turn`).
     in_front: float | None
+    #: When it is expected to start (Unix seconds): with a probability of 80 % between ``low`` and ``high``, whoever
+    #: arrives meanwhile (see :mod:`celery_dynprio.engine.forecast`). None if that cannot be told, as ``in_front``.
+    start: Range | None
     #: The objective that it is held back for; "" if it is not.
     held_back_for: str = ""
     #: How many messages with its id are pending. What operators do is done to all of them.

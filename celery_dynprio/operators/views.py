@@ -148,7 +148,8 @@ class Views:
                 index = next((index for index, turn in enumerate(turns) if turn.task.id == task_id), None)
                 if index is not None:
                     known = with_pending(context, waiting.reachable, self._settings.policy)
-                    return self._explainer(backlog, turns[index], known).explain(turns, index)
+                    scene = self._scene(queue, turns, known, workers)
+                    return self._explainer(backlog, turns[index], scene).explain(turns, index)
             if not pending:
                 break
         fate = Fate(Answer.BUSY) if pending else self._fates.of([task_id])[task_id]
@@ -293,9 +294,9 @@ class Views:
             taken_by(workers, queue, islice(self._broker.unacknowledged(), MOST_TAKEN)) if names else {},
         )
 
-    def _explainer(self, backlog: Backlog, turn: Turn, context: Context) -> Explainer:
-        yielding = self._yielding(context, any_parked=turn.place == OVERFLOW)
-        return Explainer(backlog, self._settings.policy, context, yielding, lambda task_id: self.log(task_id=task_id))
+    def _explainer(self, backlog: Backlog, turn: Turn, scene: Scene) -> Explainer:
+        yielding = self._yielding(scene.context, any_parked=turn.place == OVERFLOW)
+        return Explainer(backlog, self._settings.policy, scene, yielding, lambda task_id: self.log(task_id=task_id))
 
     def _queue_stats(self, queue: str, now: float, *, oldest: bool) -> QueueStats:
         backlog = self._broker.backlog(queue)

@@ -21,6 +21,7 @@ from celery_dynprio.cli.rendering import Column, counted, table
 from celery_dynprio.cli.reprioritize import _changes
 from celery_dynprio.cli.session import WrongUsage
 from celery_dynprio.cli.stats import MOST_LEARNED, stats_lines, stats_object
+from celery_dynprio.engine.draws import Range
 from celery_dynprio.engine.ordering import Shift, Turn
 from celery_dynprio.engine.scene import Scene
 from celery_dynprio.errors import DynPrioError
@@ -177,6 +178,7 @@ def explanation(found: Turn, contributions: Sequence[Contribution] = (), **known
         "operations": [],
         "trace_id": "0" * 32,
         "in_front": None,
+        "start": None,
     }
     return Explanation(found, contributions, **{**rest, **known})
 
@@ -191,11 +193,13 @@ class TestExplain:
             moves=[Moved(NOW, 3, OVERFLOW, 0.25, "overflow")],
             operations=[Entry(NOW, "bump", "ada@ops", "they called")],
             in_front=NOW + 1,
+            start=Range(NOW - 1, NOW + 2, NOW + 4000),
         )
         lines = list(explanation_lines(found, NOW, None))
         head = dict(line.split(maxsplit=1) for line in lines[:9])
         assert head["place"] == "parked, number 13"
-        assert (head["deadline"], head["start"], head["in"]) == ("in 30.0 s", "in 2.5 s", "front  in 1.0 s")
+        assert (head["deadline"], head["in"]) == ("in 30.0 s", "front  in 1.0 s")
+        assert head["start"] == "in 2.0 s; 80 %: in 0.0 to 4,000.0 s"
         rows = [line.split() for line in lines]
         assert ["Weight", "0.100", "3", "0.075"] in rows
         assert ["score", "0.500"] in rows
@@ -206,6 +210,7 @@ class TestExplain:
         again = json.loads(json.dumps(explanation_object(found, NOW)))
         assert again["ahead_by_place"] == {"P0": 2, "parked": 10}
         assert (again["in_front_in"], again["moves"][0]["target"]) == (1.0, "parked")
+        assert again["start_in"] == {"low": 0.0, "median": 2.0, "high": 4000.0}
 
     def test_held_pinned_first_and_unknown(self) -> None:
         held = list(explanation_lines(explanation(turn(HELD, None, pinned=2)), NOW, None))

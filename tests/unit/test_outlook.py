@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_dynprio.cli.outlook import outlook_lines, outlook_object
+from celery_dynprio.cli.outlook import outlook_lines, outlook_with_paths
 from celery_dynprio.cli.policy import Tried, tried_lines, tried_object
 from celery_dynprio.engine.draws import FEWEST, Draws, quantile, range_of, rest
 from celery_dynprio.engine.ordering import Turn, shifts
@@ -219,4 +219,4 @@ class TestShown:
     def test_an_empty_queue(self) -> None:
         found = outlook(scene([], Runtimes(), slots=0), HEAVY, SHORT, PLAY)
         assert list(outlook_lines(found, 5, None)) == ["Nothing is played: no task has a turn."]
-        assert outlook_object(found, 5)["last"] is None
+        assert outlook_with_paths(found, 5)["last"] is None

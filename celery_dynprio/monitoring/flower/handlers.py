@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -157,6 +158,42 @@ class TaskHandler(JsonHandler):
         self.finish_json({**await self.result(lambda: source.about(task_id)), "in_flower": known})
 
 
+class PolicyHandler(JsonHandler):
+    """The policy in force."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Answer with its terms."""
+        await self.answer(self.source.policy)
+
+
+class OutlookHandler(JsonHandler):
+    """What comes next under the policy in force, and under another one."""
+
+    def initialize(self, rights: Rights) -> None:
+        """Tornado's constructor."""
+        super().initialize(rights)
+        self._gone = threading.Event()
+
+    def prepare(self) -> None:
+        """Let no page of another site make Flower compute."""
+        if is_cross_site(self.request):
+            raise HTTPError(403, "Cross-site request forbidden")
+
+    def on_connection_close(self) -> None:
+        """Stop: the browser does not wait for it any more."""
+        self._gone.set()
+
+    @authenticated
+    async def get(self) -> None:
+        """Answer with who starts when."""
+        queue, terms = (self.get_query_argument(name, "") for name in ("queue", "terms"))
+        source = self.source
+        found = await self.result(lambda: source.outlook(queue, terms, self._gone))
+        if not self._gone.is_set():
+            self.finish_json(found)
+
+
 @dataclass(frozen=True, slots=True)
 class _Action:
     """The action that a request asks for."""
@@ -218,6 +255,8 @@ def routes(rights: Rights) -> list[URLSpec]:
         URLSpec(r"/priorities", PageHandler, given, name="dynprio"),
         URLSpec(r"/priorities/data", DataHandler, given, name="dynprio_data"),
         URLSpec(r"/priorities/task/(.+)", TaskHandler, given, name="dynprio_task"),
+        URLSpec(r"/priorities/policy", PolicyHandler, given, name="dynprio_policy"),
+        URLSpec(r"/priorities/outlook", OutlookHandler, given, name="dynprio_outlook"),
         URLSpec(r"/priorities/do", ActionHandler, given, name="dynprio_do"),
         # Tornado answers a NUL in a path with 500, so only paths of our own files get further than this.
         URLSpec(r"/priorities/static/([a-z]+\.css|[a-z]+\.js)", AssetHandler, files, name="dynprio_static"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,8 @@ from celery_dynprio.hosting.orm import close_connections
 from celery_dynprio.monitoring.flower.kept import Kept
 from celery_dynprio.monitoring.flower.lookups import Lookups
 from celery_dynprio.monitoring.flower.table import TableQuery
+from celery_dynprio.monitoring.flower.terms import policy_objects
+from celery_dynprio.monitoring.flower.tryout import Tryout
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.plain import explanation_object, standing_object, turn_object
 from celery_dynprio.operators.results import Listing, QueueStats
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_dynprio.engine.ordering import Turn
+    from celery_dynprio.engine.scene import Scene
 
 #: Seconds for which figures, the whole backlog, and the workers are kept.
 FIGURES: Final = 1.0
@@ -79,6 +83,7 @@ class Source:
         self._figures = Kept(self._read_figures, FIGURES, self._reader)
         self._backlog = Kept(self._read_backlog, BACKLOG, self._reader)
         self._lookups = Lookups(self._read_about)
+        self._tryout = Tryout(app, self._read_scenes)
 
     def data(self, query: TableQuery, moves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Figures, one page of the table, the use of keys, and the feed, of which ``moves`` are a part."""
@@ -99,6 +104,15 @@ class Source:
         Raises :class:`~celery_dynprio.errors.DynPrioError` if too many tasks are being looked up already.
         """
         return self._lookups.ask(task_id)
+
+    def policy(self) -> dict[str, Any]:
+        """The policy in force, as the page shows and sends it, and the queues that it puts in order."""
+        settings = self._dynprio().settings
+        return {"queues": list(settings.queues), **policy_objects(settings.policy)}
+
+    def outlook(self, queue: str, terms: str, gone: threading.Event) -> Future[dict[str, Any]]:
+        """Play a queue forward under the policy in force and another one; see :class:`~.tryout.Tryout`."""
+        return self._tryout.ask(self._dynprio().settings, queue, terms, gone)
 
     def act(self, by: str, op: str, ids: Sequence[str], changes: Mapping[str, Any], why: str) -> list[dict[str, str]]:
         """Act in the name of ``by``, and return the result for each task."""
@@ -161,6 +175,10 @@ class Source:
                 explanation, state = None, f"{exc.answer} {exc.detail}".rstrip()
             trace = operations.trace(task_id)
         return {"id": task_id, "state": state, "explanation": explanation, "trace": trace and trace_object(trace)}
+
+    def _read_scenes(self) -> list[Scene]:
+        with self._operations() as operations:
+            return operations.scenes(MOST_TASKS, self._known_workers(PATIENCE))
 
     def _read_backlog(self) -> _Backlog:
         with self._operations() as operations:

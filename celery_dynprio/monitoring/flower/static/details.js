@@ -53,7 +53,7 @@ function explanationParts(told) {
     ["Deadline", told.deadline_in === null ? "none" : `in ${seconds(told.deadline_in)}`],
     ["Weight", String(told.weight)],
     ["Key", orNothing(told.key)],
-    ["Expected start", told.expected_in === null ? "unknown" : `in ${seconds(told.expected_in)}`],
+    ["Expected start", startText(told.start_in)],
   ];
   if (told.fair_share) {
     const { used, running, ahead, share } = told.fair_share;
@@ -75,6 +75,11 @@ function explanationParts(told) {
     parts.push(section("Operators", list(done)));
   }
   return parts;
+}
+
+// The median, and where it is with a probability of 80 %.
+function startText(start) {
+  return start === null ? "unknown" : `in ${seconds(start.median)} (80 %: in ${seconds(start.low)} to ${seconds(start.high)})`;
 }
 
 function pinnedText(told) {
