@@ -253,10 +253,12 @@ class TestSee:
         told = shop.operations.explain(behind)
         assert (told.turn.position, told.ahead_by_place[OVERFLOW]) == (4, 1)
         assert told.in_front == pytest.approx(now + 10, abs=2)  # one is parked before it: the second start makes room
+        assert told.start is not None
+        assert now + 5 < told.start.low < told.start.median < told.start.high
         assert shop.operations.explain(pinned).contributions == ()
         assert [each.reason for each in shop.operations.explain(front).ahead] == ["pinned to P2"]
         told = shop.operations.explain(held)
-        assert (told.turn.position, told.in_front, told.ahead) == (None, None, [])
+        assert (told.turn.position, told.in_front, told.start, told.ahead) == (None, None, None, [])
 
     def test_only_pending_tasks_are_explained(self, shop: Shop) -> None:
         with pytest.raises(NotPendingError, match="task 'nobody' is not pending in celery: not found") as error:

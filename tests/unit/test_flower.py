@@ -266,7 +266,7 @@ class TestInstall:
         install(read_only=True)
         once = len(urls.handlers)
         install(writers={"ada"})
-        assert (once - plain, len(urls.handlers)) == (5, once)
+        assert (once - plain, len(urls.handlers)) == (7, once)
         assert urls.handlers[0].kwargs["rights"] == Rights(writers={"ada"})
         assert flower_app.Events is FollowedEvents
         assert PageLoader(Path(urls.settings["template_path"]), Path()).missing() == []
