@@ -14,6 +14,7 @@ from typing import Final
 
 from celery_dynprio.models import Context, Contribution, PendingTask
 from celery_dynprio.policies.base import Policy, Scorer, is_number
+from celery_dynprio.policies.charges import bind_known
 
 _published: Final = attrgetter("published")
 
@@ -62,7 +63,7 @@ class Scores:
             return fallback(task) if known is None else known
 
         try:
-            fresh = self._policy.bind(context)
+            fresh = bind_known(self._policy, context)
         except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
             fail(exc)
             return stand

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -116,6 +116,8 @@ class Reprioritizer:
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _beat: Callable[[], object] = field(init=False)
+    #: What was best of the overflow at the last tick.
+    _best: Mapping[str, PendingTask] = field(init=False, default_factory=dict)
     _bands: Bands | None = field(init=False, default=None)
     _fence: str | None = field(init=False, default=None)
     _turned: list[Standing] = field(init=False, default_factory=list)
@@ -220,7 +222,7 @@ class Reprioritizer:
         usable, spent = self._usable(fence)
         snapshot = self.backlog.read(now)
         known = Knowledge(self.usage, self.running, self.shares).context(now)
-        context = with_pending(known, _pending(snapshot), self.policy, self._beat)
+        context = with_pending(known, self._pending(snapshot), self.policy, self._beat)
         score = self._scores.bind(context, _Places(snapshot))
         look = self._look(snapshot, self._watch(snapshot, now, score, context.runtimes))
         self._turned += look.turned
@@ -232,6 +234,16 @@ class Reprioritizer:
         if self.guiding and not self.dry_run and (snapshot.overflow or any(snapshot.levels)):
             self.guiding.tell(_guidance(plan.bands, context), now)
         return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
+
+    def _pending(self, snapshot: Snapshot) -> Iterable[PendingTask]:
+        """What waits for a worker; of a long overflow what was best last time, so that the time it takes is bounded.
+
+        Any other parked task counts as behind all these of its key.
+        """
+        parked = snapshot.overflow
+        if len(parked) > self.window:
+            parked = {task_id: task for task_id, task in self._best.items() if task_id in parked}
+        return chain(*snapshot.levels, parked.values())
 
     def _look(self, snapshot: Snapshot, watched: Watched | None) -> _Look:
         if watched is None:
@@ -256,7 +268,7 @@ class Reprioritizer:
         return self.guard.relax(watched, snapshot, now, runtimes, best)
 
     def _plan(self, look: _Look, score: Scorer, now: float, usable: Sequence[Place] | None, budget: float) -> Plan:
-        candidates = self._scores.candidates(look.overflow, score, self.window)
+        self._best = candidates = self._scores.candidates(look.overflow, score, self.window)
         return self.planner.plan(
             replace(look.snapshot, overflow=candidates),
             score,
@@ -307,11 +319,6 @@ class Reprioritizer:
 def _guidance(bands: Bands, known: Context) -> Guidance:
     waiting = known.ahead.totals if isinstance(known.ahead, Ahead) else {}
     return Guidance(bands, known.runtimes, known.use, known.running, waiting, known.shares)
-
-
-def _pending(snapshot: Snapshot) -> list[PendingTask]:
-    """All that waits for a worker."""
-    return [*chain(*snapshot.levels), *snapshot.overflow.values()]
 
 
 def _nothing() -> None:

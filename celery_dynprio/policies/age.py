@@ -20,6 +20,8 @@ class Age(Factor):
     Under a policy with this factor no task waits forever: see :attr:`patience`.
     """
 
+    asks_ahead = False
+
     saturation: float
 
     def __init__(self, saturation: Duration = 300.0) -> None:

@@ -20,6 +20,13 @@ Scorer: TypeAlias = Callable[[PendingTask], float]
 class Factor(ABC):
     """One reason for urgency, in [0, 1]; 1 is most urgent. Subclass it, or see :func:`~celery_dynprio.factor`."""
 
+    #: Whether it may ask what is ahead of a task (:attr:`~celery_dynprio.Context.ahead`). What does not is asked once a
+    #: tick for each task, anything else twice: without what is ahead, to put the tasks of a key in order, and with it.
+    asks_ahead: bool = True
+
+    #: Whether tasks of one key only differ in it by what is ahead of them.
+    alike_in_key: bool = False
+
     @property
     def name(self) -> str:
         """The name of this factor in explanations and metrics."""
@@ -70,10 +77,14 @@ class Policy:
         """Score one task; for many in one context, call :meth:`bind` once."""
         return self.bind(context)(task)
 
-    def bind(self, context: Context) -> Scorer:
-        """Return the function that scores tasks in this context. Exceptions of factors are not caught."""
+    def bind(self, context: Context, rest: Scorer | None = None) -> Scorer:
+        """Return the function that scores tasks in this context. Exceptions of factors are not caught.
+
+        ``rest`` gives the sum of weight * value of those terms that do not ask what is ahead, if it is known already.
+        """
         total = self._total  # summed in the order of the terms: then rounding never gives a score above 1
-        terms = [(weight, factor.bind(context)) for weight, factor in self.terms]
+        asked = [(weight, factor) for weight, factor in self.terms if rest is None or factor.asks_ahead]
+        terms = [(weight, factor.bind(context)) for weight, factor in asked]
 
         def score(task: PendingTask) -> float:
             value = 0.0
@@ -81,7 +92,14 @@ class Policy:
                 value += weight * scorer(task)
             return value / total
 
-        return score
+        def score_with_rest(task: PendingTask) -> float:
+            value = known(task)
+            for weight, scorer in terms:
+                value += weight * scorer(task)
+            return min(value / total, 1.0)
+
+        known = rest or score
+        return score if rest is None else score_with_rest
 
     def explain(self, task: PendingTask, context: Context) -> tuple[Contribution, ...]:
         """Return what each term adds to the score of a task; the contributions sum to the score."""

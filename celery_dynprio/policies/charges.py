@@ -6,8 +6,10 @@ sends much at once is not noticed until it is too late. So it is here with keys,
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from typing import Final, TypeAlias
@@ -64,48 +66,83 @@ def with_pending(
 ) -> Context:
     """Return the context with what these tasks, all that wait in one queue, add to it.
 
-    Within a key they are in the order that the policy gives them if each were the only one. ``beat`` is called before
-    each of them is scored for that, as a sign of life.
+    ``beat`` is called before each of them is scored to put those of a key in order, as a sign of life.
     """
-    ahead = Ahead(pending, _alone(policy, context, beat), charge(context))
+    ahead = Ahead(pending, Alone(policy, context, beat), charge(context))
     return replace(context, ahead=ahead, pending_keys=ahead.keys)
 
 
-def _alone(policy: Policy, context: Context, beat: Callable[[], object]) -> Scorer:
-    """Score each task as if no other were pending; one that the policy cannot score comes last of its key."""
+class Alone:
+    """How the tasks of one key are ordered: as a policy scores them if each were the only one pending.
 
-    def score(task: PendingTask) -> float:
-        beat()
-        try:
-            value = float(bound(task))
-        except Exception:  # noqa: BLE001 - the user's code may raise anything, and will be told of it when it scores
-            return 0.0
-        return max(value, 0.0)  # also if it is no number
+    What the terms say that do not ask what is ahead is kept, so that they need not be asked again.
+    """
 
-    try:
-        bound = policy.bind(context)
-    except Exception:  # noqa: BLE001 - as above
-        return lambda _: 0.0
-    return score
+    def __init__(self, policy: Policy, context: Context, beat: Callable[[], object] = lambda: None) -> None:
+        self.policy = policy
+        self._beat = beat
+        self._known: dict[str, float] = {}
+        self._rest: list[tuple[float, Scorer]] = []
+        self._asking: list[tuple[float, Scorer]] = []
+        #: Whether each factor could be bound.
+        self.is_whole = False
+        with suppress(Exception):  # the user's code may raise anything, and will do so again when it is to score
+            for weight, factor in policy.terms:
+                if not factor.asks_ahead:
+                    self._rest.append((weight, factor.bind(context)))
+                elif not factor.alike_in_key:
+                    self._asking.append((weight, factor.bind(context)))
+            self.is_whole = True
+
+    def scores(self, tasks: Iterable[PendingTask]) -> list[float]:
+        """Return a number for each task, the higher the sooner; the lowest for one that the policy cannot score."""
+        found, beat, known, asking = [], self._beat, self._known, self._asking
+        for task in tasks:
+            beat()
+            try:
+                value = known[task.id] = self.sum_up(task)
+                for weight, scorer in asking:
+                    value += weight * scorer(task)
+            except Exception:  # noqa: BLE001 - as above
+                value = -math.inf
+            found.append(value)
+        return found
+
+    def rest(self, task: PendingTask) -> float:
+        """Return the sum of the terms that do not ask what is ahead of a task."""
+        known = None if task.copy else self._known.get(task.id)
+        return self.sum_up(task) if known is None else known
+
+    def sum_up(self, task: PendingTask) -> float:
+        """Return the same, and ask again."""
+        value = 0.0
+        for weight, scorer in self._rest:
+            value += weight * scorer(task)
+        return value
+
+
+def bind_known(policy: Policy, context: Context) -> Scorer:
+    """Return :meth:`~celery_dynprio.Policy.bind`, which asks no factor again for what was asked to sort the tasks."""
+    if isinstance(context.ahead, Ahead) and any(factor.asks_ahead for _, factor in policy.terms):
+        alone = context.ahead.alone
+        if alone.policy is policy and alone.is_whole:
+            return policy.bind(context, alone.rest)
+    return policy.bind(context)
 
 
 class Ahead:
     """How many seconds of the same key go before a pending task: :attr:`~celery_dynprio.Context.ahead`.
 
-    ``tasks`` are all that compete for the same workers: those of one queue. Within a key they go by ``score`` (the
-    highest first; of equals the oldest), so that no task is charged for siblings that are less urgent. A task that is
-    not among them comes after all of its key. Sorts once, when it is first asked.
+    ``tasks`` are all that compete for the same workers: those of one queue. Within a key they go by their score
+    ``alone`` (the highest first; of equals the oldest), so that no task is charged for siblings that are less urgent. A
+    task that is not among them comes after all of its key. Sorts once, when it is first asked.
     """
 
-    def __init__(self, tasks: Iterable[PendingTask], score: Callable[[PendingTask], float], seconds: Charge) -> None:
-        self._by_key: dict[str, list[PendingTask]] = {}
+    def __init__(self, tasks: Iterable[PendingTask], alone: Alone, seconds: Charge) -> None:
+        self._by_key: defaultdict[str, list[PendingTask]] = defaultdict(list)
         for task in tasks:
-            key = task.key or ""
-            siblings = self._by_key.get(key)
-            if siblings is None:
-                siblings = self._by_key[key] = []
-            siblings.append(task)
-        self._score = score
+            self._by_key[task.key or ""].append(task)
+        self.alone = alone
         self._seconds = seconds
         self._before: dict[str, float] | None = None
         self._totals: dict[str, float] = {}
@@ -117,27 +154,37 @@ class Ahead:
 
     @property
     def totals(self) -> Mapping[str, float]:
-        """What all of these tasks are charged, in seconds by key; empty as long as no factor asked what goes before."""
+        """What the tasks of each key are charged, in seconds, of keys with several; empty until a factor has asked."""
         return self._totals
 
     def __call__(self, task: PendingTask) -> float:
         """Return the seconds that go before a task."""
-        before = self._sum_up().get(task.id)
-        return self._totals.get(task.key or "", 0.0) if before is None else before
+        before = (self._sum_up() if self._before is None else self._before).get(task.id)
+        return self._all_of(task.key or "") if before is None else before
+
+    def _all_of(self, key: str) -> float:
+        total = self._totals.get(key)
+        if total is None:
+            total = self._totals[key] = sum(map(self._seconds, self._by_key.get(key, ())))
+        return total
 
     def _sum_up(self) -> dict[str, float]:
-        if self._before is None:
-            self._before = {}
-            seconds = self._seconds
-            for key, siblings in self._by_key.items():
-                total = 0.0
-                for task in self._sorted(siblings) if len(siblings) > 1 else siblings:
-                    self._before[task.id] = total
-                    total += seconds(task)
-                self._totals[key] = total
-        return self._before
+        before = self._before = {}
+        for key, siblings in self._by_key.items():
+            if len(siblings) == 1:
+                before[siblings[0].id] = 0.0
+                continue
+            total, by_name = 0.0, dict[str, float]()
+            for task in self._sorted(siblings):
+                before[task.id] = total
+                seconds = by_name.get(task.name)
+                if seconds is None:
+                    seconds = by_name[task.name] = self._seconds(task)
+                total += seconds
+            self._totals[key] = total
+        return before
 
     def _sorted(self, siblings: list[PendingTask]) -> Iterable[PendingTask]:
         siblings.sort(key=_published)
-        scores = [-self._score(task) for task in siblings]
-        return map(siblings.__getitem__, sorted(range(len(siblings)), key=scores.__getitem__))
+        scores = self.alone.scores(siblings)
+        return map(siblings.__getitem__, sorted(range(len(siblings)), key=scores.__getitem__, reverse=True))

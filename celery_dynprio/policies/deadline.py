@@ -23,6 +23,8 @@ class Deadline(Factor):
     exceed, as learned by name and key (0 while nothing is learned). That is least slack first.
     """
 
+    asks_ahead = False
+
     horizon: float
     finish: float | None
 

@@ -15,6 +15,8 @@ class Dependents(Factor):
     In a chain that is the length of the path that is left; to go by the longest path first is Hu's rule (1961).
     """
 
+    asks_ahead = False
+
     saturation: float = 10.0
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ class _Extreme(Factor):
         if len(factors) < 2:  # noqa: PLR2004 - one has no extremes
             raise PolicyError(f"{kind} of {len(factors)} factors: use two or more")
         self.factors = factors
+        self.asks_ahead = any(factor.asks_ahead for factor in factors)
 
     @property
     def patience(self) -> float | None:

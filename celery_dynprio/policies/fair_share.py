@@ -66,6 +66,8 @@ class FairShare(Factor):
     as ``org/team``, and shares are those of a path among its siblings.
     """
 
+    alike_in_key = True
+
     shares: Mapping[str, float] | ShareOf | None = None
     separator: str | None = None
 
@@ -90,20 +92,23 @@ class FairShare(Factor):
         if len(keys) <= 1:
             return lambda _: EXACT_SHARE
         share, use, running = self.shares_in(context, keys), context.use.get, context.running.get
-        had = {key: use(key, 0.0) + running(key, 0.0) for key in keys}
-        usual = max(sum(had.values()) / sum(map(share, keys)), CAUTIOUS)
-        terms = {key: (usual + seconds / share(key), 1.0 / share(key)) for key, seconds in had.items()}
+        had = sum(context.use.values()) + sum(context.running.values())
+        usual = max(had / share.sum(keys), CAUTIOUS)
+        terms: dict[str, tuple[float, float]] = {}  # filled as tasks come: of many keys, few have tasks waiting
 
         def score(task: PendingTask) -> float:
             key = task.key or ""
             known = terms.get(key)
             if known is None:
-                known = terms[key] = usual, 1.0 / share(key)
+                own = share(key)
+                known = terms[key] = usual + (use(key, 0.0) + running(key, 0.0)) / own, 1.0 / own
             return usual / (known[0] + ahead(task) * known[1])
 
         return score
 
     def shares_in(self, context: Context, keys: Iterable[str]) -> Shares:
         """Return the shares that are in force: an operator's before those of this factor."""
-        share_of = self.shares if callable(self.shares) else (self.shares or {}).get
-        return Shares(share_of, context.shares, keys, self.separator)
+        if callable(self.shares):
+            return Shares(self.shares, context.shares, keys, self.separator)
+        set_ = {**self.shares, **context.shares} if self.shares else context.shares
+        return Shares(None, set_, keys, self.separator)

@@ -29,6 +29,8 @@ class Gauge(Factor):
     numbers, for equal ``low`` and ``high``, and, when it is read, for a source that returns no number.
     """
 
+    asks_ahead = False
+
     def __init__(
         self,
         source: Callable[[], float] | float,

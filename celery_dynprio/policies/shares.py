@@ -5,7 +5,7 @@ A share is relative: of two keys that always have tasks waiting, one with share 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from celery_dynprio.errors import PolicyError
@@ -16,7 +16,7 @@ ORDINARY: Final = 1.0
 
 
 class Shares:
-    """The share of each key: as ``overrides`` tell it, else ``share_of``; an ordinary one if neither does.
+    """The share of each key: as ``overrides`` tell it, else ``share_of``, if any; an ordinary one if neither does.
 
     With a ``separator`` a key is a path, and what a team gets is its part of what its organization gets (the account
     tree of Slurm's fair share). Only the paths among ``keys`` have a part; their mean share is 1.
@@ -24,7 +24,7 @@ class Shares:
 
     def __init__(
         self,
-        share_of: Callable[[str], float | None],
+        share_of: Callable[[str], float | None] | None,
         overrides: Mapping[str, float],
         keys: Iterable[str] = (),
         separator: str | None = None,
@@ -49,6 +49,12 @@ class Shares:
         if share is None:
             share = self._known[key] = self._own(key) if self._separator is None else self._part(key)
         return share
+
+    def sum(self, keys: Collection[str]) -> float:
+        """Return the sum of the shares of these keys, which are those that share out."""
+        if self._separator is not None or self._share_of is not None:
+            return sum(map(self, keys))
+        return len(keys) + sum(self(key) - ORDINARY for key in self._overrides if key in keys)
 
     def _part(self, path: str) -> float:
         part = 1.0
@@ -76,7 +82,7 @@ class Shares:
 
     def _own(self, key: str) -> float:
         share = self._overrides.get(key)
-        if share is None:
+        if share is None and self._share_of is not None:
             share = self._share_of(key)
         if share is None:
             return ORDINARY

@@ -22,6 +22,8 @@ class ShortestFirst(Factor):
     its name, or for all names.
     """
 
+    asks_ahead = False
+
     scale: float
 
     def __init__(self, scale: Duration = 60.0) -> None:

@@ -12,6 +12,8 @@ from celery_dynprio.policies.base import Factor, Scorer
 class Weight(Factor):
     """The task's weight (0 to 10) divided by 10: importance relative to the highest, as Slurm's quality of service."""
 
+    asks_ahead = False
+
     def bind(self, context: Context) -> Scorer:  # noqa: ARG002 - depends on the task alone
         """Return the scorer."""
 

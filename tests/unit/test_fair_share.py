@@ -23,7 +23,7 @@ from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import Context, PendingTask, Run, RunningTask
 from celery_dynprio.policies import Age, FairShare, Max, Policy, ShortestFirst, Weight, factor
-from celery_dynprio.policies.charges import CAUTIOUS, Ahead, charge, charged, with_pending
+from celery_dynprio.policies.charges import CAUTIOUS, Ahead, Alone, bind_known, charge, charged, with_pending
 from celery_dynprio.policies.shares import Shares
 from celery_dynprio.producer.placement import Placement
 from celery_dynprio.runtimes import Runtimes
@@ -103,21 +103,21 @@ class TestFairShare:
 
 class TestPaths:
     def test_shares_are_those_among_siblings(self) -> None:
-        share = Shares(lambda _: None, {"a": 3.0, "a/x": 2.0}, ["a/x", "a/y", "b/z"], "/")
+        share = Shares(None, {"a": 3.0, "a/x": 2.0}, ["a/x", "a/y", "b/z"], "/")
         assert [share(key) for key in ("a/x", "a/y", "b/z")] == pytest.approx([3 * 1 / 2, 3 * 1 / 4, 3 / 4])
 
     def test_one_that_is_not_there_yet_counts_as_if_it_were(self) -> None:
-        share = Shares(lambda _: None, {}, ["a/x", "b/z"], "/")
+        share = Shares(None, {}, ["a/x", "b/z"], "/")
         assert share("a/y") == pytest.approx(2 * 1 / 2 * 1 / 2)
         assert share("c") == pytest.approx(2 * 1 / 3)
 
     def test_a_path_stands_beside_what_is_in_it(self) -> None:
-        share = Shares(lambda _: None, {}, ["a", "a/x", "b"], "/")
+        share = Shares(None, {}, ["a", "a/x", "b"], "/")
         assert [share(key) for key in ("a", "a/x", "b")] == pytest.approx([3 / 4, 3 / 4, 3 / 2])
 
     @given(st.sets(st.text("ab/", max_size=5), min_size=1, max_size=8))
     def test_all_shares_together_are_as_many_as_there_are_keys(self, keys: set[str]) -> None:
-        share = Shares(lambda _: None, {"a": 3.0, "a/b": 0.5}, keys, "/")
+        share = Shares(None, {"a": 3.0, "a/b": 0.5}, keys, "/")
         assert sum(map(share, keys)) == pytest.approx(len(keys))
 
     def test_without_a_separator_a_slash_means_nothing(self) -> None:
@@ -180,12 +180,29 @@ class TestAhead:
                 if one.key == two.key and alone(one) > alone(two):
                     assert score(one) > score(two) - 1e-12
 
+    @given(
+        st.lists(
+            st.builds(of, st.sampled_from([None, "ada", "bob"]), st.sampled_from([*RUNS]), weight=st.floats(0, 10))
+        )
+    )
+    def test_what_was_asked_to_sort_the_tasks_need_not_be_asked_again(self, tasks: list[PendingTask]) -> None:
+        @factor
+        def short_queue(task: PendingTask, known: Context) -> float:
+            return 1 / (1 + known.ahead(task))
+
+        policy = 2 * Weight() + 3 * FairShare() + 1 * Age() + 1 * Max(FairShare(), Weight()) + 2 * short_queue
+        context = with_pending(known({"ada": 4.0, "bob": 90.0}), tasks, policy)
+        score, again = policy.bind(context), bind_known(policy, context)
+        assert [again(task) for task in tasks] == pytest.approx([score(task) for task in tasks])
+        assert all(again(task) <= 1 for task in tasks)
+
     def test_what_runs_next_comes_out_the_same_when_it_runs(self) -> None:
         """The sum of what was used, what runs, and what goes before is the same before and after a start."""
         tasks = [of("ada", "long", published=NOW - age) for age in (3, 2, 1)]
         before = known({"ada": 4.0, "bob": 4.0})
         after = replace(before, running=charged([RunningTask("1", "long", "ada", NOW)], before))
-        ahead = [Ahead(left, lambda _: 0.0, charge(before)) for left in (tasks, tasks[1:])]
+        alone = Alone(1 * Age(), before)
+        ahead = [Ahead(left, alone, charge(before)) for left in (tasks, tasks[1:])]
         had = [context.use["ada"] + context.running.get("ada", 0.0) for context in (before, after)]
         assert had[0] + ahead[0](tasks[2]) == had[1] + ahead[1](tasks[2])
 
