@@ -14,6 +14,7 @@ BENCHMARKS = {
     "throughput": throughput.run,
     "tracing": throughput.run_tracing,
     "monitoring": throughput.run_monitoring,
+    "recording": throughput.run_recording,
     "ticks": ticks.run,
     "idle": idle.run,
     "operators": operators.run,

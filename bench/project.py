@@ -1,6 +1,7 @@
 """The app of the throughput benchmark, as ``BENCH_APP`` says.
 
-plain, dynprio, untraced (the add-on less its tracing), or monitored (the add-on with metrics, events and an objective).
+plain, dynprio, untraced (the add-on less its tracing), monitored (the add-on with metrics, events and an objective), or
+recorded (the add-on with a recording, to the file BENCH_RECORDING).
 
 As a program it is a producer: for each line with a number on its input it publishes so many tasks, and answers with
 the seconds that this took.
@@ -31,6 +32,8 @@ if os.environ["BENCH_APP"] != "plain":
     if os.environ["BENCH_APP"] == "monitored":
         app.conf.update(dynprio_metrics_port=METRICS_PORT, dynprio_events=True)
         app.conf.dynprio_objectives = [Objective("work starts soon", "*.work", within=1)]
+    if os.environ["BENCH_APP"] == "recorded":
+        app.conf.dynprio_record = os.environ["BENCH_RECORDING"]
     app.conf.dynprio_trace = os.environ["BENCH_APP"] != "untraced"
     dynprio = DynPrio(app)
     if os.environ["BENCH_APP"] == "untraced":

