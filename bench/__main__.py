@@ -8,13 +8,13 @@ import os
 import platform
 import signal
 
-from bench import calibration, flower, idle, lab, objectives, operators, order, throughput, ticks
+from bench import calibration, flower, idle, lab, objectives, operators, order, recording, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
     "tracing": throughput.run_tracing,
     "monitoring": throughput.run_monitoring,
-    "recording": throughput.run_recording,
+    "recording": recording.run,
     "ticks": ticks.run,
     "idle": idle.run,
     "operators": operators.run,

@@ -19,6 +19,10 @@ from celery_dynprio.policies import Policy
 _UNKNOWN: Final = "\0"
 
 
+#: Seconds; shorter mean waits say nothing of the order.
+NEGLIGIBLE: Final = 0.05
+
+
 class Waits(NamedTuple):
     """The mean waits of some tasks, in seconds."""
 
@@ -29,8 +33,10 @@ class Waits(NamedTuple):
 
     @property
     def error(self) -> float | None:
-        """By which part the replayed one is larger, negative if smaller; None if nothing really waited."""
-        return self.replayed / self.recorded - 1 if self.recorded > 0 else None
+        """By which part the replayed one is larger, negative if smaller; None if neither is worth speaking of."""
+        if max(self.recorded, self.replayed) < NEGLIGIBLE or not self.recorded:
+            return None
+        return self.replayed / self.recorded - 1
 
 
 @dataclass(frozen=True, slots=True)

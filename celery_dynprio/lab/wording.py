@@ -41,16 +41,17 @@ def faithful(found: Fidelity) -> str:
     total, *classes = found.waits
     errors = [each.error for each in classes if each.error is not None]
     if total.error is None or not errors:
-        return "Fidelity is not known: no task waited."
+        return "Fidelity is not known: tasks hardly waited."
     return (
         "Fidelity: replayed under the policy that was in force, the mean wait is "
-        f"{total.error:+.0%} off the recorded one, by class {min(errors):+.0%} to {max(errors):+.0%}."
+        f"{shown_error(total.error)} off the recorded one, by class {shown_error(min(errors))} to "
+        f"{shown_error(max(errors))}."
     )
 
 
 def shown_error(error: float | None) -> str:
     """The error of one class."""
-    return "-" if error is None else f"{error:+.0%}"
+    return "-" if error is None else f"{round(error, 2) + 0.0:+.0%}"  # and no -0%
 
 
 def shown(measure: Measure, value: float, sign: str = "") -> str:

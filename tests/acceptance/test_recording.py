@@ -94,7 +94,7 @@ def test_a_recording_replayed_waits_as_long_as_the_tasks_did(
     }
     waits = {each["name"]: each for each in replayed(project.name, project.directory, path)["waits"]}
     assert min(waits[name]["recorded"] for name in found) > 1, waits
-    errors = {name: each["error"] for name, each in waits.items() if name not in {"ping", "all tasks"}}
+    errors = {name: waits[name]["error"] for name in found}
     assert {name: error for name, error in errors.items() if abs(error) > ALLOWED} == {}, waits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from celery_dynprio import Age, DynPrio, Weight
 from celery_dynprio.cli import dynprio
+from celery_dynprio.configuration.declarations import data_of
 from celery_dynprio.lab.formats import jsonl
 from celery_dynprio.lab.formats.opening import open_recording
 from celery_dynprio.lab.recording import Entry, Slots, Task
@@ -162,3 +164,75 @@ def test_what_cannot_be_meant_is_said_in_one_line(recording: Path, args: tuple[o
     assert result.exit_code in {1, 2}
     assert problem in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """What a recorder writes of ten tasks on one slot, first come, first served."""
+    policy, path = 1 * Age(saturation=60), tmp_path / "real.jsonl"
+    about = {
+        "policy": repr(policy), "declared": data_of(policy), "queues": ["celery"], "interval": 1.0, "window": 100,
+        "hysteresis": 0.25, "budget": 0.2, "half_life": 600.0, "levels": [0, 3, 6, 9], "plain_levels": [0, 3, 6, 9],
+        "prefetch": 0,
+    }  # fmt: skip
+    lines = [jsonl.header(at=0.0, workers={"one": 1}, **about)]
+    for number in range(10):
+        waited = 2.0 * number - 0.1 * number
+        task = {"at": 0.1 * number, "name": f"shop.{number % 2}", "run": 1.9, "waited": waited, "worker": "one"}
+        lines.append(jsonl.line_of({**task, "process": 7}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_how_faithful_a_replay_is_is_shown_beside_it(real: Path, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    shown = found(real, "--html", html)
+    assert shown["turnaround"] == pytest.approx(0.1)
+    assert shown["fidelity"]["unknown"] is None
+    assert [each["name"] for each in shown["fidelity"]["waits"]] == ["all tasks", "shop.0", "shop.1"]
+    for each in shown["fidelity"]["waits"]:
+        assert each["recorded"] == pytest.approx(each["replayed"])
+        assert each["error"] == pytest.approx(0.0, abs=1e-9)
+    assert "How faithful the replay is" in html.read_text()
+    result = replay(real)
+    assert "one slot" not in result.stdout
+    assert "100 ms between two runs" in result.stdout
+    assert "the mean wait is +0% off the recorded one, by class +0% to +0%." in result.stdout
+    assert re.search(r"^all tasks +10 +8\.6 +8\.6 +\+0%$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        (
+            '"factor": "age"',
+            '"factor": "gone"',
+            "give the policy that was in force, 1 * Age(saturation=60), with --policy",
+        ),
+        ('"waited"', '"no"', "the recording tells of no task how long it waited"),
+    ],
+)
+def test_why_fidelity_is_not_known_is_said(real: Path, before: str, after: str, problem: str) -> None:
+    real.write_text(real.read_text().replace(before, after))
+    result = replay(real)
+    assert f"Fidelity is not known: {problem}." in result.stdout
+    assert found(real)["fidelity"] == {"unknown": problem, "waits": []}
+
+
+def test_a_policy_that_plain_data_cannot_say_is_found_among_those_that_are_given(real: Path) -> None:
+    real.write_text(
+        real.read_text().replace('"factor": "age"', '"factor": "gone"').replace("saturation=60", "saturation=1000")
+    )
+    shown = found(real, "--policy", f"{__name__}:by_age")
+    assert shown["fidelity"]["unknown"] is None
+
+
+def test_what_no_recorder_wrote_has_no_fidelity(recording: Path) -> None:
+    assert found(recording)["fidelity"] is None
+    assert "Fidelity" not in replay(recording).stdout
+
+
+def test_settings_that_changed_meanwhile_leave_fidelity_unknown(real: Path) -> None:
+    text = real.read_text()
+    real.with_name("real.20260131-235959-000.jsonl").write_text(text.replace('"interval": 1.0', '"interval": 2.0'))
+    assert found(real)["fidelity"]["unknown"] == "settings changed while it was recorded"
