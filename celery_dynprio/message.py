@@ -62,14 +62,18 @@ _MOVED: Final = b'"mv"'
 MAX_DEPENDENTS: Final = 1_000_000
 
 
-def parse(raw: bytes, seen_at: float, scale: Scale, default_priority: int | None = None) -> PendingTask | str:
+def parse(
+    raw: bytes, seen_at: float, scale: Scale, default_priority: int | None = None, size: int | None = None
+) -> PendingTask | str:
     """Read one message; return the task, or the reason (a short text) why it is left where it is.
 
     ``seen_at`` (Unix seconds) stands in for the time of publishing in messages that do not carry it; ``scale`` tells
     the broker's numbers of the levels, and ``default_priority`` is the app's ``task_default_priority``: a producer
-    without the add-on sends it with each task, so it pins none.
+    without the add-on sends it with each task, so it pins none. ``size`` (bytes) is that of the message if ``raw``
+    lacks its body.
     """
-    if len(raw) > MAX_BYTES and not (len(raw) <= MOST_BYTES and _MOVED in raw):
+    size = size or len(raw)
+    if size > MAX_BYTES and not (size <= MOST_BYTES and _MOVED in raw):
         return TOO_LARGE
     try:
         message = json.loads(raw)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import pytest
 
 from celery_dynprio.brokers.memory import MemoryBroker
+from celery_dynprio.brokers.redis.backlog import CHECKED
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.ports.broker import Broker
@@ -15,6 +16,12 @@ from tests.apps import make_app
 
 #: Connects one process to the broker of the test: what one writes, the next reads.
 Connect: TypeAlias = Callable[[], Broker]
+
+
+@pytest.fixture(autouse=True)
+def checked_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read of a front is compared with all that is there."""
+    monkeypatch.setenv(CHECKED, "1")
 
 
 @pytest.fixture(params=["memory", "valkey", "redis", "redis62", "valkey with a key prefix"])

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from celery_dynprio.brokers.redis import front
-from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis import look as looks
+from celery_dynprio.brokers.redis.backlog import CHECKED, RedisBacklog
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.moving import BATCH_BYTES
@@ -58,8 +58,16 @@ class Bench:
 
 def message(task_id: str, size: int) -> bytes:
     headers = {"id": task_id, "task": "a.task", HEADER: {"at": NOW}}
-    properties = {"priority": 5, "delivery_tag": str(uuid4())}
-    return json.dumps({"body": "A" * size, "headers": headers, "properties": properties}).encode()
+    delivery = {"exchange": "", "routing_key": "celery"}
+    properties = {"delivery_mode": 2, "delivery_info": delivery, "priority": 5, "delivery_tag": str(uuid4())}
+    kind = {"content-type": "application/json", "content-encoding": "utf-8"}
+    return json.dumps({"body": "A" * size, **kind, "headers": headers, "properties": properties}).encode()
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other suites read all at each read, to compare."""
+    monkeypatch.delenv(CHECKED)
 
 
 @pytest.fixture
@@ -137,12 +145,19 @@ def test_what_a_worker_gave_back_behind_what_was_read_before_is_fetched_once_at_
     assert [(len(each.levels[5]), each.foreign) for each in reads] == [(40, {"too large": 1})] * 2
 
 
-def test_messages_that_are_read_a_few_at_a_time_are_read_as_they_are(bench: Bench) -> None:
+def test_of_large_messages_only_what_tells_the_task_crosses_the_network(bench: Bench) -> None:
     for number in range(40):
         bench.publish(f"task {number}", size=100_000)
     read: list[Any] = []
-    assert bench.calls("evalsha", lambda: read.append(bench.backlog.read(NOW))) <= 2
+    assert bench.sent(lambda: read.append(bench.backlog.read(NOW))) < 40 * 1000
     assert len(read[0].levels[5]) == 40
+    moves = [Move(task, 5, 2, 0.5, "score") for task in read[0].levels[5]]
+    before = bench.redis.info("stats")["total_net_input_bytes"]
+    assert bench.backlog.apply(moves) == [Outcome.MOVED] * 40
+    assert bench.redis.info("stats")["total_net_input_bytes"] - before < 40 * 3000
+    found = bench.redis.lrange(bench.client.level_key("celery", 2), 0, -1)
+    assert {len(json.loads(raw)["body"]) for raw in found} == {100_000}
+    assert [task.id for task in bench.backlog.read(NOW).levels[2]] == [f"task {number}" for number in range(40)]
 
 
 def test_what_is_too_large_behind_them_is_fetched_once_at_most(bench: Bench) -> None:
@@ -161,7 +176,7 @@ def test_what_is_too_large_behind_them_is_fetched_once_at_most(bench: Bench) -> 
 def test_a_level_with_large_messages_is_not_looked_at_all_the_time(
     mixed: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front, "LARGE_PAUSE", 1.0)
+    monkeypatch.setattr(looks, "LARGE_PAUSE", 1.0)
     first = mixed.backlog.read(NOW)
     mixed.publish("new")
     assert mixed.backlog.apply([Move(first.levels[5][0], 5, 2, 0.5, "score")]) == [Outcome.MOVED]

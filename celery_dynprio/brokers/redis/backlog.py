@@ -6,21 +6,24 @@ Workers pop the tail of the lists and need nothing from us. Everything that chan
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from celery_dynprio import message
 from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.costs import move_cost
 from celery_dynprio.brokers.redis.counts import count_places
-from celery_dynprio.brokers.redis.front import NOWHERE, Front
+from celery_dynprio.brokers.redis.front import Front
 from celery_dynprio.brokers.redis.keys import QueueKeys
 from celery_dynprio.brokers.redis.moving import Mover
+from celery_dynprio.brokers.redis.news import NewsReader
 from celery_dynprio.brokers.redis.parked import ParkedIndex
 from celery_dynprio.brokers.redis.reading import CHUNK, Reader
 from celery_dynprio.brokers.redis.scan import MOST_LOOKS, Scan, parked
 from celery_dynprio.brokers.redis.search import Search
+from celery_dynprio.brokers.redis.stubs import Stub, text_of
 from celery_dynprio.models import (
     CANCELLED,
     HELD,
@@ -33,6 +36,10 @@ from celery_dynprio.models import (
     is_level,
 )
 from celery_dynprio.ports.broker import Capabilities, Found
+
+#: In an environment with this variable each read is compared with all that is in the front at that moment; it raises an
+#: AssertionError where they differ. For tests.
+CHECKED: Final = "DYNPRIO_CHECKED_READS"
 
 
 class RedisBacklog:
@@ -62,7 +69,8 @@ class RedisBacklog:
         self._search = Search(
             client, reader, lists=keys.levels, hashes=keys.parked, moves_key=keys.moves, parse=self._parse
         )
-        self._front = Front(reader, keys.levels, window, self._parse)
+        news = NewsReader(client, keys.moves, beat, checked=CHECKED in os.environ)
+        self._front = Front(news, keys.levels, window, self._parse)
         self._overflow = ParkedIndex(reader, keys.parked[OVERFLOW], self._parse)
         self._mover = Mover(
             client, keys, reader, self._front, self._overflow, clock=clock or BrokerClock(client), beat=beat
@@ -96,9 +104,9 @@ class RedisBacklog:
     def headers(self, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:
         """The headers of the messages that these moves are of; one round trip for each parked place."""
         return {
-            move.task.id: message.headers_of(raw)
-            for move, (raw, _) in zip(moves, self._mover.sources(moves), strict=True)
-            if raw
+            move.task.id: message.headers_of(text_of(entry))
+            for move, (entry, _) in zip(moves, self._mover.sources(moves), strict=True)
+            if entry
         }
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
@@ -134,7 +142,7 @@ class RedisBacklog:
     def message(self, ref: str, place: Place) -> bytes | None:
         """The message in a parked place, or that was read or found in the front; None if there is none."""
         if is_level(place):
-            return self._front.places.get(ref, NOWHERE)[0] or None
+            return self._message_in_front(ref)
         raw: bytes | None = self._redis.hget(self._keys.parked[place], ref)
         return raw
 
@@ -190,8 +198,15 @@ class RedisBacklog:
         self._front.clear()
         self._overflow.clear()
 
-    def _parse(self, raw: bytes, now: float) -> PendingTask | str:
-        return message.parse(raw, now, self._scale, self._client.default_priority)
+    def _message_in_front(self, ref: str) -> bytes | None:
+        entry, _ = self._front.locate(ref)
+        if not isinstance(entry, Stub):
+            return entry or None
+        found = self._search.in_front([ref], 0.0)
+        return found[0].raw if found else None
+
+    def _parse(self, raw: bytes, now: float, size: int | None = None) -> PendingTask | str:
+        return message.parse(raw, now, self._scale, self._client.default_priority, size)
 
     def _spill_chunk(self, raws: Sequence[bytes], level: int, now: float, fence: str | None) -> int:
         moves: dict[str, Move] = {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from celery_dynprio.brokers.redis.front import NOWHERE, Front
+from celery_dynprio.brokers.redis.front import Front
 from celery_dynprio.brokers.redis.parked import ParkedIndex
+from celery_dynprio.brokers.redis.stubs import size_of
 from celery_dynprio.models import Move, is_level
 
 #: Seconds of broker time: a move costs the first, and the second for each message that LREM passes on its way.
@@ -24,8 +25,8 @@ def move_cost(move: Move, front: Front, overflow: ParkedIndex) -> float:
     """Return seconds of broker time: LREM compares the message with all it passes that are as large."""
     if not is_level(move.source):
         return MOVE_SECONDS + BYTE_SECONDS * overflow.sizes.get(move.task.id, 0)
-    raw, where = front.places.get(move.task.ref, NOWHERE)
-    passing = PASS_SECONDS
-    if len(raw) > SMALL:
-        passing += COMPARE_SECONDS * len(raw) * front.share(move.source, len(raw))
-    return MOVE_SECONDS + BYTE_SECONDS * len(raw) + abs(where) * passing
+    entry, where = front.locate(move.task.ref)
+    size, passing = size_of(entry), PASS_SECONDS
+    if size > SMALL:
+        passing += COMPARE_SECONDS * size * front.share(move.source, size)
+    return MOVE_SECONDS + BYTE_SECONDS * size + abs(where) * passing

@@ -4,137 +4,233 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final
 
-from celery_dynprio.brokers.redis.reading import Entry, Reader
-from celery_dynprio.message import TOO_LARGE
-from celery_dynprio.models import PendingTask, Place
+from celery_dynprio.brokers.redis.look import Look
+from celery_dynprio.brokers.redis.mirror import Item, Mirror
+from celery_dynprio.brokers.redis.news import ENDS, NewsReader
+from celery_dynprio.brokers.redis.stubs import Entry, matches, size_of, text_of
+from celery_dynprio.models import PendingTask, Place, is_level
 
 #: Of a list that is longer than twice this only so many messages are read: what is deeper, seen from both ends, would
 #: block the server for too long when it is moved. A front of the default window is never so deep.
 REACH: Final = 6_000
 
-#: Seconds for which a level is not read again, a byte of the large messages in it: to see that a message is too large
-#: takes the broker about 1 ms a megabyte, and all of these together no more than a twentieth of its time.
-LARGE_PAUSE: Final = 20e-9
+#: Why a message is left where it is that has the id of one before it.
+DUPLICATE: Final = "duplicate id"
 
 #: Where a task is that was not found. An empty message is in no list: the script answers "gone".
 NOWHERE: Final = (b"", 1)
 
 
-class _Dear(NamedTuple):
-    """What was read of a level with messages that are too large: seeing that they are takes the broker long."""
-
-    #: When it is read again (``time.monotonic``).
-    until: float
-    entries: Sequence[tuple[int, Entry]]
-    #: What was moved away since.
-    gone: set[bytes]
-
-
 class Front:
     """The tasks in the ``lists`` of one queue's levels, as they were read last and moved since.
 
-    Of a front that is far too deep, twice the ``window`` (messages) is read, the next to run first. ``parse`` reads a
-    message as :func:`celery_dynprio.message.parse`.
+    A read asks for what is new. All is read again where the broker does not have what should be there, or where others
+    moved tasks meanwhile; and a part of what is known is compared each time. Of a front that is far too deep, twice the
+    ``window`` (messages) is read, the next to run first. ``parse`` reads a message, of so many bytes, as
+    :func:`celery_dynprio.message.parse`.
     """
 
     def __init__(
-        self, reader: Reader, lists: Sequence[str], window: int, parse: Callable[[bytes, float], PendingTask | str]
+        self,
+        news: NewsReader,
+        lists: Sequence[str],
+        window: int,
+        parse: Callable[[bytes, float, int], PendingTask | str],
     ) -> None:
-        self._reader = reader
+        self._news = news
         self._lists = lists
         self._room = 2 * window
         self._reach = max(REACH, window * 6 // 10)
         self._parse = parse
-        self._parsed: dict[bytes, PendingTask | str] = {}
-        #: By the name of a message (``PendingTask.ref``): the message, and where in its list it is, as move.lua counts.
-        self.places: dict[str, tuple[bytes, int]] = {}
-        #: What was read of each level, until it is asked how many of these messages have which size.
-        self._sizes: list[Sequence[tuple[int, Entry]] | Counter[int]] = [()] * len(lists)
-        #: Levels that had messages which are too large to be moved.
-        self._dear: dict[Place, _Dear] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all: somebody else may have moved any of them meanwhile."""
+        self._mirrors = [Mirror() for _ in self._lists]
+        self._levels: list[tuple[PendingTask, ...]] = [()] * len(self._lists)
+        self._foreign: list[Counter[str]] = [Counter() for _ in self._lists]
+        #: The first message with each id, and those that have the id of another one.
+        self._by_id: dict[str, Item] = {}
+        self._second: frozenset[Item] = frozenset()
+        self._doubles = False
+        #: How what was moved or written here reads, until it is read again.
+        self._reads: dict[Entry, PendingTask | str] = {}
+        #: By the name of a task (``PendingTask.ref``) where it was found or put since the last read.
+        self._placed: dict[str, tuple[Entry, int]] = {}
+        self._pauses = [0.0] * len(self._lists)
+        #: How many moves were made in this queue, ever when it was read last, and here since; None if it was not.
+        self._moves: int | None = None
+        self._own_moves = 0
+        self._slice = (0, 1)
 
     def read(self, depths: Sequence[int], now: float) -> tuple[tuple[tuple[PendingTask, ...], ...], Counter[str]]:
         """Read levels that are so deep; return the tasks of each, and why how many other messages stay there.
 
-        Messages seen before are not parsed again. Of two with one id the second is left where it is.
+        Of two with one id the second is left where it is.
         """
-        parsed: dict[bytes, PendingTask | str] = {}
-        foreign = Counter[str]()
-        self.places = {}
-        levels, room = [], self._room
-        for level, depth in enumerate(depths):
-            wanted = min(depth, room) if depth <= 2 * self._reach else min(self._reach, room)
-            entries = self._level(level, depth, wanted)
-            self._sizes[level] = entries
-            levels.append(tuple(self._tasks(entries, parsed, foreign, now)))
-            room -= wanted
-        self._parsed = parsed
-        return tuple(levels), foreign
+        self._placed = {}
+        looks = self._looks(depths)
+        self._ask(looks, now)
+        for level, look in looks.items():
+            self._pauses[level] = look.pause_until
+        self._count_ids(looks.values())
+        self._reads = {}
+        for level, mirror in enumerate(self._mirrors):
+            if mirror.changed:
+                self._tell(level, mirror)
+        return tuple(self._levels), sum(self._foreign, Counter[str]())
 
-    def _level(self, level: Place, depth: int, wanted: int) -> Sequence[tuple[int, Entry]]:
-        """The ``wanted`` messages of a level that run next, the last first; what was read before if that is dear."""
-        seen = self._dear.get(level)
-        if seen is not None and time.monotonic() < seen.until:
-            return [(where, raw) for where, raw in seen.entries if raw not in seen.gone]
-        before = self._reader.large
-        known = () if seen else self._parsed
-        entries = list(self._reader.tail(self._lists[level], depth, wanted, known))
-        large = self._reader.large - before
-        if large:
-            self._dear[level] = _Dear(time.monotonic() + LARGE_PAUSE * large, entries, set())
-        else:
-            self._dear.pop(level, None)
-        return entries
+    def locate(self, ref: str) -> tuple[Entry, int]:
+        """Return the message of this name that was read, found or put here, and where in its list to look for it."""
+        placed = self._placed.get(ref)
+        if placed is not None:
+            return placed
+        item = self._by_id.get(ref)
+        return NOWHERE if item is None else (item.entry, self._mirrors[item.level].where(item))
 
-    def _tasks(
-        self,
-        entries: Sequence[tuple[int, Entry]],
-        parsed: dict[bytes, PendingTask | str],
-        foreign: Counter[str],
-        now: float,
-    ) -> Iterator[PendingTask]:
-        """The tasks that can be moved, the next to run first; the others are counted."""
-        known, places = self._parsed.get, self.places
-        for where, raw in reversed(entries):
-            if isinstance(raw, int):
-                foreign[TOO_LARGE] += 1
-                continue
-            if raw in parsed:  # pushes from elsewhere shifted the list between two chunks
-                continue
-            entry = known(raw) or self._parse(raw, now)
-            parsed[raw] = entry
-            if isinstance(entry, PendingTask) and entry.id not in places:
-                places[entry.id] = raw, where
-                yield entry
-            else:
-                foreign[entry if isinstance(entry, str) else "duplicate id"] += 1
-
-    def place(self, task: PendingTask, raw: bytes, where: int) -> None:
+    def place(self, task: PendingTask, entry: Entry, where: int) -> None:
         """Note where the message of a task is."""
-        self.places[task.ref] = raw, where
+        self._placed[task.ref] = entry, where
 
-    def remove(self, task: PendingTask, level: Place, raw: bytes) -> None:
+    def remove(self, task: PendingTask, level: Place, entry: Entry) -> None:
         """Note that the message of a task left this level."""
-        self.places.pop(task.ref, None)
-        if level in self._dear:
-            self._dear[level].gone.add(raw)
+        self._placed.pop(task.ref, None)
+        item = self._item(task, level, entry)
+        if item is not None:
+            self._forget_id(item)
+            self._mirrors[level].remove(item)
 
-    def remember(self, raw: bytes, entry: PendingTask | str) -> None:
-        """Note how a message reads, so that the next read does not parse it."""
-        self._parsed[raw] = entry
+    def count_move(self, target: Place) -> None:
+        """Note that a move was made here, from whatever place."""
+        self._own_moves += 1
+        if is_level(target):
+            self._mirrors[target].pushed += 1
+
+    def reread(self, level: Place) -> None:
+        """See to it that all of this level is read the next time."""
+        self._mirrors[level].stale = True
+
+    def reject(self, task: PendingTask, level: Place, entry: Entry, reason: str) -> None:
+        """Note that a message is left where it is."""
+        item = self._item(task, level, entry)
+        if item is not None:
+            self._forget_id(item)
+            item.task = reason
+            self._mirrors[level].changed = True
+
+    def remember(self, entry: Entry, task: PendingTask) -> None:
+        """Note how a message reads that is written here, so that the next read does not parse it."""
+        self._reads[entry] = task
 
     def share(self, level: Place, size: int) -> float:
         """Return the share of a level's messages that have so many bytes."""
-        sizes = self._sizes[level]
-        if not isinstance(sizes, Counter):
-            sizes = self._sizes[level] = Counter(raw if isinstance(raw, int) else len(raw) for _, raw in sizes)
-        return sizes[size] / max(sizes.total(), 1)
+        return self._mirrors[level].share(size)
 
-    def clear(self) -> None:
-        """Forget all: somebody else may have moved any of them meanwhile."""
-        self._parsed, self.places = {}, {}
-        self._dear.clear()
-        self._sizes = [()] * len(self._lists)
+    def _item(self, task: PendingTask, level: Place, entry: Entry) -> Item | None:
+        item = self._by_id.get(task.id)
+        if item is not None and item.level == level and is_same(item.entry, entry):
+            return item
+        return self._mirrors[level].find(lambda each: is_same(each.entry, entry))
+
+    def _looks(self, depths: Sequence[int]) -> dict[Place, Look]:
+        """What is to be read of each level, but of those that had messages too large to be looked at all the time."""
+        looks = {}
+        room, moment = self._room, time.monotonic()
+        slice_level, offset = self._next_slice()
+        for level, (depth, mirror, key) in enumerate(zip(depths, self._mirrors, self._lists, strict=True)):
+            mirror.settle()
+            wanted = min(depth, room) if depth <= 2 * self._reach else min(self._reach, room)
+            room -= wanted
+            if depth and not wanted:
+                self._drop_all(mirror)
+            elif moment >= self._pauses[level]:
+                looks[level] = Look(mirror, key, depth - wanted, offset if level == slice_level else None)
+        return looks
+
+    def _ask(self, looks: Mapping[Place, Look], now: float) -> None:
+        """Ask until each of these is read; all of each if others moved tasks meanwhile."""
+        left, begun = dict(looks), False
+        expected = None if self._moves is None else self._moves + self._own_moves
+        recalled: Mapping[Entry, PendingTask | str] = {}
+        while left:
+            moves, answers = self._news.ask([look.question() for look in left.values()])
+            if not begun:
+                begun, self._moves, self._own_moves = True, moves, 0
+                if expected not in {None, moves}:
+                    for look in left.values():
+                        look.forget()
+                    continue
+            for (level, look), news in zip(list(left.items()), answers, strict=True):
+                if news.state == ENDS and look.mirror.items and not recalled:
+                    recalled = {item.entry: item.task for mirror in self._mirrors for item in mirror.items}
+                if look.take(news, partial(self._read, level=level, now=now, recalled=recalled)):
+                    del left[level]
+
+    def _read(self, entry: Entry, level: Place, now: float, recalled: Mapping[Entry, PendingTask | str]) -> Item:
+        """The message as an item of this level; those seen before are not parsed again."""
+        task = self._reads.get(entry) or recalled.get(entry) or self._parse(text_of(entry), now, size_of(entry))
+        return Item(entry, task, level)
+
+    def _next_slice(self) -> tuple[Place, int]:
+        """The level of which a part is compared with what is known, and where behind its anchor that part begins."""
+        level, offset = self._slice
+        count = self._mirrors[level].slice_at(offset)
+        following = (level, offset + count) if count else ((level + 1) % len(self._lists), 1)
+        self._slice = following
+        return level, offset
+
+    def _count_ids(self, looks: Iterable[Look]) -> None:
+        """Keep in step which message is the first with its id; that takes a look at all if any two have the same."""
+        for look in looks:
+            for item in look.left:
+                self._forget_id(item)
+        for look in looks:
+            for item in look.came:
+                if isinstance(item.task, PendingTask) and self._by_id.setdefault(item.task.id, item) is not item:
+                    self._doubles = True
+        if self._doubles:
+            self._find_second()
+
+    def _find_second(self) -> None:
+        self._by_id = {}
+        items = (item for mirror in self._mirrors for item in mirror.items)
+        second = frozenset(
+            item
+            for item in items
+            if isinstance(item.task, PendingTask) and self._by_id.setdefault(item.task.id, item) is not item
+        )
+        for item in second ^ self._second:
+            self._mirrors[item.level].changed = True
+        self._second, self._doubles = second, bool(second)
+
+    def _forget_id(self, item: Item) -> None:
+        if isinstance(item.task, PendingTask) and self._by_id.get(item.task.id) is item:
+            del self._by_id[item.task.id]
+
+    def _drop_all(self, mirror: Mirror) -> None:
+        for item in mirror.items:
+            self._forget_id(item)
+        mirror.replace(())
+
+    def _tell(self, level: Place, mirror: Mirror) -> None:
+        """Make anew what is told of a level that changed."""
+        tasks = (
+            [item.task for item in mirror.items if item not in self._second]
+            if self._second
+            else [item.task for item in mirror.items]
+        )
+        self._levels[level] = tuple(task for task in tasks if isinstance(task, PendingTask))
+        self._foreign[level] = Counter(task for task in tasks if isinstance(task, str))
+        second = sum(item.level == level for item in self._second)
+        if second:
+            self._foreign[level][DUPLICATE] = second
+        mirror.changed = False
+
+
+def is_same(entry: Entry, other: Entry) -> bool:
+    """Whether both are the same message, one of them perhaps known without its body."""
+    return entry == other or (isinstance(other, bytes) and matches(entry, other))

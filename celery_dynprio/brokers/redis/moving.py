@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
-from celery_dynprio.brokers.redis.front import NOWHERE, Front
+from celery_dynprio.brokers.redis.front import Front
 from celery_dynprio.brokers.redis.keys import QueueKeys
 from celery_dynprio.brokers.redis.parked import ParkedIndex
 from celery_dynprio.brokers.redis.reading import Reader
+from celery_dynprio.brokers.redis.stubs import BEGINS, Entry, Stub, size_of, text_of, told
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, Place, is_level
 
@@ -24,13 +25,14 @@ logger = logging.getLogger("celery_dynprio.backlogs.redis")
 #: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
 SCRIPT_WORK: Final = 8_000
 
-#: One call of the move script carries at most so many moves and bytes.
+#: One call of the move script is for at most so many moves and bytes: of the messages as they are and as they shall be.
 BATCH_MOVES: Final = 100
 BATCH_BYTES: Final = 512_000
 
 _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED, Outcome.MOVED)
 _NOT_AUDITED: Final = 3  # index in _OUTCOMES
 _PARKED: Final = (OVERFLOW, HELD, CANCELLED)  # in this order among move.lua's KEYS
+_NO_BODY: Final = BEGINS + b'",'
 _FIRST_LEVEL_KEY: Final = 7  # index in move.lua's KEYS
 _KEY_INDEX: Final = {place: 4 + number for number, place in enumerate(_PARKED)}
 
@@ -39,8 +41,8 @@ class _Step(NamedTuple):
     """A move made ready for the script."""
 
     move: Move
-    raw: bytes
-    #: The message as it shall be; empty if it stays the same.
+    entry: Entry
+    #: The message as it shall be, without its body as the one that it is; empty if it stays the same.
     new: bytes
     #: Where in the source to look for it, as move.lua counts.
     where: int
@@ -87,42 +89,54 @@ class Mover:
             size = min(BATCH_MOVES, 2 * len(done))  # what the script left undone is sent again
         return outcomes
 
-    def sources(self, moves: Sequence[Move]) -> list[tuple[bytes, int]]:
+    def sources(self, moves: Sequence[Move]) -> list[tuple[Entry, int]]:
         """Return for each move the message, and where in a list to look for it."""
         parked: dict[tuple[Place, str], bytes] = {}
         for place, key in self._parked.items():
             refs = [move.task.ref for move in moves if move.source == place]
             parked |= {(place, ref): raw for ref, raw in self._reader.fetch(key, refs) if raw is not None}
         return [
-            self._front.places.get(move.task.ref, NOWHERE)
+            self._front.locate(move.task.ref)
             if is_level(move.source)
             else (parked.get((move.source, move.task.ref), b""), 1)
             for move in moves
         ]
 
-    def _step(self, move: Move, raw: bytes, where: int) -> _Step:
+    def _step(self, move: Move, entry: Entry, where: int) -> _Step:
         # What is parked by the thousand stays as it is; a cancelled task has to tell since when it is.
-        if not raw or (move.target in {OVERFLOW, HELD} and move.changes is None):
-            return _Step(move, raw, b"", where)
+        if not entry or (move.target in {OVERFLOW, HELD} and move.changes is None):
+            return _Step(move, entry, b"", where)
         priority = self._scale.number_of(move.target) if is_level(move.target) else None
         try:
             moved = Moved(self._clock(), move.source, move.target, move.score, move.reason)
-            return _Step(move, raw, message.rewrite(raw, priority, move.task, moved, move.changes), where)
+            new = message.rewrite(text_of(entry), priority, move.task, moved, move.changes)
         except RecursionError:  # nested so deeply that it could just be read, from a shallower call
-            self._front.remember(raw, "not JSON")
-            return _Step(move, b"", b"", 1)
+            return self._left(move, entry, "not JSON")
+        if not isinstance(entry, Stub):
+            return _Step(move, entry, new, where)
+        if not new.startswith(_NO_BODY):  # it has two bodies, and another one counts
+            return self._left(move, entry, "not a message")
+        return _Step(move, entry, new[len(BEGINS) :], where)
+
+    def _left(self, move: Move, entry: Entry, reason: str) -> _Step:
+        """No move: the script answers that the message is gone, and it is left where it is from now on."""
+        self._front.reject(move.task, move.source, entry, reason)
+        return _Step(move, b"", b"", 1)
 
     def _run(self, steps: Sequence[_Step], fence: str | None, audit: str) -> list[Outcome]:
         """Call the script with as many of these steps as one call may carry; return the outcomes of those it made."""
         arguments: list[Any] = [fence or "", SCRIPT_WORK]
-        size = 0
-        for move, raw, new, where in steps:
+        weight = 0
+        for move, entry, new, where in steps:
             target = _key_index(move.target) * (-1 if move.first else 1)
             note = audit and _audit_of(audit, self._queue, move)
             field = move.task.id if is_level(move.source) else move.task.ref
-            arguments += (_key_index(move.source), target, field, raw, new, where, note)
-            size += len(raw) + len(new)
-            if size > BATCH_BYTES:
+            size, at = 0, where
+            if isinstance(entry, Stub):  # it has to be found, and earlier calls moved others
+                size, at = entry.size, self._front.locate(move.task.ref)[1]
+            arguments += (_key_index(move.source), target, field, told(entry), size, new, at, note)
+            weight += size_of(entry) + max(size_of(entry) if size else 0, len(new))
+            if weight > BATCH_BYTES:
                 break
         answer = self._script(keys=self._keys, args=arguments)
         self._beat()
@@ -137,19 +151,31 @@ class Mover:
         task, source, target = step.move.task, step.move.source, step.move.target
         if outcome is Outcome.REFUSED:
             return
+        if outcome is Outcome.MOVED:
+            self._front.count_move(target)
         if source == OVERFLOW:
             self._overflow.forget(task.id)
         elif is_level(source):
-            self._front.remove(task, source, step.raw)
+            self._front.remove(task, source, step.entry)
         if outcome is Outcome.GONE:
             return
+        new = _changed(step.entry, step.new)
         if target == OVERFLOW:
-            self._overflow.remember(replace(task, copy=""), len(step.new or step.raw))
+            self._overflow.remember(replace(task, copy=""), size_of(new))
         elif is_level(target):
-            where = step.where if source == target else 1
-            self._front.place(task, step.new, -1 if step.move.first else where)
+            stays = source == target and not step.move.first
+            self._front.place(task, new, -1 if step.move.first else step.where if stays else 1)
+            if stays:
+                self._front.reread(source)
             if step.move.changes is None:
-                self._front.remember(step.new, task)
+                self._front.remember(new, task)
+
+
+def _changed(entry: Entry, new: bytes) -> Entry:
+    """The message with what was written instead of it, or of what comes behind its body."""
+    if not new:
+        return entry
+    return Stub(entry.size - len(entry.rest) + len(new), new) if isinstance(entry, Stub) else new
 
 
 def _audit_of(audit: str, queue: str, move: Move) -> str:

@@ -4,9 +4,10 @@
 --       tasks, 6 the hash of cancelled tasks, 7.. the lists of the levels
 -- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes
 --       then for each move: index in KEYS of the source; of the target, below 0 for the end of a list from which workers take;
---       the task's id (of a parked message, its field); the message as it is; the message as it shall be ("" for the same);
---       where in a list to look for it: so many messages from the head (1 the first), or below 0, from the tail; and what to
---       keep of it in the audit ("": nothing)
+--       the task's id (of a parked message, its field); the message as it is; 0, or the size (bytes) of a large message, of
+--       which the one before and the next are the end only; the message as it shall be ("" for the same); where in a list to
+--       look for it: so many messages from the head (1 the first), or below 0, from the tail; and what to keep of it in the
+--       audit ("": nothing)
 -- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused, 3 moved, but the audit
 -- refused its entry. A shorter answer than there are moves means that the work was done: the rest is untouched.
 --
@@ -76,6 +77,32 @@ local function find(source, old, from)
   return call('LPOS', KEYS[source], old, 'RANK', direction, 'MAXLEN', depth + DRIFT)
 end
 
+-- Returns a large message of which the end is known, "" if it is not there, and how many bytes were looked at. It is looked for
+-- from where it should be on, both ways, no further than so many bytes; and the next ones of its list where it was found.
+local LOOK, drift = 3000000, {}
+local function whole(source, id, size, rest, from)
+  local function matches(message)
+    return message and #message == size and string.sub(message, -#rest) == rest
+  end
+  if source <= LAST_HASH then
+    local message = call('HGET', KEYS[source], id)
+    return matches(message) and message or '', size
+  end
+  local should = from > 0 and from - 1 or call('LLEN', KEYS[source]) + from
+  local place, looked, far = math.max(should + (drift[source] or 0), 0), 0, 0
+  while looked < LOOK do
+    local index = place + far
+    local message = index >= 0 and call('LRANGE', KEYS[source], index, index)[1]
+    looked = looked + (message and #message or 1000)
+    if matches(message) then
+      drift[source] = index - should
+      return message, looked
+    end
+    far = far > 0 and -far or 1 - far
+  end
+  return '', looked
+end
+
 -- Also returns how many messages were passed at most.
 local function take(source, id, old, from)
   if source <= LAST_HASH then
@@ -129,14 +156,24 @@ end
 -- A script cannot ask for the time on every server (frozen in Redis 7.2 and Valkey, no os.clock before Redis 7.4).
 local MOVE, WRITE, COMPARE = 150, 1 / 200, 1 / 1500 -- what a move costs, a byte of it, and one that LREM compares: in messages passed
 local work, limit, moved, outcomes, problem = 0, tonumber(ARGV[2]), 0, {}, nil
-for i = 3, #ARGV, 7 do
+for i = 3, #ARGV, 8 do
   local source, target, id, old = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
-  local new, from, audit = ARGV[i + 4] == '' and old or ARGV[i + 4], tonumber(ARGV[i + 5]), ARGV[i + 6]
-  local pass = 1 + COMPARE * #old -- at most: those that it passes may be of the same size and begin alike
-  if i > 3 and work + math.abs(from) * pass > limit then
+  local large, new, from, audit = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6]), ARGV[i + 7]
+  local size = math.max(large, #old)
+  local pass = 1 + COMPARE * size -- at most: those that it passes may be of the same size and begin alike
+  if i > 3 and work + WRITE * 2 * size + math.abs(from) * pass > limit then
     break
   end
-  local ok, outcome, passed = pcall(move, source, math.abs(target), target < 0, id, old, new, from)
+  local ok, outcome, passed = pcall(function()
+    if large > 0 then
+      local message, looked = whole(source, id, large, old, from)
+      work = work + WRITE * looked
+      new = new ~= '' and message ~= '' and string.sub(message, 1, large - #old) .. new or ''
+      old = message
+    end
+    new = new == '' and old or new
+    return move(source, math.abs(target), target < 0, id, old, new, from)
+  end)
   if not ok then
     problem = outcome
     break
