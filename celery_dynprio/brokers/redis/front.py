@@ -96,10 +96,10 @@ class Front:
         """Note where the message of a task is."""
         self._placed[task.ref] = entry, where
 
-    def remove(self, task: PendingTask, level: Place, entry: Entry) -> None:
-        """Note that the message of a task left this level."""
+    def remove(self, task: PendingTask, level: Place, entry: Entry, where: int) -> None:
+        """Note that the message of a task left this level: of equal ones the first from the end that ``where`` says."""
         self._placed.pop(task.ref, None)
-        item = self._item(task, level, entry)
+        item = self._item(task, level, entry, from_head=where > 0)
         if item is not None:
             self._forget_id(item)
             self._mirrors[level].remove(item)
@@ -116,7 +116,7 @@ class Front:
 
     def reject(self, task: PendingTask, level: Place, entry: Entry, reason: str) -> None:
         """Note that a message is left where it is."""
-        item = self._item(task, level, entry)
+        item = self._item(task, level, entry, from_head=False)
         if item is not None:
             self._forget_id(item)
             item.task = reason
@@ -130,11 +130,11 @@ class Front:
         """Return the share of a level's messages that have so many bytes."""
         return self._mirrors[level].share(size)
 
-    def _item(self, task: PendingTask, level: Place, entry: Entry) -> Item | None:
+    def _item(self, task: PendingTask, level: Place, entry: Entry, *, from_head: bool) -> Item | None:
         item = self._by_id.get(task.id)
-        if item is not None and item.level == level and is_same(item.entry, entry):
+        if item is not None and item.level == level and is_same(item.entry, entry) and not self._doubles:
             return item
-        return self._mirrors[level].find(lambda each: is_same(each.entry, entry))
+        return self._mirrors[level].find(lambda each: is_same(each.entry, entry), from_head=from_head)
 
     def _looks(self, depths: Sequence[int]) -> dict[Place, Look]:
         """What is to be read of each level, but of those that had messages too large to be looked at all the time."""

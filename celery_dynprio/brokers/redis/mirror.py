@@ -119,9 +119,10 @@ class Mirror:
         head = len(self.items) - len(self._left) - 1 - tail
         return head + self.pushed + 1 if head < tail else -1 - tail
 
-    def find(self, accepts: Callable[[Item], bool]) -> Item | None:
-        """Return the first message that is accepted and was not moved away."""
-        return next((item for item in self.items if accepts(item) and item not in self._gone), None)
+    def find(self, accepts: Callable[[Item], bool], *, from_head: bool) -> Item | None:
+        """Return the first message, from the tail or the head, that is accepted and was not moved away."""
+        items = reversed(self.items) if from_head else iter(self.items)
+        return next((item for item in items if accepts(item) and item not in self._gone), None)
 
     def share(self, size: int) -> float:
         """Return the share of the messages that have so many bytes."""

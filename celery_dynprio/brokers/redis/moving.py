@@ -82,8 +82,9 @@ class Mover:
         outcomes: list[Outcome] = []
         size = BATCH_MOVES
         while len(outcomes) < len(steps):
-            done = self._run(steps[len(outcomes) : len(outcomes) + size], fence, audit)
-            for step, outcome in zip(steps[len(outcomes) :], done, strict=False):
+            batch = [self._aimed(step) for step in steps[len(outcomes) : len(outcomes) + size]]
+            done = self._run(batch, fence, audit)
+            for step, outcome in zip(batch, done, strict=False):
                 self._settle(step, outcome)
             outcomes += done
             size = min(BATCH_MOVES, 2 * len(done))  # what the script left undone is sent again
@@ -123,6 +124,13 @@ class Mover:
         self._front.reject(move.task, move.source, entry, reason)
         return _Step(move, b"", b"", 1)
 
+    def _aimed(self, step: _Step) -> _Step:
+        """The step as it is after those of earlier calls: a large message has to be found near where it should be."""
+        if not isinstance(step.entry, Stub) or not is_level(step.move.source):
+            return step
+        entry, where = self._front.locate(step.move.task.ref)
+        return step._replace(where=where) if entry == step.entry else step
+
     def _run(self, steps: Sequence[_Step], fence: str | None, audit: str) -> list[Outcome]:
         """Call the script with as many of these steps as one call may carry; return the outcomes of those it made."""
         arguments: list[Any] = [fence or "", SCRIPT_WORK]
@@ -131,10 +139,8 @@ class Mover:
             target = _key_index(move.target) * (-1 if move.first else 1)
             note = audit and _audit_of(audit, self._queue, move)
             field = move.task.id if is_level(move.source) else move.task.ref
-            size, at = 0, where
-            if isinstance(entry, Stub):  # it has to be found, and earlier calls moved others
-                size, at = entry.size, self._front.locate(move.task.ref)[1]
-            arguments += (_key_index(move.source), target, field, told(entry), size, new, at, note)
+            size = entry.size if isinstance(entry, Stub) else 0
+            arguments += (_key_index(move.source), target, field, told(entry), size, new, where, note)
             weight += size_of(entry) + max(size_of(entry) if size else 0, len(new))
             if weight > BATCH_BYTES:
                 break
@@ -156,7 +162,7 @@ class Mover:
         if source == OVERFLOW:
             self._overflow.forget(task.id)
         elif is_level(source):
-            self._front.remove(task, source, step.entry)
+            self._front.remove(task, source, step.entry, step.where)
         if outcome is Outcome.GONE:
             return
         new = _changed(step.entry, step.new)

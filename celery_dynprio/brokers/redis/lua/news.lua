@@ -14,7 +14,7 @@
 -- answers that there are more. If all is to be told, the whole list follows: that is for tests.
 --
 -- Keeps: nothing is changed. Few messages are in memory at a time, since nobody knows how large they are before. The first list
--- gets on with each call; no list is begun once the work is done, and a digest ends then.
+-- gets on with each call, and no list is begun once the work is done.
 local STEP, MOST_REST = 4, 4000
 local MORE, ANCHOR, ENDS = 0, 1, 2
 local messages_left, bytes_left, LARGE, LARGEST = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -76,7 +76,7 @@ end
 -- Of up to so many messages from an index on, the last bytes of each, as far as they are told.
 local function digest(key, index, way, most, last, bytes)
   local texts, step = {}, 1
-  while #texts < most and bytes > 0 and (work_left() or #texts == 0) do
+  while #texts < most and bytes > 0 do
     local from, to = index + way * #texts, index + way * (math.min(#texts + step, most) - 1)
     local messages = redis.call('LRANGE', key, math.min(from, to), math.max(from, to))
     if #messages == 0 then
@@ -104,7 +104,7 @@ local function look(key, start, size, text, offset, most)
   if state == ANCHOR then
     tail, tail_digest = digest(key, -1, -1, math.min(TAIL, length), MARK, TAIL_BYTES)
     if most > 0 and work_left() then
-      slice, slice_digest = digest(key, at + offset, 1, most, LARGEST, bytes_left)
+      slice, slice_digest = digest(key, at + offset, 1, math.min(most, messages_left), LARGEST, bytes_left)
     end
   end
   return { length, at - start, state, tail, tail_digest, slice, slice_digest, found }

@@ -1,0 +1,268 @@
+"""A queue to which everything happens at random, with a leader who has to know at each read what is in it.
+
+``python -m tests.contract.world SERVER_URL STEPS SEED`` lets it go on for long, and says how far it came.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+from celery_dynprio.brokers.redis import news
+from celery_dynprio.brokers.redis.backlog import RedisBacklog
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.message import HEADER
+from celery_dynprio.models import HELD, OVERFLOW, Move, PendingTask, Place, is_level
+from tests.apps import make_app
+
+NOW: Final = 1_700_000_000.0
+QUEUE: Final = "celery"
+
+#: Few levels, so that their lists get long; and how long all of them together.
+LEVELS: Final = (0, 3, 4)
+MOST: Final = 60
+
+#: Larger messages (bytes) are large, and one call of the script that reads looks at so many: that is little of both.
+LARGE: Final = 500
+MOST_MESSAGES: Final = 9
+
+#: How often each event happens, beside the others.
+WEIGHTS: Final = {
+    "push": 30,
+    "push_again": 4,
+    "pop": 20,
+    "acknowledge": 10,
+    "restore": 12,
+    "read": 20,
+    "move": 20,
+    "spill": 2,
+    "steer": 4,
+    "rival": 5,
+    "meddle": 3,
+    "purge": 1,
+    "flush": 1,
+    "restart": 1,
+}
+
+
+class World:
+    """One queue, its producers, workers and operators, two reprioritizers, and somebody with a client of his own.
+
+    ``random`` chooses. Raises AssertionError where the leader is wrong about the front, or a message lost or doubled.
+    """
+
+    def __init__(self, client: RedisClient, random: Random) -> None:
+        self.random = random
+        self.client = client
+        self.redis: Any = client.redis
+        self.redis.flushdb()
+        self.keys = [client.level_key(QUEUE, level) for level in range(10)]
+        self.hashes = [client.queue_key(QUEUE, what) for what in ("overflow", "held", "cancelled")]
+        self.published = 0
+        #: How often each message is pending, by its tag, and what workers have.
+        self.pending: Counter[str] = Counter()
+        self.taken: list[tuple[int, bytes]] = []
+        self.reading = False
+        self.leader = RedisBacklog(client, QUEUE, beat=self.interfere)
+        self.rivals = RedisBacklog(client, QUEUE)
+        self.known: list[tuple[PendingTask, Place]] = []
+
+    def step(self) -> None:
+        """Let one thing happen."""
+        (event,) = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        getattr(self, event)()
+
+    def interfere(self) -> None:
+        """What others do between two calls of the leader."""
+        if self.reading and self.random.random() < 0.4:
+            getattr(self, self.random.choice(["push", "push_again", "pop", "restore", "meddle", "steer", "purge"]))()
+
+    def push(self) -> None:
+        """A producer publishes: a message of any kind."""
+        for _ in range(self.random.choice((1, 1, 2, 20))):
+            if self.pending.total() > MOST:
+                return
+            self.published += 1
+            self._push(message(self.published, self.random))
+
+    def push_again(self) -> None:
+        """Somebody publishes what is there already, to the letter."""
+        key = self.random.choice(self._lists())
+        raws = self.redis.lrange(key, 0, -1)
+        if raws and self.pending.total() <= MOST:
+            self._push(self.random.choice(raws))
+
+    def pop(self) -> None:
+        """A worker takes some messages."""
+        level = self.random.choice(LEVELS)
+        for _ in range(self.random.choice((1, 1, 2, 15))):
+            raw = self.redis.rpop(self.keys[level])
+            if raw is not None:
+                self.taken.append((level, raw))
+                self._left(raw)
+
+    def acknowledge(self) -> None:
+        """A worker is done with some."""
+        self.random.shuffle(self.taken)
+        del self.taken[len(self.taken) // 2 :]
+
+    def restore(self) -> None:
+        """Kombu gives back what a worker had, at either end, the first time with a mark."""
+        for _ in range(self.random.choice((1, 2, 10))):
+            if not self.taken:
+                return
+            level, raw = self.taken.pop(self.random.randrange(len(self.taken)))
+            again = raw
+            if self.random.random() < 0.5 and raw.startswith(b"{"):
+                again = json.dumps({**json.loads(raw), "redelivered": True}).encode()
+            push = self.random.choice([self.redis.rpush, self.redis.rpush, self.redis.lpush])
+            push(self.keys[level], again)
+            self.pending[tag(again)] += 1
+
+    def read(self) -> None:
+        """The leader reads, while others go on."""
+        self.reading = True
+        try:
+            snapshot = self.leader.read(NOW)
+        finally:
+            self.reading = False
+        self.known = [(task, level) for level, tasks in enumerate(snapshot.levels) for task in tasks]
+        self.known += [(task, OVERFLOW) for task in snapshot.overflow.values()]
+
+    def move(self) -> None:
+        """The leader moves some of what it read, which may be elsewhere by now."""
+        if self.known:
+            chosen = self.random.sample(self.known, min(len(self.known), self.random.choice((1, 3, 12))))
+            targets = [*LEVELS, *LEVELS, OVERFLOW]
+            moves = [Move(task, place, self.random.choice(targets), 0.5, "score") for task, place in chosen]
+            self.leader.apply([move for move in moves if move.source != move.target])
+
+    def spill(self) -> None:
+        """The leader parks in bulk."""
+        self.leader.spill(self.random.randint(1, 8), NOW)
+
+    def steer(self) -> None:
+        """An operator finds a task and moves, bumps or changes it."""
+        operator = RedisBacklog(self.client, QUEUE)
+        found = operator.find([f"task {self.random.randint(1, self.published + 1)}" for _ in range(5)], NOW)
+        for same in found.values():
+            each = same[0]
+            target = self.random.choice([*LEVELS, HELD, each.place])
+            if target != OVERFLOW and each.task.scheduled is False:
+                first = is_level(target) and self.random.random() < 0.3
+                changes = self.random.choice([None, {"w": 7}])
+                operator.apply([Move(each.task, each.place, target, 0.5, "operator", changes, first=first)])
+
+    def rival(self) -> None:
+        """Another reprioritizer reads and moves."""
+        levels = enumerate(self.rivals.read(NOW).levels)
+        tasks = [(task, level) for level, tasks in levels for task in tasks]
+        for task, level in self.random.sample(tasks, min(3, len(tasks))):
+            self.rivals.apply([Move(task, level, self.random.choice([*LEVELS, OVERFLOW]), 0.5, "score")])
+
+    def meddle(self) -> None:
+        """Somebody with a client of his own takes a message out of a list, or moves one."""
+        source, target = self.random.choice(self._lists()), self.random.choice(self._lists())
+        raws = self.redis.lrange(source, 0, -1)
+        if not raws:
+            return
+        raw = self.random.choice(raws)
+        if self.random.random() < 0.5:
+            self._left(raw)
+            self.redis.lrem(source, self.random.choice((1, -1)), raw)
+        else:
+            ends = self.random.choices(["LEFT", "RIGHT"], k=2)
+            self.redis.lmove(source, target, *ends)
+
+    def purge(self) -> None:
+        """All that waits is deleted."""
+        if self.random.random() < 0.3:
+            self.redis.delete(*self.keys, *self.hashes)
+            self.pending.clear()
+
+    def flush(self) -> None:
+        """All is deleted, what is counted and remembered as well."""
+        if self.random.random() < 0.3:
+            self.redis.flushdb()
+            self.pending.clear()
+            self.taken.clear()
+
+    def restart(self) -> None:
+        """Another process leads."""
+        self.leader.close()
+
+    def check(self) -> None:
+        """Each message is as often there as it should be."""
+        pipe = self.redis.pipeline(transaction=False)
+        for key in self.keys:
+            pipe.lrange(key, 0, -1)
+        for key in self.hashes:
+            pipe.hvals(key)
+        found = Counter(tag(raw) for raws in pipe.execute() for raw in raws)
+        assert found == +self.pending, (found - self.pending, self.pending - found)
+
+    def _lists(self) -> list[str]:
+        return [self.keys[level] for level in LEVELS]
+
+    def _push(self, raw: bytes) -> None:
+        self.redis.lpush(self.random.choice(self._lists()), raw)
+        self.pending[tag(raw)] += 1
+
+    def _left(self, raw: bytes) -> None:
+        self.pending[tag(raw)] -= 1
+
+
+def message(number: int, random: Random) -> bytes:
+    """A message of any kind: small, large, with the id of another one, of protocol 1, or no message."""
+    kind = random.choice(["small"] * 6 + ["large"] * 4 + ["second", "protocol 1", "foreign", "empty"])
+    if kind == "empty":
+        return b""
+    if kind == "foreign":
+        return b"foreign %d" % number
+    body = "W1tdLCB7fSwge31d" * (random.randint(30, 60) if kind == "large" else 1)
+    task_id = f"task {random.randint(1, number) if kind == 'second' else number}"
+    headers: dict[str, Any] = {"id": task_id, "task": "a.task", HEADER: {"at": NOW + number}}
+    if kind == "protocol 1":
+        headers, body = {}, "e30="
+    delivery = {"exchange": "", "routing_key": QUEUE}
+    properties = {"delivery_info": delivery, "priority": 3, "body_encoding": "base64", "delivery_tag": f"tag {number}"}
+    about = {"content-type": "application/json", "content-encoding": "utf-8"}
+    return json.dumps({"body": body, **about, "headers": headers, "properties": properties}).encode()
+
+
+def tag(raw: bytes) -> str:
+    """What a message is told apart by, whatever becomes of it."""
+    return str(json.loads(raw)["properties"]["delivery_tag"]) if raw.startswith(b"{") else raw.decode()
+
+
+def patched(patch: Callable[[object, str, object], None]) -> None:
+    """Make messages large, and calls short, that else would not be."""
+    patch(news, "LARGE", LARGE)
+    patch(news, "MOST_MESSAGES", MOST_MESSAGES)
+
+
+def main(url: str, steps: int, seed: int) -> None:
+    """Go on for so many steps."""
+    patched(setattr)
+    app = make_app(url)
+    client = RedisClient.from_app(app)
+    world = World(client, Random(seed))
+    began = time.monotonic()
+    for step in range(1, steps + 1):
+        try:
+            world.step()
+            if not step % 10:
+                world.check()
+        except BaseException:
+            print(f"seed {seed}: step {step}")
+            raise
+    print(f"seed {seed}: {steps} steps in {time.monotonic() - began:.0f} s, {world.published} messages")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
