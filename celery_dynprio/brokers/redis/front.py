@@ -167,6 +167,8 @@ class Front:
             for (level, look), news in zip(list(left.items()), answers, strict=True):
                 if news.state == ENDS and look.mirror.items and not recalled:
                     recalled = {item.entry: item.task for mirror in self._mirrors for item in mirror.items}
+                if moves != self._moves:  # what others do during a read is found by the next one
+                    news = news._replace(whole=None)  # noqa: PLW2901 - the same without what is for tests
                 if look.take(news, partial(self._read, level=level, now=now, recalled=recalled)):
                     del left[level]
 
