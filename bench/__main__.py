@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 
-from bench import calibration, flower, idle, lab, objectives, operators, order, recording, throughput, ticks
+from bench import calibration, flower, idle, keys, lab, objectives, operators, order, recording, throughput, ticks
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "objectives": objectives.run,
     "flower": flower.run,
     "lab": lab.run,
+    "keys": keys.run,
     "order": order.run,
     "calibration": calibration.run,
 }

@@ -18,7 +18,7 @@ from celery_dynprio.brokers.redis.client import RedisClient
 BODY = base64.b64encode(json.dumps([["x" * 300], {}, {"callbacks": None, "errbacks": None}]).encode()).decode()
 
 
-def message(number: int, level: int, weight: int) -> bytes:
+def message(number: int, level: int, weight: int, key: int | None = None) -> bytes:
     task_id = str(UUID(int=number))
     headers = {
         "lang": "py",
@@ -27,7 +27,7 @@ def message(number: int, level: int, weight: int) -> bytes:
         "argsrepr": "()",
         "kwargsrepr": "{}",
         "origin": "bench",
-        "dynprio": {"at": time.time() - 1, "w": weight, "key": f"tenant {number % 97}"},
+        "dynprio": {"at": time.time() - 1, "w": weight, "key": f"tenant {number % 97 if key is None else key}"},
     }
     delivery = {"exchange": "", "routing_key": "celery"}
     properties = {

@@ -29,6 +29,8 @@ class Learned:
     def __init__(self, half_life: float) -> None:
         self._half_life = half_life
         self._setters = self._set_use, self._set_mean, self._set_spread
+        #: What was made of them last, as long as it is true.
+        self._runtimes: Runtimes | None = None
         self._forget(0.0)
 
     def __len__(self) -> int:
@@ -58,7 +60,9 @@ class Learned:
         """Return all of it as of ``now`` (Unix seconds); what is learned later does not change it."""
         left = 2.0 ** (min(self._epoch - now, 0.0) / self._half_life)
         use = {key: seconds * left for key, seconds in self._use.items()}
-        return UsageFigures(Runtimes(dict(self._means), dict(self._names), dict(self._pairs)), use)
+        if self._runtimes is None:
+            self._runtimes = Runtimes(dict(self._means), dict(self._names), dict(self._pairs))
+        return UsageFigures(self._runtimes, use)
 
     def _forget(self, now: float) -> None:
         self._means: dict[str, float] = {}
@@ -67,6 +71,7 @@ class Learned:
         #: Seconds, as if each had been used at the epoch: so one factor decays them all, however many there are.
         self._use: dict[str, float] = {}
         self._epoch = now
+        self._runtimes = None
 
     def _set_use(self, key: str, value: str, now: float) -> None:
         numbers = _numbers(value, 3)
@@ -79,6 +84,7 @@ class Learned:
 
     def _set_mean(self, name: str, value: str, now: float) -> None:  # noqa: ARG002 - a mean does not age
         numbers = _numbers(value, 3)
+        self._runtimes = None
         if numbers is None:
             self._means.pop(name, None)
         else:
@@ -88,6 +94,7 @@ class Learned:
     def _set_spread(self, field: str, value: str, now: float) -> None:  # noqa: ARG002 - nor does a spread
         name, _, key = field.partition(SEPARATOR)
         numbers = _numbers(value, 4)
+        self._runtimes = None
         if numbers is None:
             self._pairs.pop((name, key), None) if key else self._names.pop(name, None)
             return

@@ -25,7 +25,7 @@ MAX_CHANGES: Final = 512
 CHUNK: Final = 50
 
 #: Seconds for which a read is reused, so that all queues of one tick share it.
-CACHE_SECONDS: Final = 0.5
+CACHE_SECONDS: Final = 0.1
 
 #: Whole reads take in about so many entries a second. In between only changes are read, which workers of an older
 #: version do not tell: what these measure is known the later the more there is.
