@@ -108,7 +108,7 @@ class Recorder:
     def close(self) -> None:
         """Write what waits; the feed and the audit are closed by whoever opened them."""
         try:
-            self._note_dropped(self._clock())
+            self._flush(self._clock())
         finally:
             self._parts.close()
 

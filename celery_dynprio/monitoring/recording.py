@@ -40,7 +40,7 @@ def record(recording: Recorder, stop: Callable[[float], bool]) -> None:
         is_over = is_over or stop(ROUND)
     try:
         recording.close()
-    except OSError as exc:
+    except errors as exc:
         complain(recording.dropped, exc)
 
 

@@ -116,6 +116,24 @@ def replayed(app: str, directory: Path, path: Path) -> dict[str, Any]:
     return found
 
 
+def test_who_leads_records_as_the_setting_says(
+    valkey: Database, make_project: MakeProject, start_worker: StartWorker, start_celery: StartCelery, tmp_path: Path
+) -> None:
+    path = tmp_path / "recording.jsonl"
+    project = make_project(valkey.url, PROJECT, conf={"dynprio_record": str(path), "dynprio_record_secret": "hush"})
+    module = project.load()
+    start_worker(project, concurrency=1)
+    leader = start_celery(project, "dynprio", "run", ready_line="recording to")
+    wait_until(lambda: _is_told(module, path), message="workers tell the recorder")
+    module.bulk.delay("ada", 0.0).get(timeout=60)
+    wait_until(lambda: any(task.name == "bulk" for task in read(path)), message="the task is recorded")
+    module.dynprio.pause()
+    leader.container.kill("SIGTERM")
+    text = path.read_text()
+    assert '"operator":"pause"' in text
+    assert "ada" not in text
+
+
 def test_a_recorder_that_is_killed_leaves_what_it_wrote(
     valkey: Database, make_project: MakeProject, start_worker: StartWorker, start_celery: StartCelery, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from celery_dynprio import DynPrio, models
+from celery_dynprio.brokers.memory import MemoryBroker
 from celery_dynprio.configuration.declarations import data_of, policy_of
 from celery_dynprio.errors import RecordingError
 from celery_dynprio.lab.conditions import Conditions
@@ -20,14 +22,16 @@ from celery_dynprio.lab.formats.jsonl import JsonLines
 from celery_dynprio.lab.formats.parts import Parts, parts_of
 from celery_dynprio.lab.recorder import SILENCE, WORKERS_INTERVAL, WRITE_INTERVAL, Recorder, Sources, Target
 from celery_dynprio.lab.recording import FailedTry, Slots, Task
-from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.monitoring.recording import record
+from celery_dynprio.models import Context, PendingTask, Role
+from celery_dynprio.monitoring.recording import Recording, record
+from celery_dynprio.operators.workers import Workers
 from celery_dynprio.policies import Age, Deadline, Gauge, Max, Min, Policy, Weight, default_policy, factor
 from celery_dynprio.ports.feed import Batch, Ended
 from celery_dynprio.stores.memory import MemoryStores
 from celery_dynprio.tracing.runs import Running, RunReport, span_of_headers
 from celery_dynprio.worker.entries import EndReport, PublishedTask, Report
 from celery_dynprio.worker.feeding import LOOK_INTERVAL, Feeding, ended_of
+from tests.processes import wait_until
 
 CONDITIONS = Conditions(
     policy="1 * Weight()",
@@ -241,6 +245,55 @@ def test_recording_goes_on_when_the_broker_comes_back(path: Path, monkeypatch: p
     assert len(tasks(path)) == 1
 
 
+class Process:
+    """A process that may lead."""
+
+    def __init__(self, path: Path) -> None:
+        self.broker = MemoryBroker()
+        app = Celery("recorded", broker="memory://", set_as_current=False)
+        app.conf.update(dynprio_queues=["first", "second"], dynprio_record=str(path))
+        installed: Any = SimpleNamespace(app=app, settings=DynPrio(app).settings, connect=lambda: self.broker)
+        self.recording = Recording(installed, str(path))
+
+    def observe(self, role: Role, queue: str = "first") -> None:
+        self.recording.observe(models.Report(queue, role, started=0.0))
+
+
+def test_who_leads_the_first_queue_records(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers({"w@h": 2}, {"w@h": frozenset({"first"})})
+    monkeypatch.setattr("celery_dynprio.operators.workers.ask", lambda _: workers)
+    process = Process(path)
+    process.observe(Role.STANDBY)
+    process.observe(Role.LEADER, "second")
+    process.observe(Role.DRY_RUN)
+    assert not path.exists()
+    process.observe(Role.LEADER)
+    wait_until(lambda: path.exists() and path.stat().st_size)
+    process.observe(Role.PAUSED)
+    with pytest.raises(RecordingError, match="another process"):
+        opened(path)
+    process.observe(Role.STANDBY)
+    wait_until(lambda: _is_free(path), message="it records no more")
+    process.recording.close()
+    assert JsonLines(path).recorded
+
+
+def test_a_recording_that_cannot_begin_is_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    process = Process(tmp_path / "no" / "recording.jsonl.gz")
+    process.observe(Role.LEADER)
+    wait_until(lambda: "nothing is recorded" in caplog.text)
+    process.recording.close()
+    assert "No such file or directory" in caplog.text
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        opened(path).close()
+    except RecordingError:
+        return False
+    return True
+
+
 # The files
 
 
@@ -263,6 +316,16 @@ def test_files_are_put_aside_when_they_are_full_and_the_oldest_go(tmp_path: Path
     read = [gzip.decompress(each.read_bytes()) if each.suffix == ".gz" else each.read_bytes() for each in found]
     assert read == [b'{"header": true}\n%d\n' % number for number in (2, 3, 4)]
     assert parts_of(tmp_path) == found
+
+
+def test_a_file_that_somebody_moved_is_followed_by_another(path: Path) -> None:
+    parts = opened(path)
+    parts.write("before")
+    parts.flush()
+    path.rename(path.with_name("moved.jsonl.gz"))
+    parts.write("after")
+    parts.close()
+    assert gzip.decompress(path.read_bytes()) == b'{"header": true}\nafter\n'
 
 
 def test_what_another_process_writes_cannot_be_written(path: Path) -> None:

@@ -71,6 +71,8 @@ class Parts:
         """
         lines, self._lines = self._lines, []
         try:
+            if not self._is_there():
+                self._reopen()
             if lines and self._written >= self._size:
                 self._put_aside()
             if lines or not self._written:
@@ -85,6 +87,13 @@ class Parts:
             self.flush()
         finally:
             os.close(self._file)
+
+    def _is_there(self) -> bool:
+        """Whether the file has its name still, or somebody moved or deleted it."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return False
 
     @property
     def _written(self) -> int:
@@ -128,11 +137,14 @@ class Parts:
 
     def _put_aside(self) -> None:
         self._rename(self._clock())
+        self._reopen()
+        for each in parts_of(self._path)[: -self._files]:
+            each.unlink(missing_ok=True)
+
+    def _reopen(self) -> None:
         file = self._lock()
         os.close(self._file)
         self._file = file
-        for each in parts_of(self._path)[: -self._files]:
-            each.unlink(missing_ok=True)
 
     def _rename(self, at: float) -> None:
         name = _NAME.fullmatch(self._path.name)
