@@ -18,7 +18,7 @@ from celery_dynprio.brokers.memory import MemoryBroker
 from celery_dynprio.configuration.declarations import data_of, policy_of
 from celery_dynprio.errors import RecordingError
 from celery_dynprio.lab.conditions import Conditions
-from celery_dynprio.lab.formats.jsonl import JsonLines
+from celery_dynprio.lab.formats.jsonl import JsonLines, header
 from celery_dynprio.lab.formats.parts import Parts, parts_of
 from celery_dynprio.lab.recorder import SILENCE, WORKERS_INTERVAL, WRITE_INTERVAL, Recorder, Sources, Target
 from celery_dynprio.lab.recording import FailedTry, Slots, Task
@@ -337,11 +337,12 @@ def test_what_another_process_writes_cannot_be_written(path: Path) -> None:
 
 
 def test_what_an_earlier_process_wrote_is_put_aside(path: Path) -> None:
-    for number in range(3):
-        parts = opened(path)
+    for number in range(5):
+        parts = opened(path, files=3)
         parts.write(str(number))
         parts.close()
-    assert len(parts_of(path)) == 3
+    read = [gzip.decompress(each.read_bytes()).splitlines()[-1] for each in parts_of(path)]
+    assert read == [b"2", b"3", b"4"]
 
 
 def test_what_the_disk_does_not_take_is_dropped_and_the_file_stays_whole(
@@ -414,6 +415,15 @@ def test_the_time_between_two_runs_is_measured_where_a_task_waited_for_it(made: 
     )
     made.turn()
     assert JsonLines(path).turnaround() == pytest.approx(0.03)
+
+
+def test_a_wrong_line_is_named_wherever_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "recording.jsonl"
+    path.write_text(f'{header()}\n{{"name": "work", "at": "soon", "run": 1, "process": 7, "waited": 1}}\n')
+    with pytest.raises(RecordingError, match=r"line 2: .*soon"):
+        JsonLines(path).turnaround()
+    with pytest.raises(RecordingError, match=r"line 2: .*soon"):
+        JsonLines(path)()
 
 
 # What workers tell

@@ -75,18 +75,18 @@ class JsonLines:
         0 if that cannot be told, as where processes run several tasks at once. A gap above :data:`LONGEST_GAP` is
         another thing: a worker that was stopped, a task that was held.
         """
-        free: dict[tuple[object, object], float] = {}
+        free: dict[tuple[str, str], float] = {}
         gaps: list[float] = []
         for part in self._parts:
-            for _, fields in _objects(part):
-                if fields.get("process") is None or fields.get("waited") is None:
+            for line, fields in _objects(part):
+                if "name" not in fields or fields.get("process") is None or fields.get("waited") is None:
                     continue
-                ready = _number(fields, "at") + float(fields.get("eta", 0.0))
-                started, slot = ready + _number(fields, "waited"), (fields.get("worker"), fields["process"])
+                task = _task_in(part, line, fields)
+                started, slot = _ready(task) + (task.waited or 0.0), (task.worker or "", str(fields["process"]))
                 gap = started - free.get(slot, float("inf"))
-                if 0 <= gap <= LONGEST_GAP and ready <= free[slot]:
+                if 0 <= gap <= LONGEST_GAP and _ready(task) <= free[slot]:
                     gaps.append(gap)
-                free[slot] = started + _number(fields, "run")
+                free[slot] = started + task.run
         return sum(gaps) / len(gaps) if gaps else 0.0
 
     def conditions(self) -> Conditions | None:
@@ -235,6 +235,13 @@ def _changes(header: Mapping[str, Any], before: dict[str, int]) -> Iterator[Slot
         if now.get(worker, 0) != before.get(worker, 0):
             before[worker] = now.get(worker, 0)
             yield Slots(at, worker, before[worker])
+
+
+def _task_in(part: Path, line: int, fields: Mapping[str, Any]) -> Task:
+    try:
+        return _task(fields)
+    except (ValueError, TypeError, KeyError) as exc:
+        raise RecordingError(part, f"is not as it should be: {exc!r}", line) from exc
 
 
 def _task(fields: Mapping[str, Any]) -> Task:

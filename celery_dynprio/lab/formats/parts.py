@@ -120,6 +120,7 @@ class Parts:
                 self._rename(os.fstat(file).st_mtime)
                 os.close(file)
                 file = self._lock()
+            self._delete_oldest()
         except BlockingIOError as exc:
             raise RecordingError(self._path, "another process records to this file") from exc
         except OSError as exc:
@@ -138,6 +139,9 @@ class Parts:
     def _put_aside(self) -> None:
         self._rename(self._clock())
         self._reopen()
+        self._delete_oldest()
+
+    def _delete_oldest(self) -> None:
         for each in parts_of(self._path)[: -self._files]:
             each.unlink(missing_ok=True)
 
