@@ -8,7 +8,20 @@ import os
 import platform
 import signal
 
-from bench import calibration, flower, idle, keys, lab, objectives, operators, order, recording, throughput, ticks
+from bench import (
+    calibration,
+    fairness,
+    flower,
+    idle,
+    keys,
+    lab,
+    objectives,
+    operators,
+    order,
+    recording,
+    throughput,
+    ticks,
+)
 
 BENCHMARKS = {
     "throughput": throughput.run,
@@ -23,6 +36,7 @@ BENCHMARKS = {
     "lab": lab.run,
     "keys": keys.run,
     "order": order.run,
+    "fairness": fairness.run,
     "calibration": calibration.run,
 }
 

@@ -139,9 +139,18 @@ class Ahead:
     """
 
     def __init__(self, tasks: Iterable[PendingTask], alone: Alone, seconds: Charge) -> None:
-        self._by_key: defaultdict[str, list[PendingTask]] = defaultdict(list)
+        #: The first task of each key, and those of keys with several: of many keys, most have one.
+        self._first: dict[str, PendingTask] = {}
+        self._several: dict[str, list[PendingTask]] = {}
         for task in tasks:
-            self._by_key[task.key or ""].append(task)
+            key = task.key or ""
+            first = self._first.setdefault(key, task)
+            if first is not task:
+                siblings = self._several.get(key)
+                if siblings is None:
+                    self._several[key] = [first, task]
+                else:
+                    siblings.append(task)
         self.alone = alone
         self._seconds = seconds
         self._before: dict[str, float] | None = None
@@ -150,7 +159,7 @@ class Ahead:
     @property
     def keys(self) -> Collection[str]:
         """The keys of these tasks."""
-        return self._by_key.keys()
+        return self._first.keys()
 
     @property
     def totals(self) -> Mapping[str, float]:
@@ -165,15 +174,12 @@ class Ahead:
     def _all_of(self, key: str) -> float:
         total = self._totals.get(key)
         if total is None:
-            total = self._totals[key] = sum(map(self._seconds, self._by_key.get(key, ())))
+            total = self._totals[key] = self._seconds(self._first[key]) if key in self._first else 0.0
         return total
 
     def _sum_up(self) -> dict[str, float]:
-        before = self._before = {}
-        for key, siblings in self._by_key.items():
-            if len(siblings) == 1:
-                before[siblings[0].id] = 0.0
-                continue
+        before = self._before = {task.id: 0.0 for task in self._first.values()}
+        for key, siblings in self._several.items():
             total, by_name = 0.0, dict[str, float]()
             for task in self._sorted(siblings):
                 before[task.id] = total

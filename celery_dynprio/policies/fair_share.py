@@ -94,17 +94,16 @@ class FairShare(Factor):
         share, use, running = self.shares_in(context, keys), context.use.get, context.running.get
         had = sum(context.use.values()) + sum(context.running.values())
         usual = max(had / share.sum(keys), CAUTIOUS)
-        terms: dict[str, tuple[float, float]] = {}  # filled as tasks come: of many keys, few have tasks waiting
 
         def score(task: PendingTask) -> float:
             key = task.key or ""
-            known = terms.get(key)
-            if known is None:
-                own = share(key)
-                known = terms[key] = usual + (use(key, 0.0) + running(key, 0.0)) / own, 1.0 / own
-            return usual / (known[0] + ahead(task) * known[1])
+            return usual / (usual + (use(key, 0.0) + running(key, 0.0) + ahead(task)) / share(key))
 
-        return score
+        def score_of_equals(task: PendingTask) -> float:
+            key = task.key or ""
+            return usual / (usual + use(key, 0.0) + running(key, 0.0) + ahead(task))
+
+        return score_of_equals if share.are_equal else score
 
     def shares_in(self, context: Context, keys: Iterable[str]) -> Shares:
         """Return the shares that are in force: an operator's before those of this factor."""

@@ -43,6 +43,11 @@ class Shares:
                     siblings[child] = self._among(parent, child)
         self._sums = {parent: sum(siblings.values()) for parent, siblings in self._siblings.items()}
 
+    @property
+    def are_equal(self) -> bool:
+        """Whether each key has a share of 1, so that nobody need ask."""
+        return not self._overrides and self._share_of is None and self._separator is None
+
     def __call__(self, key: str) -> float:
         """Return the share of a key; :class:`~celery_dynprio.errors.PolicyError` if it is no number above 0."""
         share = self._known.get(key)
