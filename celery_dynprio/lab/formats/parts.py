@@ -17,7 +17,7 @@ from typing import Final
 
 from celery_dynprio.errors import RecordingError
 
-_NAME: Final = re.compile(r"(?P<base>.+?)(?P<time>\.\d{8}-\d{6}-\d{3,})?(?P<suffix>\.jsonl(?:\.gz)?)")
+_NAME: Final = re.compile(r"(?P<base>.+?)(?P<time>\.\d{8}-\d{6}-\d{3})?(?P<suffix>\.jsonl(?:\.gz)?)")
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -54,8 +54,6 @@ class Parts:
         self._path, self._header, self._clock = path, header, clock
         self._size, self._files = size, files
         self._lines: list[str] = []
-        #: The time in the last name, in milliseconds.
-        self._named = 0
         self._file = self._open()
         #: Lines that could not be written.
         self.dropped = 0
@@ -151,14 +149,20 @@ class Parts:
         self._file = file
 
     def _rename(self, at: float) -> None:
-        name = _NAME.fullmatch(self._path.name)
-        base, suffix = (name["base"], name["suffix"]) if name else (self._path.stem, self._path.suffix)
-        number = max(int(at * 1000), self._named + 1)  # later files have later names, whatever the clock does
-        while True:
-            moment = datetime.fromtimestamp(number // 1000, timezone.utc)
-            target = self._path.with_name(f"{base}.{moment:%Y%m%d-%H%M%S}-{number % 1000:03}{suffix}")
-            if not target.exists():
-                break
-            number += 1
-        self._path.rename(target)
-        self._named = number
+        """Put the file aside; later files have later names, whatever the clock does."""
+        known = _NAME.fullmatch(self._path.name)
+        base, suffix = (known["base"], known["suffix"]) if known else (self._path.stem, self._path.suffix)
+        names = [_NAME.fullmatch(each.name) for each in parts_of(self._path)]
+        last = max((_milliseconds(name["time"]) for name in names if name and name["time"]), default=0)
+        number = max(int(at * 1000), last + 1)
+        moment = datetime.fromtimestamp(number // 1000, timezone.utc)
+        self._path.rename(self._path.with_name(f"{base}.{moment:%Y%m%d-%H%M%S}-{number % 1000:03}{suffix}"))
+
+
+def _milliseconds(time: str) -> int:
+    """The time in a name; 0 if it is none."""
+    try:
+        moment = datetime.strptime(time[:16], ".%Y%m%d-%H%M%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return 0
+    return int(moment.timestamp()) * 1000 + int(time[17:20])
