@@ -27,11 +27,11 @@ from celery_dynprio.policies.base import Scorer
 from celery_dynprio.runtimes import Runtimes
 
 #: What arrives while tasks wait is taken to be so much of what the slots can do, in the mean; then less than all.
-LOAD: Final = 0.8
+LOAD: Final = 0.7
 MOST_LOAD: Final = 0.95
 
 #: The deviation of the logarithm of the factor by which the learned mean of what waits is off.
-DOUBT: Final = 0.4
+DOUBT: Final = 0.25
 
 #: In so many futures the tasks before it are drawn, each with so many drawn futures of arrivals.
 FUTURES: Final = 39

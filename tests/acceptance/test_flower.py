@@ -20,7 +20,8 @@ from celery_dynprio.brokers.redis.attainment import RedisAttainment
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.spans import RedisSpans
-from celery_dynprio.models import OVERFLOW, Move, Start
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.models import OVERFLOW, Move, Run, Start
 from tests.browser import DESKTOP, PHONE, Browser
 from tests.conftest import StartCelery, StartWorker
 from tests.flower import FlowerServer
@@ -619,3 +620,114 @@ def test_a_login_that_expired_is_told(project: Project, window: Browser, tmp_pat
         window.until(lambda: window.text("#dp-status") == "You are logged out. Reload the page.", "it says so")
     finally:
         own.teardown()
+
+
+def _fill(project: Project, start_worker: StartWorker) -> Any:
+    """Forty tasks wait, one runs until the gate opens, and it is known how long tasks take."""
+    module = project.load()
+    usage = RedisUsage(RedisClient.from_app(module.app))
+    usage.add(
+        [Run(f"shop.{name}", "", seconds) for name, seconds in (("report", 2.0), ("checkout", 1.0), ("gated", 5.0))]
+    )
+    gated = module.gated.apply_async(priority=0)
+    start_worker(project, concurrency=1)
+    wait_until(lambda: gated.state == "STARTED", message="the slot is taken")
+    for number in range(30):
+        module.report.delay(f"tenant {number % 3}", number)
+    for number in range(10):
+        module.checkout.delay("bob", number)
+    return module
+
+
+def _try(page: Page, **weights: float) -> None:
+    """Open the view, give factors these weights, and play it."""
+    if not page.browser.one("#dp-try").get_attribute("open"):
+        page.browser.click("#dp-try summary")
+    page.browser.until(lambda: page.browser.one("#dp-try-submit").is_enabled(), "the policy was read")
+    for name, weight in weights.items():
+        script = """return [...document.querySelectorAll(".dp-term")].find(
+            (each) => each.firstChild.textContent === arguments[0]).dataset.index"""
+        field = page.browser.one(f"#dp-term-{page.browser.script(script, name)}")
+        field.clear()
+        field.send_keys(f"{weight:g}")
+    page.browser.script("document.getElementById('dp-try-says').textContent = ''")
+
+    def played() -> bool:
+        """Flower asks workers once in a while: until it has heard of this one, it says that none answers."""
+        says = page.browser.text("#dp-try-says")
+        if not says or "no worker" in says:
+            page.browser.click("#dp-try-submit")
+        return says.startswith("Played")
+
+    page.browser.until(played, "it was played")
+
+
+def _order(page: Page, lane: str) -> list[str]:
+    """The names of those that start next in a lane."""
+    script = """return [...document.querySelectorAll(`[data-lane=${arguments[0]}] .dp-next li`)].map(
+        (each) => each.textContent.split(",")[0])"""
+    found: list[str] = page.browser.script(script, lane)
+    return found
+
+
+def test_another_policy_is_played_forward(
+    project: Project, database: Database, page: Page, start_worker: StartWorker
+) -> None:
+    _fill(project, start_worker)
+    page.browser.log_in(BOB)  # who may look
+    page.load()
+    before = listed(project, 0)
+    _try(page, Weight=0, ShortestFirst=5)
+    page.browser.problems()  # the browser logs each answer that no worker was heard of yet
+    assert "Played 40 tasks on 1 slot," in page.browser.text("#dp-try-says")
+    assert (_order(page, "now"), _order(page, "then")) == (["shop.checkout"] * 5, ["shop.checkout"] * 5)
+    page.browser.click("#dp-try-play")
+    page.browser.until(
+        lambda: int(page.browser.script("return document.getElementById('dp-try-slider').value")) > 50, "it goes on"
+    )
+    page.browser.click("#dp-try-play")
+    assert page.browser.text("#dp-try-play") == "Play"
+    page.browser.script("document.getElementById('dp-try-slider').focus()")
+    page.browser.press(Keys.END)
+    page.browser.until(
+        lambda: "40 of 40 have started" in page.browser.text("[data-lane=then] .dp-lane-title"), "scrubbed"
+    )
+    told = page.browser.one("#dp-try-slider").get_attribute("aria-valuetext")
+    assert told is not None
+    assert "40 of 40 have started with the policy in force" in told
+    page.browser.press(Keys.HOME)
+    page.browser.until(lambda: "0 of 40" in page.browser.text("[data-lane=now] .dp-lane-title"), "and back")
+    _try(page, Weight=0, ShortestFirst=0, Age=0, FairShare=1)
+    page.browser.until(lambda: "shop.report" in _order(page, "then"), "fair shares mix the keys")
+    assert _order(page, "now") == ["shop.checkout"] * 5
+    _try(page, FairShare=0, Age=1)
+    assert [(task["id"], task["place"]) for task in listed(project, 0)] == [
+        (task["id"], task["place"]) for task in before
+    ]
+    assert page.browser.problems() == []
+    database.client.rpush("gate", "open")
+
+
+def test_what_is_no_policy_is_refused(flower: FlowerServer, page: Page) -> None:
+    page.browser.click("#dp-try summary")
+    page.browser.until(lambda: page.browser.one("#dp-try-submit").is_enabled(), "the policy was read")
+    page.browser.script(
+        "document.querySelectorAll('.dp-term input').forEach((each) => { each.value = '0'; each.min = '0'; })"
+    )
+    page.browser.click("#dp-try-submit")
+    page.browser.until(lambda: "terms = " in page.browser.text("#dp-try-says"), "nothing weighs anything")
+    page.browser.problems()  # the browser logs that it was refused
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["a desktop", "a phone"])
+def test_the_view_of_a_policy_fits(
+    theme: str, size: tuple[int, int], project: Project, page: Page, start_worker: StartWorker
+) -> None:
+    client = _fill(project, start_worker).app.backend.client
+    page.browser.resize(size)
+    page.load()
+    page.browser.script("document.documentElement.dataset.bsTheme = arguments[0]", theme)
+    _try(page, ShortestFirst=2)
+    assert page.browser.script("return document.documentElement.scrollWidth") <= size[0]
+    client.rpush("gate", "open")

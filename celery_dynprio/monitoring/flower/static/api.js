@@ -22,10 +22,12 @@ async function ask(path, options = {}) {
 async function reach(path, options) {
   try {
     // From the origin: the address of the page itself may have a password in it, which fetch refuses.
+    const { signal, ...others } = options;
+    const patience = AbortSignal.timeout(PATIENCE);
     const answer = await fetch(window.location.origin + byId("dynprio").dataset.root + path, {
       redirect: "manual",
-      signal: AbortSignal.timeout(PATIENCE),
-      ...options,
+      signal: signal ? AbortSignal.any([signal, patience]) : patience,
+      ...others,
     });
     const kind = answer.headers.get("Content-Type") || "";
     return [answer, kind.startsWith("application/json") ? await answer.json() : null];
@@ -42,6 +44,15 @@ export function readData(view) {
 
 export function readTask(id) {
   return ask(`/task/${encodeURIComponent(id)}`);
+}
+
+export function readPolicy() {
+  return ask("/policy");
+}
+
+// Play a queue forward under other terms; the signal ends it, here and in Flower.
+export function readOutlook(queue, terms, signal) {
+  return ask(`/outlook?${new URLSearchParams({ queue, terms: JSON.stringify(terms) })}`, { signal });
 }
 
 export async function act(op, ids = [], changes = {}, why = "") {

@@ -9,7 +9,9 @@ import { showLevels } from "./levels.js";
 import { showObjectives } from "./objectives.js";
 import { showFeed, showUse, total } from "./side.js";
 import { rowOf, showRows } from "./table.js";
+import { watchTimeline } from "./timeline.js";
 import { refreshTip, watchScores } from "./tip.js";
+import { watchTryout } from "./tryout.js";
 
 const PERIOD = 2000; // milliseconds
 const SLOW = 6000; // after which the page says that it has no answer yet
@@ -221,6 +223,8 @@ function watch() {
   byId("dp-rows").addEventListener("click", press);
   byId("dp-rows").addEventListener("keydown", pressOnce);
   watchScores(byId("dp-rows"), rowOf);
+  watchTryout();
+  watchTimeline();
   if (byId("dp-pause")) {
     byId("dp-pause").addEventListener("click", () => perform(latest && latest.paused ? "resume" : "pause"));
     watchDialogs();
