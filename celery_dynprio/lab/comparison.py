@@ -114,29 +114,44 @@ def _in_time_of(group: str, found: Measures) -> float | None:
     return found.groups_in_time.get(group)
 
 
-def interval(values: Sequence[float], together: int = 1) -> Interval:
+def interval(values: Sequence[float]) -> Interval:
     """The mean of a figure over resampled workloads, and where the true one is.
 
     That is the percentile interval of the bootstrap (Efron 1979), or the normal one with Student's t if there are too
     few seeds for percentiles: as much as the resampled figures differ, the recording leaves open. More seeds make it
     steadier, not narrower.
-
-    If one picks from several comparisons, one of them is good by chance. With ``together`` of them all intervals hold
-    at once with 95 % confidence (Bonferroni): that takes more than 19 values, and is the normal interval, as there are
-    no such percentiles.
     """
     middle, count = mean(values), len(values)
     if count < 2:  # noqa: PLR2004 - one has no spread
         return Interval(middle, None, None)
-    spread = math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (count - 1))
     if count - 1 > len(_T95):
-        if together > 1:
-            reach = spread * NormalDist().inv_cdf(1 - 0.025 / together)
-            return Interval(middle, middle - reach, middle + reach)
         ordered = sorted(values)
         return Interval(middle, _between(ordered, 0.025), _between(ordered, 0.975))
-    reach = _T95[count - 2] * spread
+    reach = _T95[count - 2] * _spread(values)
     return Interval(middle, middle - reach, middle + reach)
+
+
+def joint_interval(pairs: Sequence[tuple[float, float]], comparisons: int, *, share: bool = False) -> Interval:
+    """The mean difference of two figures over resampled workloads, and where it is together with other ones.
+
+    Who picks from several differences finds one that is good by chance. So all intervals of so many ``comparisons``
+    hold at once with 95 % confidence (Bonferroni). They are normal ones, as 20 seeds have no such percentiles. The
+    difference of two waits grows with the load of a workload, so what is taken for normal is the difference as a part
+    of the other figure; of a ``share`` it is the difference itself.
+    """
+    middle = mean([own - other for own, other in pairs])
+    if share or min(other for _, other in pairs) <= 0:
+        scale, parts = 1.0, [own - other for own, other in pairs]
+    else:
+        scale, parts = mean([other for _, other in pairs]), [own / other - 1.0 for own, other in pairs]
+    reach = _spread(parts) * NormalDist().inv_cdf(1 - 0.025 / comparisons)
+    return Interval(middle, (mean(parts) - reach) * scale, (mean(parts) + reach) * scale)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation, as of a sample."""
+    middle = mean(values)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
 
 
 def _between(ordered: Sequence[float], share: float) -> float:
@@ -153,8 +168,11 @@ def summary(found: Study, name: str, measure: Measure) -> Interval | None:
     return interval(values) if values else None
 
 
-def duel(found: Study, own: str, other: str, measure: Measure, together: int = 1) -> Duel | None:
-    """Compare two contenders in one measure; None if it does not apply. ``together`` is as in :func:`interval`."""
+def duel(found: Study, own: str, other: str, measure: Measure, comparisons: int | None = None) -> Duel | None:
+    """Compare two contenders in one measure; None if it does not apply.
+
+    With 20 seeds or more and a number of ``comparisons``, the interval is that of :func:`joint_interval`.
+    """
     pairs = [
         (mine, theirs)
         for one, two in zip(found.figures[own], found.figures[other], strict=True)
@@ -163,7 +181,11 @@ def duel(found: Study, own: str, other: str, measure: Measure, together: int = 1
     if not pairs:
         return None
     mine, theirs = mean([each for each, _ in pairs]), mean([each for _, each in pairs])
-    return Duel(measure, other, mine, theirs, interval([one - two for one, two in pairs], together))
+    if comparisons is not None and len(pairs) - 1 > len(_T95):
+        difference = joint_interval(pairs, comparisons, share=measure.share)
+    else:
+        difference = interval([one - two for one, two in pairs])
+    return Duel(measure, other, mine, theirs, difference)
 
 
 def is_clear(found: Duel) -> bool:

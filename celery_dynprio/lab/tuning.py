@@ -176,11 +176,11 @@ def judge(
     workload = Workload(partial(iter, split.rest))
     contenders = players(stage, own, chosen)
     found = study(workload, contenders, stage.fleet, tick=stage.tick, seeds=seeds, by=split.group, progress=progress)
-    together = len(chosen) * len(aims)
+    comparisons = len(chosen) * len(aims)
 
     def judged(number: int, trial: Trial) -> Candidate:
         name = letter(number)
-        duels = [each for aim in aims if (each := duel(found, name, own[0], aim, together)) is not None]
+        duels = [each for aim in aims if (each := duel(found, name, own[0], aim, comparisons)) is not None]
         clear = [each for each in duels if is_clear(each)]
         better, worse = ([each for each in clear if is_better(each) is good] for good in (True, False))
         unclear = [each for each in duels if each not in clear]

@@ -10,7 +10,7 @@ import pytest
 
 from celery_dynprio import Age, FairShare, Policy, Weight
 from celery_dynprio.errors import ArgumentError
-from celery_dynprio.lab.comparison import OVERALL, interval
+from celery_dynprio.lab.comparison import OVERALL, Interval, joint_interval
 from celery_dynprio.lab.contenders import Production
 from celery_dynprio.lab.lookup import measure_named
 from celery_dynprio.lab.measures import mean
@@ -89,16 +89,38 @@ def test_the_same_arguments_judge_the_same() -> None:
     assert (one.better, one.worse, one.unclear) == (two.better, two.worse, two.unclear)
 
 
-def test_intervals_that_hold_together_are_wider_and_as_wide_as_normal_ones() -> None:
+def test_intervals_that_hold_together_are_wider() -> None:
     drawn = random.Random(5)
-    differences = [drawn.gauss(1.0, 2.0) for _ in range(400)]
-    alone, together = interval(differences), interval(differences, 12)
-    assert together.mean == alone.mean == mean(differences)
-    assert together.low is not None
-    assert together.high is not None
-    assert alone.low is not None
-    assert together.low < alone.low
-    assert (together.high - together.low) / 2 == pytest.approx(2.0 * 2.87, rel=0.1)  # 1 - 0.05 / 24 of the normal
+    pairs = [(other + drawn.gauss(1.0, 2.0), other) for other in (drawn.uniform(20, 30) for _ in range(400))]
+    one, many = (joint_interval(pairs, count, share=True) for count in (1, 12))
+    assert one.mean == many.mean == mean([own - other for own, other in pairs])
+    assert width(one) == pytest.approx(2 * 2.0 * 1.96, rel=0.1)
+    assert width(many) == pytest.approx(2 * 2.0 * 2.87, rel=0.1)  # 1 - 0.025 / 12 of the normal distribution
+
+
+def test_a_gain_of_a_fifth_at_every_load_is_no_noise() -> None:
+    drawn = random.Random(6)
+    pairs = [(other * drawn.uniform(0.75, 0.85), other) for other in (drawn.expovariate(0.1) for _ in range(20))]
+    found = joint_interval(pairs, 10)
+    other = mean([other for _, other in pairs])
+    assert found.high is not None
+    assert -0.25 * other < found.mean < found.high < -0.1 * other
+    absolute = joint_interval(pairs, 10, share=True).high
+    assert absolute is not None
+    assert absolute > 0
+
+
+def test_a_figure_that_may_be_0_is_not_divided_by() -> None:
+    found = joint_interval([(1.0, 0.0), (0.0, 0.0), (2.0, 4.0)], 2)
+    assert found.mean == pytest.approx(-1 / 3)
+    assert found.low is not None
+    assert found.low < -1
+
+
+def width(found: Interval) -> float:
+    assert found.low is not None
+    assert found.high is not None
+    return found.high - found.low
 
 
 def test_objectives_are_those_that_are_named_or_the_usual_ones() -> None:
