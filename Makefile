@@ -65,8 +65,9 @@ wheel: $(VENV)/.package ## the wheel and the sdist, in dist, checked
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-screenshots: $(VENV)/.dev ## the pictures of the page in Flower in docs/flower, taken of the demo's shop by Chromium
+screenshots: $(VENV)/.dev ## the pictures of Flower's page in docs/flower and of a replay's in docs/lab, taken of the demo's shop by Chromium
 	$(BIN)/python -m example_project.demo.screenshots
+	$(BIN)/python -m example_project.demo.report_screenshots
 
 bench: $(VENV)/.dev ## throughput, what tracing and monitoring cost, ticks from 1k to 1M pending, what operators wait for, Flower's page
 	@$(BIN)/python -m bench $(ARGS)

@@ -1,5 +1,7 @@
 """The load of the demo: what arrives when. The same in each run, as the random numbers have a fixed seed.
 
+``python -m example_project.demo.load APP [SEED]`` publishes it; another seed is another day of the shop.
+
 Four worker processes can do about 80 tasks a second. One tenant asks for 700 report pages in two bursts, which is nine
 seconds of all that the workers can do, while orders and the other tenants' reports go on arriving.
 """
@@ -42,9 +44,13 @@ class Arrival(NamedTuple):
     number: int
 
 
-def arrivals() -> list[Arrival]:
+#: The seed of the demo.
+SEED: Final = 2
+
+
+def arrivals(seed: int = SEED) -> list[Arrival]:
     """Return all arrivals, the earliest first."""
-    return sorted(_arrivals(random.Random(2)))
+    return sorted(_arrivals(random.Random(seed)))
 
 
 def _arrivals(chance: random.Random) -> Iterator[Arrival]:
@@ -63,12 +69,12 @@ def expected() -> int:
     return sum(TASKS[arrival.kind] for arrival in arrivals())
 
 
-def publish() -> None:
+def publish(seed: int) -> None:
     """Publish everything when its time comes, as the shop's web server would."""
     from example_project import tasks  # noqa: PLC0415 - workers load this module before the app
 
     start = time.monotonic()
-    for arrival in arrivals():
+    for arrival in arrivals(seed):
         time.sleep(max(0.0, start + arrival.at - time.monotonic()))
         if arrival.kind == "order":
             tasks.order(arrival.tenant, arrival.number)
@@ -81,4 +87,4 @@ def publish() -> None:
 if __name__ == "__main__":
     for module in (sys.argv[1], "example_project.demo.recorder"):
         importlib.import_module(module)
-    publish()
+    publish(int(sys.argv[2]) if len(sys.argv) > 2 else SEED)  # noqa: PLR2004 - the program, the app, the seed

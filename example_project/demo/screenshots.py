@@ -69,18 +69,18 @@ def _serves(url: str) -> bool:
 def _take(processes: Processes, url: str) -> None:
     from example_project.celery import dynprio  # noqa: PLC0415 - it reads the broker from the environment
 
-    driver = _chromium()
+    driver = chromium()
     try:
         driver.get(f"{url}/priorities")
         processes.start("publisher", sys.executable, "-m", "example_project.demo.load", SHOP)
         _wait(driver, lambda: int(driver.find_element(By.ID, "dp-front").text.strip("—") or 0) >= BUSY)
         invoice = _steer(dynprio)
         _wait(driver, lambda: "they called" in driver.find_element(By.ID, "dp-feed").text)
-        _shoot(driver, "light", WIDE)
+        shoot(driver, DOCS / "light.png", WIDE)
         _theme(driver, "dark")
-        _shoot(driver, "dark", WIDE)
+        shoot(driver, DOCS / "dark.png", WIDE)
         _theme(driver, "light")
-        _shoot(driver, "phone", PHONE)
+        shoot(driver, DOCS / "phone.png", PHONE)
         driver.get(f"{url}/priorities#{invoice}")
         driver.refresh()
         _shoot_task(driver)
@@ -104,10 +104,11 @@ def _steer(dynprio: DynPrio) -> str:
 def _shoot_task(driver: webdriver.Chrome) -> None:
     _wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#dp-table [data-id]"))
     _wait(driver, lambda: driver.find_elements(By.CSS_SELECTOR, "#dp-about .dp-factors"))
-    _shoot(driver, "task", (WIDE[0], 900))
+    shoot(driver, DOCS / "task.png", (WIDE[0], 900))
 
 
-def _chromium() -> webdriver.Chrome:
+def chromium() -> webdriver.Chrome:
+    """A browser without a window."""
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
@@ -123,13 +124,14 @@ def _theme(driver: webdriver.Chrome, theme: str) -> None:
     driver.execute_script(f"document.querySelector('[data-bs-theme-value={theme}]').click()")
 
 
-def _shoot(driver: webdriver.Chrome, name: str, size: tuple[int, int]) -> None:
-    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+def shoot(driver: webdriver.Chrome, path: Path, size: tuple[int, int]) -> None:
+    """Take a picture of what a window of this size shows."""
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] == PHONE[0]}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     time.sleep(1)  # transitions
     image = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / f"{name}.png").write_bytes(base64.b64decode(image))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(base64.b64decode(image))
 
 
 if __name__ == "__main__":
