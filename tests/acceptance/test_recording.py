@@ -125,13 +125,13 @@ def test_who_leads_records_as_the_setting_says(
     start_worker(project, concurrency=1)
     leader = start_celery(project, "dynprio", "run", ready_line="recording to")
     wait_until(lambda: _is_told(module, path), message="workers tell the recorder")
-    module.bulk.delay("ada", 0.0).get(timeout=60)
+    module.bulk.delay("zoltan", 0.0).get(timeout=60)
     wait_until(lambda: any(task.name == "bulk" for task in read(path)), message="the task is recorded")
     module.dynprio.pause()
     leader.container.kill("SIGTERM")
     text = path.read_text()
     assert '"operator":"pause"' in text
-    assert "ada" not in text
+    assert "zoltan" not in text
 
 
 def test_a_recorder_that_is_killed_leaves_what_it_wrote(
