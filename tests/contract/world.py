@@ -258,10 +258,12 @@ def main(url: str, steps: int, seed: int) -> None:
             world.step()
             if not step % 10:
                 world.check()
+            if not step % 10_000 or step == steps:
+                spent = time.monotonic() - began
+                print(f"seed {seed}: {step} steps in {spent:.0f} s, {world.published} messages", flush=True)
         except BaseException:
             print(f"seed {seed}: step {step}")
             raise
-    print(f"seed {seed}: {steps} steps in {time.monotonic() - began:.0f} s, {world.published} messages")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ logger = logging.getLogger("celery_dynprio.backlogs.redis")
 #: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
 SCRIPT_WORK: Final = 8_000
 
-#: One call of the move script is for at most so many moves and bytes: of the messages as they are and as they shall be.
+#: One call of the move script is for at most so many moves, the first one for fewer, and so many bytes: of the messages as
+#: they are and as they shall be.
 BATCH_MOVES: Final = 100
+FIRST_MOVES: Final = 20
 BATCH_BYTES: Final = 512_000
 
 _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED, Outcome.MOVED)
@@ -80,14 +82,15 @@ class Mover:
         """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
         steps = [self._step(move, *source) for move, source in zip(moves, self.sources(moves), strict=True)]
         outcomes: list[Outcome] = []
-        size = BATCH_MOVES
+        size = FIRST_MOVES
         while len(outcomes) < len(steps):
             batch = [self._aimed(step) for step in steps[len(outcomes) : len(outcomes) + size]]
             done = self._run(batch, fence, audit)
             for step, outcome in zip(batch, done, strict=False):
                 self._settle(step, outcome)
             outcomes += done
-            size = min(BATCH_MOVES, 2 * len(done))  # what the script left undone is sent again
+            # What the script left undone is sent again.
+            size = min(BATCH_MOVES, 2 * size) if len(done) == len(batch) else len(done) + 1
         return outcomes
 
     def sources(self, moves: Sequence[Move]) -> list[tuple[Entry, int]]:
