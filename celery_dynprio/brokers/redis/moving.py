@@ -25,8 +25,8 @@ logger = logging.getLogger("celery_dynprio.backlogs.redis")
 #: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
 SCRIPT_WORK: Final = 8_000
 
-#: One call of the move script is for at most so many moves, the first one for fewer, and so many bytes: of the messages as
-#: they are and as they shall be.
+#: One call of the move script is for at most so many moves, the first one for fewer, and so many bytes: of the messages
+#: as they are and as they shall be.
 BATCH_MOVES: Final = 100
 FIRST_MOVES: Final = 20
 BATCH_BYTES: Final = 512_000
