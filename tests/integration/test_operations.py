@@ -299,7 +299,7 @@ class TestSee:
         assert (quick.paused, quick.pause, quick.queues[0].depths) == (False, None, queue.depths)
 
     def test_another_policy_is_tried_and_moves_nothing(self, shop: Shop) -> None:
-        RedisUsage(shop.client).add([Run("shop.checkout", "bob", 1000.0)])
+        RedisUsage(shop.client).add([Run("shop.checkout", "bob", 1000.0), Run("shop.report", "ada", 1.0)])
         reports = [shop.report.delay("ada").id for _ in range(3)]
         checkout = shop.checkout.delay("bob").id
         shop.report.apply_async(priority=0)
