@@ -46,14 +46,14 @@ class Settings:
     queues: tuple[str, ...] = setting(readers.read_queues, default=("celery",))
     #: A policy, a factor, plain data (see :mod:`.configuration.declarations`), or its place, "module:attribute".
     policy: Policy = field(default_factory=default_policy, metadata={"read": readers.read_policy})
-    #: Seconds between two ticks of the reprioritizer.
+    #: Seconds between two ticks of the reprioritizer, at most; while ticks cost little, they come sooner.
     interval: float = setting(readers.read_seconds, default=1.0)
     #: How many messages of a queue are kept in the front, within the workers' reach.
     window: int = setting(readers.read_count, default=10_000)
     #: Seconds of broker time that one tick may spend on moves.
     budget: float = setting(readers.read_seconds, default=0.2)
     #: How far beyond its band, as a fraction of a band's width, a score must be before a task changes level.
-    hysteresis: float = setting(readers.read_fraction, default=0.25)
+    hysteresis: float = setting(readers.read_fraction, default=1.0)
     #: Whether workers start the reprioritizer when no other runs.
     embedded: bool = setting(readers.read_switch, default=True)
     #: Whether a subtask takes key, weight and deadline from its parent unless it has its own.

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Final
 
 from celery_dynprio.engine.budget import Budget
-from celery_dynprio.engine.homes import Homes
+from celery_dynprio.engine.homes import Homes, Unit
 from celery_dynprio.engine.scored import Scored, age, rank
 from celery_dynprio.levels import Bands, at_or_before
-from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot
+from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot, is_level
 
 #: One tick exchanges at most so many tasks between a full front and the overflow.
 MOST_SWAPS: Final = 100
@@ -61,6 +61,8 @@ class Planner:
         *,
         bands: Bands | None,
         patience: float | None,
+        room: int = 1,
+        near: int | None = None,
         cost: Callable[[Move], float],
         budget: float,
         yields: Callable[[PendingTask], bool] | None = None,
@@ -69,10 +71,11 @@ class Planner:
         """Choose moves for at most ``budget`` seconds of broker time as told by ``cost``; one, if any is wanted.
 
         ``score`` must give numbers in [0, 1]. ``bands`` are those of the last plan, None at first. A task that waits
-        for more than ``patience`` seconds starves (None: none does). Tasks of the front that ``yields`` is true of are
-        parked; the overflow is to be given without them. Tasks are put only into ``usable`` levels (ascending, from 0
-        on; None: all): what belongs to another goes to the last usable one before that. Equal arguments give equal
-        plans.
+        for more than ``patience`` seconds starves (None: none does), and ``room`` such tasks may wait at level 0 at a
+        time, or a quarter of that if that is more. Only the ``near`` next tasks are put in order (None: all). Tasks of
+        the front that ``yields`` is true of are parked; the overflow is to be given without them. Tasks are put only
+        into ``usable`` levels (ascending, from 0 on; None: all): what belongs to another goes to the last usable one
+        before that. Equal arguments give equal plans.
         """
         front = _front(snapshot, score)
         bands = self._bands(snapshot, front, score, bands)
@@ -82,16 +85,17 @@ class Planner:
         front = _without(front, yielding)
         parked = list(_parked(snapshot, score, bands))
         since = -math.inf if patience is None else now - patience
-        kept, lifted = _starving(front, parked, homes, since=since, urgent=snapshot.depths[0])
+        kept, lifted = _starving(front, parked, homes, since=since, urgent=snapshot.depths[0], room=room)
         free = [each for each in front if each.task.id not in kept]
-        leaving, entering = self._exchange(snapshot, free, [each for each in parked if each is not lifted], bands)
+        leaving, entering = self._exchange(snapshot, free, _without(parked, lifted), bands)
         free = _without(free, leaving)
+        wanted = homes.settled([*free, *(each for each in entering if each.task.pinned is None)])
         units = [
-            *([[lifted.move(0, "starving")]] if lifted else []),
+            *([each.move(0, "starving")] for each in lifted),
             *([_held_back(each)] for each in yielding),
             *([each.move(OVERFLOW, "overflow")] for each in leaving),
             *homes.pinned(snapshot, entering),
-            *homes.settled([*free, *(each for each in entering if each.task.pinned is None)]),
+            *(wanted if near is None else _worthwhile(wanted, snapshot, near)),
         ]
         moves, deferred = Budget(budget, cost, self.levels).choose(units)
         return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred)
@@ -143,23 +147,39 @@ def _parked(snapshot: Snapshot, score: Callable[[PendingTask], float], bands: Ba
 
 
 def _starving(
-    front: Sequence[Scored], parked: Sequence[Scored], homes: Homes, *, since: float, urgent: int
-) -> tuple[set[str], Scored | None]:
-    """Return the ids of tasks that the score does not move now, and the task to be lifted to level 0.
+    front: Sequence[Scored], parked: Sequence[Scored], homes: Homes, *, since: float, urgent: int, room: int
+) -> tuple[set[str], list[Scored]]:
+    """Return the ids of tasks that the score does not move now, and the tasks to be lifted to level 0.
 
     Starving are those published before ``since``. They are lifted oldest first, so those that were lifted before are
     the oldest of all and need not be remembered. ``urgent`` is how many messages are at level 0.
     """
-    most = max(LIFTED_KEPT, urgent // 2)
+    most = max(LIFTED_KEPT, urgent // 2, room)
     oldest = heapq.nsmallest(most, (each for each in front if each.task.published < since), key=age)
     kept = list(takewhile(lambda each: each.place == 0, oldest))
     ids = {each.task.id for each in kept}
     lifted = sum(homes.of(each.score) != 0 for each in kept)
-    if lifted * LIFTED_SHARE > urgent:
-        return ids, None
+    free = max(room - lifted, int(lifted * LIFTED_SHARE <= urgent))
+    if free <= 0:
+        return ids, []
     waiting = (each for each in parked if each.task.published < since and each.task.pinned is None)
-    chosen = min([*oldest[len(kept) : len(kept) + 1], *waiting], key=age, default=None)
-    return ids | ({chosen.task.id} if chosen else set()), chosen
+    chosen = heapq.nsmallest(free, [*oldest[len(kept) : len(kept) + free], *waiting], key=age)
+    return ids | {each.task.id for each in chosen}, chosen
+
+
+def _worthwhile(units: Iterable[Unit], snapshot: Snapshot, near: int) -> Iterator[Unit]:
+    """Yield what changes the order of the next ``near`` tasks to run; the rest can wait, and may not be wanted then."""
+    starts = list(accumulate(snapshot.depths, initial=0))
+    first = {
+        task.id for start, tasks in zip(starts, snapshot.levels, strict=False) for task in tasks[: max(near - start, 0)]
+    }
+
+    def matters(move: Move) -> bool:
+        if not is_level(move.source):
+            return True
+        return starts[move.target] < near if move.target < move.source else move.task.id in first
+
+    return (unit for unit in units if any(map(matters, unit)))
 
 
 def _without(tasks: list[Scored], gone: Collection[Scored]) -> list[Scored]:

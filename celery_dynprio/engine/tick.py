@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, Final
 
 from celery_dynprio.complaints import Complaints
+from celery_dynprio.engine.drain import Drain
 from celery_dynprio.engine.guard import Guard, Watched
 from celery_dynprio.engine.guiding import Guiding
 from celery_dynprio.engine.keeper import Keeper, follows
@@ -35,6 +36,13 @@ SLACK: Final = 1.2
 
 #: One tick parks at most this many windows in bulk, so that a tick stays short however much arrived.
 SPILL_WINDOWS: Final = 2
+
+#: At level 0 wait as many starving tasks as are their part of what leaves the queue in so many seconds.
+LIFTED_SECONDS: Final = 1.0
+
+#: What leaves the queue in the next seconds is put in order, and so many tasks at least.
+NEAR_SECONDS: Final = 2.0
+NEAR_TASKS: Final = 16
 
 #: What stands for a queue that was not read.
 _UNREAD: Final = Snapshot((), (), {})
@@ -119,6 +127,7 @@ class Reprioritizer:
     #: What was best of the overflow at the last tick.
     _best: Mapping[str, PendingTask] = field(init=False, default_factory=dict)
     _bands: Bands | None = field(init=False, default=None)
+    _drain: Drain = field(init=False, default_factory=Drain)
     _fence: str | None = field(init=False, default=None)
     _turned: list[Standing] = field(init=False, default_factory=list)
 
@@ -226,6 +235,7 @@ class Reprioritizer:
         score = self._scores.bind(context, _Places(snapshot))
         look = self._look(snapshot, self._watch(snapshot, now, score, context.runtimes))
         self._turned += look.turned
+        self._drain.follow(snapshot, context.runtimes, self.running.read(now) if self.running else (), now)
         plan = self._plan(look, score, now, usable, max(self.budget - spent, 0.0))
         self._bands = plan.bands
         self._forget(snapshot)
@@ -274,7 +284,9 @@ class Reprioritizer:
             score,
             now,
             bands=self._bands,
-            patience=self._scores.patience(),
+            patience=self._drain.patience(self._scores.patience()),
+            room=self._drain.room(LIFTED_SECONDS),
+            near=max(self._drain.tasks(NEAR_SECONDS), NEAR_TASKS),
             cost=self.backlog.cost,
             budget=budget,
             yields=look.yields,

@@ -58,7 +58,7 @@ class Production:
     #: The broker's numbers of the levels.
     scale: Scale = TEN_LEVELS
     window: int = 10_000
-    hysteresis: float = 0.25
+    hysteresis: float = 1.0
     #: Seconds of broker time for the moves of one tick, and for one move.
     budget: float = 0.2
     move_seconds: float = 80e-6

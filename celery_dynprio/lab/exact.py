@@ -12,11 +12,14 @@ of the user's own, neither is known, and every task is scored at each start.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from celery_dynprio.engine import drain
+from celery_dynprio.engine.drain import Drain
 from celery_dynprio.engine.scores import Scores
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
@@ -75,6 +78,10 @@ class ExactOrder:
         self._groups: dict[Hashable, _Group] = {}
         self._heap: list[tuple[float, float, int, _Group]] = []
         self._waiting: set[str] = set()
+        #: All that waits in the order of publishing, and some that were taken.
+        self._published: deque[Job] = deque()
+        self._drain, self._turn = Drain(), 0.0
+        self._left, self._starts = 0.0, 0
         self._learn(0.0)
 
     def __len__(self) -> int:
@@ -83,6 +90,7 @@ class ExactOrder:
     def publish(self, job: Job, now: float) -> None:
         """Put it behind those that are like it."""
         self._waiting.add(job.pending.id)
+        self._published.append(job)
         group = self._groups.setdefault(self._alike(job), _Group(deque()))
         group.jobs.append(job)
         if len(group.jobs) == 1:
@@ -91,6 +99,7 @@ class ExactOrder:
     def give_back(self, job: Job) -> None:
         """Put it before those that are like it."""
         self._waiting.add(job.pending.id)
+        self._published.appendleft(job)
         self._groups.setdefault(self._alike(job), _Group(deque())).jobs.appendleft(job)
         self._heap = []  # what it knows of this group is wrong
         self.tick(self._context.now)
@@ -99,11 +108,40 @@ class ExactOrder:
         """The task with the highest score."""
         if not self._groups:
             return None
+        group = self._starving(now) or self._best(now)
+        job = group.jobs.popleft()
+        self._waiting.remove(job.pending.id)
+        self._taken[job.pending.key or ""] += self._charge(job.pending)
+        self._left, self._starts = self._left + self._seconds(job), self._starts + 1
+        if group.jobs:
+            self._push(group, self._score(group.jobs[0], self._bind(now)), now)
+        else:
+            del self._groups[self._alike(job)]
+        return job
+
+    def _starving(self, now: float) -> _Group | None:
+        """The group of the oldest task, if that starves and it is the turn of such tasks."""
+        while self._published[0].pending.id not in self._waiting:
+            self._published.popleft()
+        job = self._published[0]
+        patience = self._drain.patience(self._scores.patience())
+        self._turn = min(self._turn + drain.STARVING_SHARE, 1.0)
+        if job.pending.pinned is not None or patience is None or now - job.pending.published <= patience:
+            return None
+        if self._turn < 1.0:
+            return None
+        self._turn = 0.0
+        return self._groups[self._alike(job)]
+
+    def _best(self, now: float) -> _Group:
+        """The group of the task with the highest score."""
         score = self._bind(now)
         looked_at: list[tuple[float, float, int, _Group]] = []
         best = 1.0
         while self._heap and (self._rate is None or self._heap[0][0] - self._growth(now) <= best + _ROUNDING):
             group = heapq.heappop(self._heap)[-1]
+            if not group.jobs or any(group is entry[-1] for entry in looked_at):  # its first one was starving
+                continue
             job = group.jobs[0]
             entry = (-self._score(job, score), job.pending.published, job.index, group)
             best = min(best, entry[0])
@@ -112,19 +150,15 @@ class ExactOrder:
         for entry in looked_at:
             if entry is not chosen:
                 self._push(entry[-1], -entry[0], now)
-        group = chosen[-1]
-        job = group.jobs.popleft()
-        self._waiting.remove(job.pending.id)
-        self._taken[job.pending.key or ""] += self._charge(job.pending)
-        if group.jobs:
-            self._push(group, self._score(group.jobs[0], score), now)
-        else:
-            del self._groups[self._alike(job)]
-        return job
+        return chosen[-1]
 
     def tick(self, now: float) -> None:
         """Take in what was learned, and score one task of each group anew."""
         self._learn(now)
+        waits = math.fsum(self._seconds(group.jobs[0]) * len(group.jobs) for group in self._groups.values())
+        busy = len(self._learning.running.read(now))
+        self._drain.note(waits, self._left, self._starts, now, busy)
+        self._left, self._starts = 0.0, 0
         self._scores.prune(self._waiting, known=len(self._waiting))
         score = self._bind(now)
         self._heap = []
@@ -138,6 +172,9 @@ class ExactOrder:
     def ended(self, job: Job, seconds: float, now: float) -> None:
         """Learn from a run."""
         self._learning.add(job, seconds, now)
+
+    def _seconds(self, job: Job) -> float:
+        return self._context.runtimes.mean(job.pending) or 1.0
 
     def _ahead(self, task: PendingTask) -> float:
         """What was taken since the last tick, which did not know of it; of what waits, nothing goes before the best."""

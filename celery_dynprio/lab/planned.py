@@ -71,7 +71,7 @@ class Planned:
         learning: Learning,
         *,
         window: int = 10_000,
-        hysteresis: float = 0.25,
+        hysteresis: float = 1.0,
         budget: float = 0.2,
         move_seconds: float = 80e-6,
     ) -> None:

@@ -44,11 +44,12 @@ def titles(policy: Policy) -> Sequence[str]:
 
 def test_the_numbers_of_the_default_policy() -> None:
     assert [(knob.title, knob.own) for knob in Knobs(default_policy()).all] == [
-        ("horizon of Deadline", 60.0),
+        ("horizon of Deadline", 40.0),
         ("weight of Weight", 2.0),
-        ("weight of FairShare", 3.0),
+        ("weight of FairShare", 9.0),
         ("weight of Age", 1.0),
         ("saturation of Age", 300.0),
+        ("weight of ShortestFirst", 15.0),
     ]
 
 

@@ -511,3 +511,65 @@ class TestLevelsThatNotAllWorkersTakeFrom:
         (level,) = {queue.level_of(task) for task in tasks}
         assert level in PLAIN
         assert queue.overtaking() == set()
+
+
+def test_only_the_next_tasks_are_put_in_order() -> None:
+    levels: dict[int, list[PendingTask]] = {level: [] for level in range(10)}
+    scores: dict[str, float] = {}
+
+    def put(name: str, level: int, score: float) -> None:
+        levels[level].append(PendingTask(name, "a.task", NOW - 100 + len(scores), 1.0))
+        scores[name] = score
+
+    for number in range(20):
+        put(f"right {number}", 0, 0.99)
+    put("to the back", 0, 0.01)
+    for number in range(20):
+        put(f"slow {number}", 9, 0.02 + number / 10_000)
+    put("to the front", 9, 0.99)
+    put("to the middle", 9, 0.5)
+    found = Snapshot(
+        tuple(tuple(levels[level]) for level in range(10)), tuple(len(levels[level]) for level in range(10)), {}
+    )
+
+    def moved(near: int | None) -> set[str]:
+        plan = Planner(10, 10_000, 0.25).plan(
+            found,
+            lambda task: scores[task.id],
+            NOW,
+            bands=None,
+            patience=None,
+            near=near,
+            cost=lambda _: 0.001,
+            budget=1.0,
+        )
+        return {move.task.id for move in plan.moves}
+
+    assert moved(None) == {"to the back", "to the front", "to the middle"}
+    assert moved(22) == {"to the back", "to the front", "to the middle"}
+    assert moved(21) == {"to the back", "to the front"}
+    assert moved(20) == {"to the front"}
+
+
+def test_as_many_starving_tasks_are_lifted_as_there_is_room_for() -> None:
+    tasks = tuple(PendingTask(f"{number}", "a.task", NOW - 1000 + number, 1.0) for number in range(10))
+    levels = [(), (), (), (), (), (), (), (), (), tasks]
+
+    def lifted(room: int, waiting: int = 0) -> list[str]:
+        here = [tasks[:waiting], *levels[1:9], tasks[waiting:]]
+        plan = Planner(10, 10_000, 0.25).plan(
+            Snapshot(tuple(here), tuple(map(len, here)), {}),
+            lambda _: 0.1,
+            NOW,
+            bands=Bands(0.0, 1.0, 10),
+            patience=500.0,
+            room=room,
+            cost=lambda _: 0.001,
+            budget=1.0,
+        )
+        return [move.task.id for move in plan.moves if move.reason == "starving"]
+
+    assert lifted(1) == ["0"]
+    assert lifted(4) == ["0", "1", "2", "3"]
+    assert lifted(4, waiting=3) == ["3"]
+    assert lifted(4, waiting=4) == []

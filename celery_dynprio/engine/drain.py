@@ -1,0 +1,101 @@
+"""How long a queue takes to work off what waits, as seen from what leaves it, and how long a task may wait. Pure.
+
+First in, first out, a task waits as long as the work before it takes. So whoever has waited for longer than the queue
+took lately to work off all of it would have run by now in a plain queue, and counts as starving, however little the
+policy cares for it. In an idle system that is soon, in a deep backlog late: no fixed number of seconds suits both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Final
+
+from celery_dynprio.models import RunningTask, Snapshot
+from celery_dynprio.runtimes import Runtimes
+
+#: Seconds in which what was seen of the pace loses half of its weight.
+PACE_HALF_LIFE: Final = 30.0
+
+#: Seconds in which the longest time that it took to work off all loses half of its weight.
+PEAK_HALF_LIFE: Final = 600.0
+
+#: A task starves when it has waited so many times as long as it took lately to work off all that waits.
+PATIENCE: Final = 1.5
+
+#: Seconds for which any task may be made to wait.
+SHORTEST_PATIENCE: Final = 10.0
+
+#: The part of the tasks that leave which may be starving ones, so that they never bury urgent work.
+STARVING_SHARE: Final = 0.5
+
+#: The seconds that a task is taken to run while no runtime was learned at all.
+UNKNOWN_RUNTIME: Final = 1.0
+
+#: So many names of tasks are remembered.
+MOST_NAMES: Final = 10_000
+
+
+class Drain:
+    """Follows one queue from tick to tick."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._waited = False
+        #: Decayed sums of the spans in which something waited all the time, and of the work and the tasks that left.
+        self._span = self._work = self._tasks = 0.0
+        self._peak = 0.0
+        #: The expected seconds of each task that was in the front at the last tick, and the names of all lately.
+        self._front: Mapping[str, float] = {}
+        self._names: set[str] = set()
+
+    def follow(self, snapshot: Snapshot, runtimes: Runtimes, running: Iterable[RunningTask], now: float) -> None:
+        """Take in a tick over this queue ``now`` (Unix seconds), with all that runs anywhere."""
+        front: dict[str, float] = {}
+        if len(self._names) > MOST_NAMES:
+            self._names.clear()
+        for task in chain.from_iterable(snapshot.levels):
+            front[task.id] = runtimes.mean(task) or UNKNOWN_RUNTIME
+            self._names.add(task.name)
+        gone = [each for each in self._front if each not in front and each not in snapshot.overflow]
+        waiting = math.fsum(front.values())
+        if front:  # the others take as long
+            waiting *= max((sum(snapshot.depths) + snapshot.overflow_depth) / len(front), 1.0)
+        busy = sum(run.name in self._names for run in running)
+        self.note(waiting, math.fsum(map(self._front.__getitem__, gone)), len(gone), now, busy)
+        self._front = front
+
+    def note(self, waiting: float, left: float, tasks: int, now: float, busy: int = 0) -> None:
+        """Take in a tick: the expected seconds of all that waits, and those of the ``tasks`` that left since the last.
+
+        ``now`` is in Unix seconds. Only while something waits does it show what the workers can do. What came and left
+        between two ticks was not seen, and short runs are not told of; so they do as much as the larger of the work
+        that left and of the tasks that run, ``busy``.
+        """
+        at, self._at = self._at, now
+        waited, self._waited = self._waited, waiting > 0
+        if at is None or now <= at:
+            return
+        span = now - at
+        if waited and waiting:
+            rest = 2.0 ** (-span / PACE_HALF_LIFE)
+            self._span = self._span * rest + span
+            self._work = self._work * rest + max(left, busy * span)
+            self._tasks = self._tasks * rest + tasks
+        takes = waiting * self._span / self._work if self._work > 0 else 0.0
+        self._peak = max(takes, self._peak * 2.0 ** (-span / PEAK_HALF_LIFE))
+
+    def patience(self, longest: float | None) -> float | None:
+        """Return the seconds after which a task starves: at most ``longest``, as the policy says; None: none does."""
+        if longest is None or not self._peak:
+            return longest
+        return min(longest, max(PATIENCE * self._peak, SHORTEST_PATIENCE))
+
+    def room(self, seconds: float) -> int:
+        """Return how many starving tasks may go before all others within so many seconds."""
+        return math.ceil(STARVING_SHARE * self.tasks(seconds))
+
+    def tasks(self, seconds: float) -> int:
+        """Return how many tasks leave within so many seconds."""
+        return math.ceil(self._tasks / self._span * seconds) if self._span else 0
