@@ -20,6 +20,7 @@ from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, Place, Run, Start
 from celery_dynprio.objectives import Objective
+from celery_dynprio.policies import Age, Deadline, FairShare, Weight
 from celery_dynprio.tracing.records import SpanRecord
 from tests.servers import Database
 
@@ -68,6 +69,8 @@ NEW: Final = {"dynprio:spreads", "dynprio:usage_changes"}
 def test_what_is_written_is_what_the_last_release_wrote(valkey: Database) -> None:
     app = Celery("wire", broker=valkey.url, set_as_current=False)
     app.conf.broker_transport_options = {"priority_steps": list(range(10))}
+    # The default policy of then, so that tasks go to the levels of then.
+    app.conf.dynprio_policy = 4 * Deadline(horizon=60) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=300)
     DynPrio(app)
     publish(app)
     broker = RedisBroker(RedisClient.from_app(app))

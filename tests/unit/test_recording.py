@@ -434,7 +434,7 @@ def nothing() -> None: ...
 
 def reported(state: str = "SUCCESS", *, ran: float | None = 2.0, **request: Any) -> RunReport:
     app = Celery("recorded", broker="memory://", set_as_current=False)
-    task = app.task(name="work")(nothing)
+    task = app.task(name="work", shared=False)(nothing)
     made = SimpleNamespace(**{"id": "1", "delivery_info": {}, "hostname": "w@h", "retries": 1, **request})
     return RunReport(Running(task, made, vars(made), lambda: None, None), state, ran, "", first=True)
 
