@@ -98,9 +98,10 @@ class Placement:
         # Moves all times to the moment at which the policy was bound.
         due: float | None = header.get("due")
         slack = None if due is None else int((due - now) * 1000)  # milliseconds, so that calls look alike
-        waited = int(now - header.get("first", now))  # seconds; of a retry
+        waited = int(now - header["first"]) if "first" in header else 0  # seconds; of a retry
         key: str | None = header.get("key")
-        features = task_id, name, header.get("w", 1.0), slack, key, header.get("n", 0), waited, bound.step(key or "")
+        step = bound.step(key or "") if bound.published else 0
+        features = task_id, name, header.get("w", 1.0), slack, key, header.get("n", 0), waited, step
         known = bound.tasks.get(features)
         if known is None:
             deadline = None if slack is None else bound.at + slack / 1000
@@ -109,7 +110,8 @@ class Placement:
             if len(bound.tasks) < MAX_REMEMBERED:
                 bound.tasks[features] = known
         priority, seconds = known
-        bound.published[key or ""] += seconds
+        if seconds:
+            bound.published[key or ""] += seconds
         return priority
 
     def unmanaged(self, priority: Any) -> Any:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
 from celery_dynprio.hosting.signals import Connections
-from celery_dynprio.protocol1 import is_protocol_1
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,5 +40,4 @@ class Publishing:
         # The signal does not name the app: with two apps in a process, the first one does it.
         if headers is not getattr(_last, "headers", None):
             _last.headers = headers
-            about = body if is_protocol_1(headers) and isinstance(body, Mapping) else headers
-            self._propagation.write(headers, properties, about)
+            self._propagation.write(headers, properties, body)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from celery._state import get_current_worker_task
 from celery.utils.collections import lpmerge
@@ -25,6 +25,7 @@ from celery_dynprio.levels import Scale
 from celery_dynprio.message import HEADER
 from celery_dynprio.producer.canvas import UNLOCK, body_of_chord, dependents
 from celery_dynprio.producer.placement import Routing
+from celery_dynprio.producer.ways import OPTION, Way, is_plain
 from celery_dynprio.protocol1 import is_protocol_1, of_body
 from celery_dynprio.task import Doubt, TaskOptions, call_fields, check_call, options_of, refuse
 from celery_dynprio.tracing.context import current_or_deferred
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery_dynprio.router")
 
-#: The option of a call, and the name under which a route may give the same.
-OPTION: Final = "dynprio"
-
 #: kombu's own reading of topics.
 TOPIC: Final[Any] = STANDARD_EXCHANGE_TYPES["topic"]
 
 #: The arguments of a call of which a queue is asked, and that is not published now.
 _UNKNOWN: Final = object()
+
+#: The queue, the header on its way into a message, and the fields of it that the call itself asked for.
+_Draft: TypeAlias = tuple[str, dict[str, Any], Mapping[str, Any], Routing]
 
 
 @dataclass(slots=True)
@@ -78,6 +79,8 @@ class DynPrioRouter:
         self._local = threading.local()
         #: By name: a task that was published, and what it declares. Looked up quicker than by a weak reference.
         self._declared: dict[str, tuple[Any, TaskOptions]] = {}
+        #: By the task's name.
+        self._ways: dict[str, Way] = {}
         self._complain = Complaints(logger, "published without a hint that is wrong: %s")
 
     def route(  # noqa: PLR0917 - as Celery calls it
@@ -90,6 +93,11 @@ class DynPrioRouter:
         """
         now, routing = self._clock(), self._routing()
         doubt = refuse if routing is not None and routing.strict else self._complain
+        way = self._ways.get(name)
+        if way is not None and args is not _UNKNOWN and way.leads(celery, options, task_type, routing):
+            header = self._declares(task_type, name).fields(name, args or (), kwargs or {}, now, doubt)
+            header["at"] = now
+            return self._place({**options, "queue": way.queue}, name, (way.name, _known(header), {}, way.routing))
         if args is _UNKNOWN:
             args, doubt = (), _ignore
         call = _Call(name, args or (), kwargs or {}, task_type, dict(options), doubt, {})
@@ -99,14 +107,20 @@ class DynPrioRouter:
         if routing is not None and queue is not None:
             if name == UNLOCK:
                 call = self._call_of_body(celery, call, routing, now)
+            elif is_plain(celery, options, queue):
+                self._ways[name] = Way(task_type, dict(options), routed["queue"], queue, routing)
             check_call(call.name, call.options)
-            header = self._header(call, routing, now)
-            headers = routed.get("headers")
-            routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
-            routed["priority"] = routing.placement.priority(queue, "", call.name, header)
-            self._local.draft = queue, header, call.fields
+            self._place(routed, call.name, (queue, self._header(call, routing, now), call.fields, routing))
         elif routing is not None and routed.get("priority"):
             routed["priority"] = routing.placement.unmanaged(routed["priority"])
+        return routed
+
+    def _place(self, routed: dict[str, Any], name: str, draft: _Draft) -> dict[str, Any]:
+        """Give a call for a managed queue its header, and the level of a call of the task ``name``."""
+        queue, header, _, routing = self._local.draft = draft
+        headers = routed.get("headers")
+        routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
+        routed["priority"] = routing.placement.priority(queue, "", name, header)
         return routed
 
     def _merge(self, celery: Any, call: _Call, routing: Routing | None, now: float) -> None:
@@ -177,7 +191,9 @@ class DynPrioRouter:
         again = parent is not None and "origin" in options
         if old is None and parent is not None and routing.inherit and not again:
             old = parent.get(HEADER)
-        header = {} if task is None else self._fields(task, call, now)
+        header: dict[str, Any] = {}
+        if task is not None:
+            header = self._declares(task, call.name).fields(call.name, call.args, call.kwargs, now, call.doubt)
         if old is not None:
             inherited = _inherited(old, routing.placement.scale)
             if again and isinstance(old, dict):
@@ -195,16 +211,14 @@ class DynPrioRouter:
             pin = _pinned(old, routing.placement.scale)
         if pin is not None:
             header["pin"] = pin
-        if None in header.values():
-            return {field: value for field, value in header.items() if value is not None}
-        return header
+        return _known(header)
 
-    def _fields(self, task: Any, call: _Call, now: float) -> dict[str, Any]:
-        """The fields that a task declares."""
-        entry = self._declared.get(call.name)
+    def _declares(self, task: Any, name: str) -> TaskOptions:
+        """What a task declares."""
+        entry = self._declared.get(name)
         if entry is None or entry[0] is not task:
-            entry = self._declared[call.name] = task, options_of(task)
-        return entry[1].fields(call.name, call.args, call.kwargs, now, call.doubt)
+            entry = self._declared[name] = task, options_of(task)
+        return entry[1]
 
     def _pin(self, priority: Any, parent: Any, scale: Scale, *, again: bool) -> int | None:
         """The level that an explicit ``priority=`` pins a task to, None if there is no such thing."""
@@ -231,14 +245,10 @@ class DynPrioRouter:
 
     def complete(self, headers: Any, properties: Any, body: Any) -> None:
         """Add to the header of a message what only the message says, and place the task again. Never raises."""
-        # The queue, the header on its way into a message, and the fields of it that the call itself asked for.
-        draft: tuple[str, dict[str, Any], Mapping[str, Any]] | None = getattr(self._local, "draft", None)
+        draft: _Draft | None = getattr(self._local, "draft", None)
         if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft[1]:
             return
-        queue, header, fields = draft
-        routing = self._routing()
-        if routing is None:
-            return
+        queue, header, fields, routing = draft
         try:
             about: Mapping[str, Any] = headers
             if is_protocol_1(headers) and isinstance(body, Mapping):
@@ -248,7 +258,7 @@ class DynPrioRouter:
             replaced = bool(nesting) and self._replace(header, fields, nesting, routing.placement.scale)
             if waiting:
                 header["n"] = waiting
-            paused = _pause(header, about.get("eta"))
+            paused = "first" in header and _pause(header, about.get("eta"))
             if waiting or replaced or paused:
                 name, task_id = str(about.get("task")), str(about.get("id"))
                 properties["priority"] = routing.placement.priority(queue, task_id, name, header)
@@ -265,6 +275,13 @@ class DynPrioRouter:
         chosen = {*fields, "pin"} if "pin" in header else fields
         header.update({k: v for k, v in kept.items() if v is not None and k not in chosen})
         return True
+
+
+def _known(header: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a call has not."""
+    if None in header.values():
+        return {field: value for field, value in header.items() if value is not None}
+    return header
 
 
 def _ignore(error: OptionError) -> None:

@@ -25,7 +25,19 @@ _OURS: Final = (*OPTIONS, "level")
 
 #: With what most tasks are published: Celery's own options, none of which is nearly one of ours.
 _OPTIONS_OF_CELERY: Final = frozenset(
-    {"compression", "delivery_mode", "exchange", "headers", "origin", "priority", "queue", "routing_key", "serializer"}
+    {
+        "compression",
+        "delivery_mode",
+        "exchange",
+        "headers",
+        "immediate",
+        "mandatory",
+        "origin",
+        "priority",
+        "queue",
+        "routing_key",
+        "serializer",
+    }
 )
 
 _PIN: Final = "to pin the task to a level, use Celery's own priority="

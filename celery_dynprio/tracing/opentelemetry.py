@@ -17,7 +17,10 @@ def active_span() -> Span | None:
     get: Any = getattr(trace, "get_current_span", None)
     if get is None:
         return None
-    found = get().get_span_context()
+    span = get()
+    if span is trace.INVALID_SPAN:  # mostly, and quicker to see
+        return None
+    found = span.get_span_context()
     if not found.is_valid:
         return None
     state = found.trace_state.to_header() if found.trace_state else ""

@@ -21,6 +21,7 @@ from celery import signals
 
 from celery_dynprio.hosting.signals import Connections
 from celery_dynprio.levels import Scale
+from celery_dynprio.protocol1 import is_protocol_1
 from celery_dynprio.tracing import context, opentelemetry
 from celery_dynprio.tracing.failure_report import exception_line
 from celery_dynprio.tracing.ids import new_ids, new_traceparent
@@ -112,8 +113,8 @@ class Propagation:
             self.write(fields, request.delivery_info)
         return fields
 
-    def write(self, headers: dict[str, Any], properties: Any, about: Mapping[str, Any] | None = None) -> None:
-        """Write the trace into a message; ``about`` has the task's id and retries (None: the headers have them)."""
+    def write(self, headers: dict[str, Any], properties: Any, body: Any = None) -> None:
+        """Write the trace into a message; the body of one of protocol 1 has the task's id and retries."""
         span, active = context.current(), opentelemetry.active_span()
         if span is None and active is None and TRACEPARENT not in headers:  # the usual case outside of tasks
             headers[TRACEPARENT] = new_traceparent()
@@ -136,7 +137,8 @@ class Propagation:
             return
         scale = self._scale()
         level = None if scale is None else scale.level_of(properties.get("priority") or 0)
-        headers[LINEAGE] = [level, *_lineage(span, base, headers if about is None else about)]
+        about = body if is_protocol_1(headers) and isinstance(body, Mapping) else headers
+        headers[LINEAGE] = [level, *_lineage(span, base, about)]
 
 
 def _lineage(span: Span | None, base: Span, about: Mapping[str, Any]) -> tuple[list[list[Any]], str]:
