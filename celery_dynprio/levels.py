@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -124,10 +124,19 @@ class Bands:
         The level stays the same until the score is beyond the edge of the band by ``hysteresis`` (a fraction of the
         band's width). So a score that varies by less than that changes level at most once.
         """
-        position, own = self._position(score), self.count - 1 - current
-        if own - hysteresis <= position < own + 1 + hysteresis:
-            return current
-        return self.level(score)
+        return self.settler(hysteresis)(score, current)
+
+    def settler(self, hysteresis: float) -> Callable[[float, int], int]:
+        """Return :meth:`settle` for many tasks: a function from a score and a present level to a level."""
+        low, last, count, width = self.low, self.count - 1, self.count, self.high - self.low
+
+        def settle(score: float, current: int) -> int:
+            position, own = (score - low) * count / width, last - current
+            if own - hysteresis <= position < own + 1 + hysteresis:
+                return current
+            return self.level(score)
+
+        return settle
 
     def middle(self, level: int) -> float:
         """Return the score in the middle of a level's band."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import TypeAlias
@@ -46,27 +46,35 @@ class Homes:
                 units.setdefault(target, []).append(each.move(target, reason))
         return units.values()
 
-    def settled(self, tasks: Iterable[Scored]) -> Iterator[Unit]:
-        """Yield the moves of all others to the level of their score; tasks with equal scores go to the same."""
+    def settled(self, tasks: Iterable[Scored], matters: Callable[[Scored, Place], bool]) -> Iterator[Unit]:
+        """Yield the moves of all others to the level of their score; tasks with equal scores go to the same.
+
+        Left out are units without any move, from its task and its target, that ``matters``.
+        """
+        firsts: dict[float, Scored] = {}
         equals: dict[float, list[Scored]] = {}
         for each in tasks:
-            equals.setdefault(each.score, []).append(each)
-        for score, group in equals.items():
-            target = self._level(score, group)
-            if len(group) == 1 and group[0].place == target:  # nearly all of them: no need to look further
-                continue
-            if any(each.place != target for each in group):
+            first = firsts.setdefault(each.score, each)
+            if first is not each:
+                equals.setdefault(each.score, [first]).append(each)
+        settle = self.bands.settler(self.hysteresis)
+        for score, first in firsts.items():
+            group = equals.get(score)
+            if group is not None:
+                target = self._level(score, group)
+            elif first.place == OVERFLOW:
+                target = self.of(score)
+            else:
+                target = self.levels[settle(score, first.place)]
+            if group is None:  # nearly all of them, and nearly all of these stay: no need to look further
+                if first.place != target and matters(first, target):
+                    yield [_settle(first, target)]
+            elif any(each.place != target and matters(each, target) for each in group):
                 group.sort(key=published)
-                yield [
-                    each.move(target, "refill" if each.place == OVERFLOW else "score")
-                    for each in group
-                    if each.place != target
-                ]
+                yield [_settle(each, target) for each in group if each.place != target]
 
     def _level(self, score: float, group: Sequence[Scored]) -> Place:
         """Return the level for tasks of equal score: one at which, after the moves, they stand oldest first."""
-        if len(group) == 1 and group[0].place != OVERFLOW:
-            return self.levels[self.bands.settle(score, group[0].place, self.hysteresis)]
         inside = [each for each in group if each.place != OVERFLOW]
         if not inside:
             return self.of(score)
@@ -84,6 +92,10 @@ class Homes:
             key=lambda level: (abs(level - wanted), level != oldest.place, level),
             default=wanted,
         )
+
+
+def _settle(each: Scored, target: Place) -> Move:
+    return each.move(target, "refill" if each.place == OVERFLOW else "score")
 
 
 def _may_join(group: Iterable[Scored], home: Place) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import Final
 
 from celery_dynprio.engine.budget import Budget
-from celery_dynprio.engine.homes import Homes, Unit
+from celery_dynprio.engine.homes import Homes
 from celery_dynprio.engine.scored import Scored, age, rank
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot, is_level
@@ -89,13 +89,13 @@ class Planner:
         free = [each for each in front if each.task.id not in kept]
         leaving, entering = self._exchange(snapshot, free, _without(parked, lifted), bands)
         free = _without(free, leaving)
-        wanted = homes.settled([*free, *(each for each in entering if each.task.pinned is None)])
+        settling = [*free, *(each for each in entering if each.task.pinned is None)]
         units = [
             *([each.move(0, "starving")] for each in lifted),
             *([_held_back(each)] for each in yielding),
             *([each.move(OVERFLOW, "overflow")] for each in leaving),
             *homes.pinned(snapshot, entering),
-            *(wanted if near is None else _worthwhile(wanted, snapshot, near)),
+            *homes.settled(settling, _worthwhile(snapshot, near)),
         ]
         moves, deferred = Budget(budget, cost, self.levels).choose(units)
         return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred)
@@ -167,19 +167,21 @@ def _starving(
     return ids | {each.task.id for each in chosen}, chosen
 
 
-def _worthwhile(units: Iterable[Unit], snapshot: Snapshot, near: int) -> Iterator[Unit]:
-    """Yield what changes the order of the next ``near`` tasks to run; the rest can wait, and may not be wanted then."""
+def _worthwhile(snapshot: Snapshot, near: int | None) -> Callable[[Scored, Place], bool]:
+    """Tell which moves change the order of the next ``near`` to run; the rest can wait, and may not be wanted then."""
+    if near is None:
+        return lambda *_: True
     starts = list(accumulate(snapshot.depths, initial=0))
     first = {
         task.id for start, tasks in zip(starts, snapshot.levels, strict=False) for task in tasks[: max(near - start, 0)]
     }
 
-    def matters(move: Move) -> bool:
-        if not is_level(move.source):
+    def matters(each: Scored, target: Place) -> bool:
+        if not is_level(each.place):
             return True
-        return starts[move.target] < near if move.target < move.source else move.task.id in first
+        return starts[target] < near if target < each.place else each.task.id in first
 
-    return (unit for unit in units if any(map(matters, unit)))
+    return matters
 
 
 def _without(tasks: list[Scored], gone: Collection[Scored]) -> list[Scored]:
