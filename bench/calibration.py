@@ -33,7 +33,7 @@ from celery_dynprio.lab.recording import Entry
 from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.lab.workload import Workload
 from celery_dynprio.policies import Policy, ShortestFirst, default_policy
-from celery_dynprio.policies.charges import with_pending
+from celery_dynprio.policies.ahead import with_pending
 
 #: The length of a workload.
 TASKS: Final = 4_000

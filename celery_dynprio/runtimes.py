@@ -7,7 +7,7 @@ its own fairness key. So an estimate is asked for by task, and answered by the b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
 from statistics import NormalDist, fmean
 from types import MappingProxyType
@@ -121,6 +121,16 @@ class Runtimes(Mapping[str, float]):
             return None
         runs = self.pairs.get((task.name, task.key)) if task.key else None
         return usual.mean if runs is None else _drawn_mean(runs, usual.mean)
+
+    def means(self, tasks: Sequence[Named]) -> Sequence[float | None]:
+        """Return the :meth:`mean` of each of many tasks, in less time: each kind is looked up once."""
+        if not self.pairs:
+            names = [task.name for task in tasks]
+            by_name = {name: self.mean(task) for name, task in dict(zip(names, tasks, strict=True)).items()}
+            return [by_name[name] for name in names]
+        kinds = [(task.name, task.key) for task in tasks]
+        by_kind = {kind: self.mean(task) for kind, task in dict(zip(kinds, tasks, strict=True)).items()}
+        return [by_kind[kind] for kind in kinds]
 
     def largest(self, most: int) -> Runtimes:
         """Return so many names, and so many pairs of name and key: those that took the most time."""

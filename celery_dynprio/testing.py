@@ -16,7 +16,7 @@ from uuid import uuid4
 from celery_dynprio.brokers.memory import MemoryBacklog
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies import Policy
-from celery_dynprio.policies.charges import with_pending
+from celery_dynprio.policies.ahead import with_pending
 from celery_dynprio.ports.lease import Holder
 from celery_dynprio.runtimes import Runtimes
 from celery_dynprio.stores.memory import MemoryUsage

@@ -52,12 +52,13 @@ class Drain:
 
     def follow(self, snapshot: Snapshot, runtimes: Runtimes, running: Iterable[RunningTask], now: float) -> None:
         """Take in a tick over this queue ``now`` (Unix seconds), with all that runs anywhere."""
-        front: dict[str, float] = {}
         if len(self._names) > MOST_NAMES:
             self._names.clear()
-        for task in chain.from_iterable(snapshot.levels):
-            front[task.id] = runtimes.mean(task) or UNKNOWN_RUNTIME
-            self._names.add(task.name)
+        tasks = list(chain.from_iterable(snapshot.levels))
+        front = {
+            task.id: seconds or UNKNOWN_RUNTIME for task, seconds in zip(tasks, runtimes.means(tasks), strict=True)
+        }
+        self._names.update([task.name for task in tasks])
         gone = [each for each in self._front if each not in front and each not in snapshot.overflow]
         waiting = math.fsum(front.values())
         if front:  # the others take as long

@@ -2,19 +2,23 @@
 
 A policy is the user's code: it may raise, or return something that is not a number from 0 to 1. Then the task keeps its
 last valid score, or gets that of its present place if it has none, and the loop goes on.
+
+The pending tasks that a context knows are scored all at once. That is several times as fast, and gives the same scores
+to the last digit. What cannot be scored so is scored task by task, and only that is complained of.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import attrgetter
 from typing import Final
 
 from celery_dynprio.models import Context, Contribution, PendingTask
-from celery_dynprio.policies.base import Policy, Scorer, is_number
-from celery_dynprio.policies.charges import bind_known
+from celery_dynprio.policies.ahead import Ahead, bind_known
+from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, is_number
 
 _published: Final = attrgetter("published")
 
@@ -39,7 +43,7 @@ class Scores:
     """The score of each task by the policy, or its last valid one.
 
     ``complain`` is called with the exception or a text, once in each tick in which the policy failed. ``beat`` is
-    called before each task, as a sign of life, because a policy may be slow.
+    called before each task that a slow policy may be asked for, as a sign of life.
     """
 
     def __init__(
@@ -63,15 +67,20 @@ class Scores:
             return fallback(task) if known is None else known
 
         try:
-            fresh = bind_known(self._policy, context)
+            fresh = bind_known(self._policy, context, beat)
         except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
             fail(exc)
             return stand
+        valid = self._score_all(fresh, context.ahead.tasks) if isinstance(context.ahead, Ahead) else {}
+        one = fresh.one
 
         def score(task: PendingTask) -> float:
+            known = valid.get(task.id + task.copy)
+            if known is not None:
+                return known
             beat()
             try:
-                value = float(fresh(task))  # of a number of any other type the planner might choke
+                value = float(one(task))  # of a number of any other type the planner might choke
                 if 0.0 <= value <= 1.0:
                     last[task.id] = value
                     return value
@@ -81,6 +90,15 @@ class Scores:
             return stand(task)
 
         return score
+
+    def _score_all(self, fresh: BulkScorer, tasks: Sequence[PendingTask]) -> Mapping[str, float]:
+        """Return the valid scores of these tasks by ref; of equal refs that of the first."""
+        with suppress(Exception):  # the user's code may raise anything; then each task is scored for itself
+            pairs = zip(reversed(tasks), reversed(fresh.all(tasks)), strict=True)
+            found = {task.id + task.copy: float(value) for task, value in pairs if 0.0 <= value <= 1.0}
+            self._last.update(found)
+            return found
+        return {}
 
     def explain(self, task: PendingTask, context: Context) -> Sequence[Contribution]:
         """Return what each factor adds to a task's score; nothing if it is pinned, or if the policy fails."""

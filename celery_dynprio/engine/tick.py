@@ -22,8 +22,8 @@ from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot, is_level
 from celery_dynprio.objectives import Standing
+from celery_dynprio.policies.ahead import Ahead, with_pending
 from celery_dynprio.policies.base import Policy, Scorer
-from celery_dynprio.policies.charges import Ahead, with_pending
 from celery_dynprio.ports.broker import Backlog, UsableLevels
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.ports.lease import Lease

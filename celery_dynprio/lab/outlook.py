@@ -23,7 +23,7 @@ from celery_dynprio.lab.measures import mean
 from celery_dynprio.lab.recording import Task
 from celery_dynprio.lab.replay import Fleet, Opening, replay
 from celery_dynprio.policies import Policy
-from celery_dynprio.policies.charges import with_pending
+from celery_dynprio.policies.ahead import with_pending
 
 #: So many tasks are played unless something else is asked for, and in so many futures.
 TASKS: Final = 1_000

@@ -25,8 +25,8 @@ from celery_dynprio.operators.taken import MOST as MOST_TAKEN
 from celery_dynprio.operators.taken import taken_by
 from celery_dynprio.operators.waiting import Waiting, read_waiting, turns_of
 from celery_dynprio.operators.workers import Workers, ask
+from celery_dynprio.policies.ahead import with_pending
 from celery_dynprio.policies.base import Policy
-from celery_dynprio.policies.charges import with_pending
 from celery_dynprio.ports.broker import Backlog, Broker
 from celery_dynprio.ports.stores import Entry
 from celery_dynprio.settings import Settings

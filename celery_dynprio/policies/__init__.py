@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_dynprio.policies.age import Age
-from celery_dynprio.policies.base import Factor, Policy, Scorer
+from celery_dynprio.policies.base import BulkScorer, Factor, Policy, Scorer
 from celery_dynprio.policies.deadline import Deadline
 from celery_dynprio.policies.dependents import Dependents
 from celery_dynprio.policies.extremes import Max, Min
@@ -15,6 +15,7 @@ from celery_dynprio.policies.weight import Weight
 
 __all__ = [
     "Age",
+    "BulkScorer",
     "Deadline",
     "Dependents",
     "Factor",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from celery_dynprio.durations import Duration
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
+from celery_dynprio.policies.base import BulkScorer, Factor, Scorer, positive_seconds
 
 #: A task that has waited this many saturations counts as starving.
 STARVING: Final = 4.0
@@ -42,4 +43,8 @@ class Age(Factor):
                 return 1.0
             return max(0.0, value)
 
-        return score
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            values = [(now - task.published) / saturation for task in tasks]
+            return [(max(0.0, value)) if value < 1.0 else 1.0 for value in values]
+
+        return BulkScorer(score, score_all)

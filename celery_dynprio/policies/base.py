@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard
 
@@ -15,6 +15,25 @@ from celery_dynprio.models import Context, Contribution, PendingTask
 
 #: What a factor or a policy becomes for one tick: a function from a task to a number in [0, 1].
 Scorer: TypeAlias = Callable[[PendingTask], float]
+
+#: The same for many tasks at once: a number for each, in their order.
+ScoreAll: TypeAlias = Callable[[Sequence[PendingTask]], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkScorer:
+    """A scorer that knows a faster way to score many tasks at once.
+
+    :meth:`Factor.bind` may return one. ``all`` must give each task the number that ``one`` gives it. The built-in
+    factors have such a way; a factor that returns a plain function is asked for each task.
+    """
+
+    one: Scorer
+    all: ScoreAll
+
+    def __call__(self, task: PendingTask) -> float:
+        """Score one task."""
+        return self.one(task)
 
 
 class Factor(ABC):
@@ -39,7 +58,10 @@ class Factor(ABC):
 
     @abstractmethod
     def bind(self, context: Context) -> Scorer:
-        """Return the function that scores tasks in this context; called once a tick, and once a publish."""
+        """Return the function that scores tasks in this context; called once a tick, and once a publish.
+
+        It may be a :class:`BulkScorer`.
+        """
 
     def __call__(self, task: PendingTask, context: Context) -> float:
         """Score one task; for many in one context, call :meth:`bind` once."""
@@ -77,29 +99,39 @@ class Policy:
         """Score one task; for many in one context, call :meth:`bind` once."""
         return self.bind(context)(task)
 
-    def bind(self, context: Context, rest: Scorer | None = None) -> Scorer:
-        """Return the function that scores tasks in this context. Exceptions of factors are not caught.
+    def bind(
+        self, context: Context, rest: BulkScorer | None = None, beat: Callable[[], object] = lambda: None
+    ) -> BulkScorer:
+        """Return what scores tasks in this context. Exceptions of factors are not caught when it scores one task.
 
-        ``rest`` gives the sum of weight * value of those terms that do not ask what is ahead, if it is known already.
+        When it scores many, the score of a task for which a factor raised is NaN, and ``beat`` is called before each
+        task that a factor is asked for. ``rest`` gives the sum of weight * value of those terms that do not ask what is
+        ahead, if it is known already.
         """
         total = self._total  # summed in the order of the terms: then rounding never gives a score above 1
         asked = [(weight, factor) for weight, factor in self.terms if rest is None or factor.asks_ahead]
         terms = [(weight, factor.bind(context)) for weight, factor in asked]
+        ones = [(weight, one_of(scorer)) for weight, scorer in terms]
 
         def score(task: PendingTask) -> float:
             value = 0.0
-            for weight, scorer in terms:
+            for weight, scorer in ones:
                 value += weight * scorer(task)
             return value / total
 
         def score_with_rest(task: PendingTask) -> float:
             value = known(task)
-            for weight, scorer in terms:
+            for weight, scorer in ones:
                 value += weight * scorer(task)
             return min(value / total, 1.0)
 
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            values = [0.0] * len(tasks) if rest is None else rest.all(tasks)
+            scores = [value / total for value in add_terms(values, terms, tasks, beat)]
+            return scores if rest is None else [min(each, 1.0) for each in scores]
+
         known = rest or score
-        return score if rest is None else score_with_rest
+        return BulkScorer(score if rest is None else score_with_rest, score_all)
 
     def explain(self, task: PendingTask, context: Context) -> tuple[Contribution, ...]:
         """Return what each term adds to the score of a task; the contributions sum to the score."""
@@ -134,6 +166,35 @@ class Policy:
 
     def __repr__(self) -> str:
         return " + ".join(f"{weight!r} * {factor!r}" for weight, factor in self.terms)
+
+
+def one_of(scorer: Scorer) -> Scorer:
+    """Return what scores one task, in the least time."""
+    return scorer.one if isinstance(scorer, BulkScorer) else scorer
+
+
+def add_terms(
+    values: Sequence[float],
+    terms: Sequence[tuple[float, Scorer]],
+    tasks: Sequence[PendingTask],
+    beat: Callable[[], object],
+) -> Sequence[float]:
+    """Return these values, each with the sum of weight * score of its task; NaN where a factor raises."""
+    for weight, scorer in terms:
+        column = scorer.all(tasks) if isinstance(scorer, BulkScorer) else _one_by_one(scorer, tasks, beat)
+        values = [value + weight * score for value, score in zip(values, column, strict=True)]
+    return values
+
+
+def _one_by_one(scorer: Scorer, tasks: Sequence[PendingTask], beat: Callable[[], object]) -> Sequence[float]:
+    found = []
+    for task in tasks:
+        beat()
+        try:
+            found.append(scorer(task))
+        except Exception:  # noqa: BLE001 - the user's code may raise anything, and does so again when asked for one task
+            found.append(math.nan)
+    return found
 
 
 def longest_patience(*factors: Factor) -> float | None:

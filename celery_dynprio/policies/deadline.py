@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 from celery_dynprio.durations import Duration
 from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, is_number, positive_seconds
+from celery_dynprio.policies.base import BulkScorer, Factor, Scorer, is_number, positive_seconds
 from celery_dynprio.runtimes import Runtimes
 
 
@@ -48,7 +48,10 @@ class Deadline(Factor):
                 return 1.0
             return max(0.0, value)
 
-        return score
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            return [0.0 if task.deadline is None else score(task) for task in tasks]
+
+        return BulkScorer(score, score_all)
 
     def __repr__(self) -> str:
         finish = "" if self.finish is None else f", finish={self.finish!r}"

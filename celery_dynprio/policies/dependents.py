@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, require_positive
+from celery_dynprio.policies.base import BulkScorer, Factor, Scorer, require_positive
 
 
 @dataclass(frozen=True)
@@ -30,4 +31,7 @@ class Dependents(Factor):
             value = task.dependents / saturation
             return min(1.0, value)
 
-        return score
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            return [score(task) if task.dependents else 0.0 for task in tasks]
+
+        return BulkScorer(score, score_all)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from celery_dynprio.errors import PolicyError
-from celery_dynprio.models import Context
-from celery_dynprio.policies.base import Factor, Scorer, longest_patience
+from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.policies.base import BulkScorer, Factor, Scorer, longest_patience
 
 
 class _Extreme(Factor):
@@ -28,11 +28,20 @@ class _Extreme(Factor):
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""
-        return self._choose([factor.bind(context) for factor in self.factors])
+        choose, scorers = self._choose, [factor.bind(context) for factor in self.factors]
+        bulk = [scorer for scorer in scorers if isinstance(scorer, BulkScorer)]
+
+        def score(task: PendingTask) -> float:
+            return choose([scorer(task) for scorer in scorers])
+
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            return list(map(choose, zip(*(scorer.all(tasks) for scorer in bulk), strict=True)))
+
+        return BulkScorer(score, score_all) if len(bulk) == len(scorers) else score
 
     @staticmethod
     @abstractmethod
-    def _choose(scorers: Sequence[Scorer]) -> Scorer: ...
+    def _choose(values: Iterable[float]) -> float: ...
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.factors))})"
@@ -42,13 +51,13 @@ class Max(_Extreme):
     """The largest of the factors, Zadeh's "or" of degrees (1965): any one of the reasons is enough."""
 
     @staticmethod
-    def _choose(scorers: Sequence[Scorer]) -> Scorer:
-        return lambda task: max([scorer(task) for scorer in scorers])
+    def _choose(values: Iterable[float]) -> float:
+        return max(values)
 
 
 class Min(_Extreme):
     """The smallest of the factors, Zadeh's "and" of degrees (1965): each of them can hold a task back."""
 
     @staticmethod
-    def _choose(scorers: Sequence[Scorer]) -> Scorer:
-        return lambda task: min([scorer(task) for scorer in scorers])
+    def _choose(values: Iterable[float]) -> float:
+        return min(values)

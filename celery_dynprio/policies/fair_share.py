@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Policy, Scorer, is_number
+from celery_dynprio.policies.ahead import ahead_of_all
+from celery_dynprio.policies.base import BulkScorer, Factor, Policy, Scorer, is_number
 from celery_dynprio.policies.charges import CAUTIOUS
 from celery_dynprio.policies.extremes import Max, Min
 from celery_dynprio.policies.shares import Shares
@@ -90,7 +91,7 @@ class FairShare(Factor):
         """Return the scorer."""
         ahead, keys = context.ahead, {*context.use, *context.running, *context.pending_keys}
         if len(keys) <= 1:
-            return lambda _: EXACT_SHARE
+            return BulkScorer(lambda _: EXACT_SHARE, lambda tasks: [EXACT_SHARE] * len(tasks))
         share, use, running = self.shares_in(context, keys), context.use.get, context.running.get
         had = sum(context.use.values()) + sum(context.running.values())
         usual = max(had / share.sum(keys), CAUTIOUS)
@@ -99,11 +100,26 @@ class FairShare(Factor):
             key = task.key or ""
             return usual / (usual + (use(key, 0.0) + running(key, 0.0) + ahead(task)) / share(key))
 
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            keys = [task.key or "" for task in tasks]
+            had = {key: use(key, 0.0) + running(key, 0.0) for key in set(keys)}
+            shares = {key: share(key) for key in had}
+            before = zip(keys, ahead_of_all(tasks, context), strict=True)
+            return [usual / (usual + (had[key] + seconds) / shares[key]) for key, seconds in before]
+
         def score_of_equals(task: PendingTask) -> float:
             key = task.key or ""
             return usual / (usual + use(key, 0.0) + running(key, 0.0) + ahead(task))
 
-        return score_of_equals if share.are_equal else score
+        def score_all_of_equals(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            keys = [task.key or "" for task in tasks]
+            had = {key: usual + use(key, 0.0) + running(key, 0.0) for key in set(keys)}
+            before = zip(keys, ahead_of_all(tasks, context), strict=True)
+            return [usual / (had[key] + seconds) for key, seconds in before]
+
+        if share.are_equal:
+            return BulkScorer(score_of_equals, score_all_of_equals)
+        return BulkScorer(score, score_all)
 
     def shares_in(self, context: Context, keys: Iterable[str]) -> Shares:
         """Return the shares that are in force: an operator's before those of this factor."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import translate
 
 from celery_dynprio.durations import Duration
 from celery_dynprio.errors import PolicyError
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, is_number, positive_seconds
+from celery_dynprio.policies.base import BulkScorer, Factor, Scorer, is_number, positive_seconds
 
 
 class Gauge(Factor):
@@ -68,7 +68,7 @@ class Gauge(Factor):
         """Read the number and return the scorer. Exceptions of the source are not caught."""
         value = self._value(context.now)
         if self._match == "*":
-            return lambda _: value
+            return BulkScorer(lambda _: value, lambda tasks: [value] * len(tasks))
         known: dict[str, float] = {}
         matches, otherwise = self._matches, self._otherwise
 
@@ -78,7 +78,10 @@ class Gauge(Factor):
                 known[name] = value if matches(name) else otherwise
             return known[name]
 
-        return score
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            return list(map(score, tasks))
+
+        return BulkScorer(score, score_all)
 
     def _value(self, now: float) -> float:
         reading = self._reading  # read once and assigned once, so it needs no lock

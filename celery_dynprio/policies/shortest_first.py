@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
 from celery_dynprio.durations import Duration
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer, positive_seconds
+from celery_dynprio.policies.base import BulkScorer, Factor, Scorer, positive_seconds
 from celery_dynprio.runtimes import Runtimes
 
 #: The value of every task while no runtime is known.
@@ -36,13 +37,18 @@ class ShortestFirst(Factor):
 
     def bind(self, context: Context) -> Scorer:
         """Return the scorer."""
-        mean, scale = context.runtimes.mean, self.scale or _usual(context.runtimes)
+        runtimes, scale = context.runtimes, self.scale or _usual(context.runtimes)
+        mean = runtimes.mean
 
         def score(task: PendingTask) -> float:
             seconds = mean(task)
             return UNKNOWN if seconds is None else 1.0 / (1.0 + seconds / scale)
 
-        return score
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            means = runtimes.means(tasks)
+            return [UNKNOWN if seconds is None else 1.0 / (1.0 + seconds / scale) for seconds in means]
+
+        return BulkScorer(score, score_all)
 
 
 def _usual(runtimes: Runtimes) -> float:

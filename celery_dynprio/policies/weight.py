@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from celery_dynprio.models import Context, PendingTask
-from celery_dynprio.policies.base import Factor, Scorer
+from celery_dynprio.policies.base import BulkScorer, Factor, Scorer
 
 
 @dataclass(frozen=True)
@@ -20,4 +21,7 @@ class Weight(Factor):
         def score(task: PendingTask) -> float:
             return task.weight / 10.0
 
-        return score
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            return [task.weight / 10.0 for task in tasks]
+
+        return BulkScorer(score, score_all)

@@ -23,7 +23,8 @@ from celery_dynprio.lab.replay import Fleet, replay
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import Context, PendingTask, Run, RunningTask
 from celery_dynprio.policies import Age, FairShare, Max, Policy, ShortestFirst, Weight, factor
-from celery_dynprio.policies.charges import CAUTIOUS, Ahead, Alone, bind_known, charge, charged, with_pending
+from celery_dynprio.policies.ahead import Ahead, Alone, bind_known, with_pending
+from celery_dynprio.policies.charges import CAUTIOUS, charge, charged
 from celery_dynprio.policies.shares import Shares
 from celery_dynprio.producer.placement import Placement
 from celery_dynprio.runtimes import Runtimes
