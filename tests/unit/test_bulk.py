@@ -98,8 +98,12 @@ class _Plain(Factor):
         return one_of(self._factor.bind(context))
 
 
+def _unwanted(problem: object) -> None:
+    raise AssertionError(problem)
+
+
 def scored(policy: Policy, context: Context, tasks: list[PendingTask]) -> list[float]:
-    score = Scores(policy, pytest.fail).bind(with_pending(context, tasks, policy))
+    score = Scores(policy, _unwanted).bind(with_pending(context, tasks, policy))
     return [score(task) for task in tasks]
 
 
@@ -142,7 +146,7 @@ def test_a_sign_of_life_is_given_for_each_task_of_a_factor_that_may_be_slow() ->
     beats = count()
     policy = 1 * _broken(lambda _: False) + 1 * Weight()
     tasks = [PendingTask(str(number), "a.task", NOW) for number in range(5)]
-    Scores(policy, pytest.fail, lambda: next(beats)).bind(with_pending(Context(NOW), tasks, policy))
+    Scores(policy, _unwanted, lambda: next(beats)).bind(with_pending(Context(NOW), tasks, policy))
     assert next(beats) >= len(tasks)
 
 
