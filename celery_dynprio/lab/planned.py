@@ -50,7 +50,7 @@ class _Guide:
         if now >= self._next:
             self._known.take(self._store.read([queue]))
             self._next = now + READ_INTERVAL
-        return self._known.guidance.get(queue)
+        return self._known.of(queue)
 
     def wanted(self, queue: str) -> None:
         """Do nothing: it is asked as often as anything is published."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ from celery_dynprio.levels import Bands
 from celery_dynprio.models import HELD, OVERFLOW, Move, Outcome, PendingTask, Place
 from celery_dynprio.operators.steering import put_in
 from celery_dynprio.policies.base import Scorer
-from celery_dynprio.ports.broker import Backlog, Broker
+from celery_dynprio.ports.broker import Backlog, Broker, UsableLevels
 from celery_dynprio.ports.lease import TTL, Lease
 
 #: Tasks that are brought back between two renewals of the lease.
@@ -43,6 +43,8 @@ class Drain:
         self._score = score
         self._now = now
         self._clock = clock
+        #: The queues whose producers have been told that levels in between may be used.
+        self.stragglers: set[str] = set()
 
     def run(self, queue: str, *, held: bool) -> Drained:
         """Bring back the overflow of one queue, and what is ``held`` too; merge levels that plain Celery lacks."""
@@ -54,13 +56,23 @@ class Drain:
             lease.acquire()  # before the first look: a tick that began before the pause must park nothing after it
             with keeper.working():
                 places = (OVERFLOW, HELD) if held else (OVERFLOW,)
-                returned, merged = sum(self._return(backlog, lease, place) for place in places), 0
-                while moved := levels.keep(levels.plain, lease.acquire(), seconds=1.0):
-                    merged += moved
-                    keeper.beat()
+                returned = sum(self._return(backlog, lease, place) for place in places)
+                if levels.now() != levels.plain:
+                    self.stragglers.add(queue)
+                merged = _merge(levels, lease, keeper)
         finally:
             lease.release()
         return Drained(queue, returned, merged, backlog.count()[HELD])
+
+    def finish(self, drained: Drained) -> Drained:
+        """Merge what producers published to levels in between before they heard that these are not used any more."""
+        if drained.queue not in self.stragglers:
+            return drained
+        lease, keeper = self._broker.lease(drained.queue, owner=f"drain:{uuid4()}", kind="operator"), Keeper(TTL)
+        try:
+            return replace(drained, merged=drained.merged + _merge(self._broker.levels(drained.queue), lease, keeper))
+        finally:
+            lease.release()
 
     def _return(self, backlog: Backlog, lease: Lease, place: Place) -> int:
         """Bring back all that is parked in one place; the lease is taken anew for each chunk."""
@@ -76,6 +88,15 @@ class Drain:
             if returned == before:  # others brought back all of them meanwhile, or these cannot be
                 break
         return returned
+
+
+def _merge(levels: UsableLevels, lease: Lease, keeper: Keeper) -> int:
+    """Empty the levels in between, and let them be used no more; return how many messages that moved."""
+    merged = 0
+    while moved := levels.keep(levels.plain, lease.acquire(), seconds=1.0):
+        merged += moved
+        keeper.beat()
+    return merged
 
 
 def move_back(task: PendingTask, place: Place, score: float, bands: Bands, reason: str) -> Move:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from celery_dynprio.operators.views import Views
 from celery_dynprio.operators.waiting import read_waiting
 from celery_dynprio.operators.workers import Workers
 from celery_dynprio.ports.broker import Broker, Found
+from celery_dynprio.ports.guidance import STALE
 from celery_dynprio.ports.stores import SetShare
 from celery_dynprio.settings import Settings
 from celery_dynprio.task import call_fields
@@ -203,7 +205,11 @@ class Operations(Views):
         self._switch.pause()
         self._note("drain", why)
         drain = Drain(self._broker, scorer(self._settings.policy, Context(now)), now, self._clock)
-        return [drain.run(queue, held=held) for queue in self._settings.queues]
+        drained = [drain.run(queue, held=held) for queue in self._settings.queues]
+        if not drain.stragglers:
+            return drained
+        time.sleep(STALE)  # until then, producers may publish to levels in between
+        return [drain.finish(each) for each in drained]
 
     def select(self, wanted: Filter, limit: int | None = None) -> Selection:
         """Return the pending tasks that a filter selects, of which an operation finds most without another look.

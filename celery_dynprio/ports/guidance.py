@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from celery_dynprio.levels import Bands
-from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.models import Context, PendingTask, Place
 from celery_dynprio.runtimes import Runtimes
 
 #: Seconds after which guidance that nobody renewed is gone; more where the leader ticks rarely.
 EXPIRY: Final = 30.0
+
+#: Seconds after which what a producer did not read anew counts no more for it.
+STALE: Final = 9.0
 
 #: Seconds between two publications of a queue, at least.
 PUBLISH_INTERVAL: Final = 1.0
@@ -35,6 +38,9 @@ class Guidance:
     waiting: Mapping[str, float] = field(default_factory=dict)
     #: Shares that operators have set, by key.
     shares: Mapping[str, float] = field(default_factory=dict)
+    #: The levels that tasks may be put into beside the plain ones, as :class:`UsableLevels` says: stores add them when
+    #: it is read, and nobody publishes them.
+    levels: Collection[Place] = ()
 
     def context(self, now: float) -> Context:
         """Return what a producer knows ``now`` (Unix seconds). A new task comes after all that waits of its key."""
@@ -70,4 +76,7 @@ class GuidanceStore(Protocol):
         """Replace what is known of this queue; of long mappings, :data:`MOST_ENTRIES` are kept."""
 
     def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
-        """Return the guidance of these queues, where there is any that has not expired; one round trip."""
+        """Return the guidance of these queues, where there is any that has not expired; one round trip.
+
+        It tells which levels may be used now.
+        """

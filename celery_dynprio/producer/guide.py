@@ -16,16 +16,13 @@ from typing import Final, Protocol
 
 from celery_dynprio.complaints import Complaints
 from celery_dynprio.ports.broker import Broker
-from celery_dynprio.ports.guidance import Guidance
+from celery_dynprio.ports.guidance import STALE, Guidance
 
 logger = logging.getLogger("celery_dynprio.guide")
 
 #: Seconds between the first publish of a process and the first read, and between two reads.
 FIRST_READ: Final = 1.0
 READ_INTERVAL: Final = 3.0
-
-#: Seconds after which what could not be read anew counts no more.
-STALE: Final = 30.0
 
 #: Seconds without a publish after which reading stops.
 IDLE: Final = 60.0
@@ -59,8 +56,12 @@ class Known:
         self._clock = clock
         self._read_at = clock()
         self._wanted: dict[str, float] = {}
-        #: By queue.
-        self.guidance: Mapping[str, Guidance] = {}
+        self._guidance: Mapping[str, Guidance] = {}
+
+    def of(self, queue: str) -> Guidance | None:
+        """Return what is known of this queue, unless it is stale."""
+        guidance = self._guidance.get(queue)
+        return None if guidance is None or self._clock() - self._read_at >= STALE else guidance
 
     def want(self, queue: str) -> None:
         """Remember that something is published to this queue now."""
@@ -73,13 +74,7 @@ class Known:
 
     def take(self, guidance: Mapping[str, Guidance]) -> None:
         """Replace what is known."""
-        self._read_at = self._clock()
-        self.guidance = guidance
-
-    def expire(self) -> None:
-        """Forget what is known if it is stale."""
-        if self._clock() - self._read_at >= STALE:
-            self.guidance = {}
+        self._read_at, self._guidance = self._clock(), guidance
 
 
 class Reader:
@@ -123,7 +118,6 @@ class Reader:
                 self.known.take(broker.stores.guidance().read(queues))
                 broker.rest()  # a broker may allow few connections
             except Exception as exc:  # noqa: BLE001 - whatever it is, publishers must not notice
-                self.known.expire()
                 self._complain(exc)
             self._stopped.wait(self._interval)
         if broker is not None:
@@ -150,7 +144,7 @@ class BackgroundGuide:
     def of(self, queue: str) -> Guidance | None:
         """Return what is known of this queue."""
         reader = self._reader
-        return None if reader is None else reader[1].known.guidance.get(queue)
+        return None if reader is None else reader[1].known.of(queue)
 
     def wanted(self, queue: str) -> None:
         """Hear that something is published to this queue."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from celery_dynprio.complaints import Complaints
-from celery_dynprio.levels import Bands, Scale
-from celery_dynprio.models import Context, PendingTask
+from celery_dynprio.levels import Bands, Scale, at_or_before
+from celery_dynprio.models import Context, PendingTask, Place
 from celery_dynprio.policies import Policy, Scorer
 from celery_dynprio.policies.charges import CAUTIOUS, Charge, charge
 from celery_dynprio.ports.guidance import Guidance
@@ -49,6 +49,8 @@ class _Bound:
     until: float
     guidance: Guidance | None
     bands: Bands
+    #: The kombu priority for each level.
+    priorities: Sequence[int]
     context: Context
     #: What the key of a task is charged for it, in seconds.
     charge: Charge
@@ -72,9 +74,9 @@ class _Bound:
 class Placement:
     """Gives tasks their first level: the policy's score, in the queue's bands. A policy that fails means the middle.
 
-    ``scale`` is how the broker numbers the levels, ``guide`` knows what the leaders say. Tasks are published only to
-    levels that workers without the add-on take from as well: to the last such level that is not behind the one they
-    belong to.
+    ``scale`` is how the broker numbers the levels, ``guide`` knows what the leaders say. Tasks are published to the
+    levels that the leader of the queue lets be used, and else only to those that workers without the add-on take from
+    as well: to the last such level that is not behind the one they belong to.
     """
 
     def __init__(self, policy: Policy, scale: Scale, guide: Guide | None = None) -> None:
@@ -106,7 +108,7 @@ class Placement:
         if known is None:
             deadline = None if slack is None else bound.at + slack / 1000
             task = PendingTask(task_id, name, bound.at - waited, features[2], deadline, key, features[5])
-            known = self._priorities[bound.bands.level(self._score(bound.scorer, task))], bound.charge(task)
+            known = bound.priorities[bound.bands.level(self._score(bound.scorer, task))], bound.charge(task)
             if len(bound.tasks) < MAX_REMEMBERED:
                 bound.tasks[features] = known
         priority, seconds = known
@@ -125,17 +127,24 @@ class Placement:
     def _bind(self, queue: str, now: float) -> _Bound:
         self._guide.wanted(queue)
         guidance, bands, context = self._guide.of(queue), self._bands, Context(now)
+        priorities: Sequence[int] = self._priorities
         charged: Charge = _nothing
         if guidance is not None and guidance.bands.count == bands.count:
             bands, context = guidance.bands, guidance.context(now)
-            charged = charge(context)
+            charged, priorities = charge(context), self._priorities_in(guidance.levels)
         until = now + (BOUND_SECONDS if queue in self._bound else FIRST_READ)
-        bound = self._bound[queue] = _Bound(now, until, guidance, bands, context, charged)
+        bound = self._bound[queue] = _Bound(now, until, guidance, bands, priorities, context, charged)
         try:
             bound.scorer = self._policy.bind(bound.context)
         except Exception as exc:  # noqa: BLE001 - as in _score
             self.complain(repr(exc))
         return bound
+
+    def _priorities_in(self, levels: Collection[Place]) -> Sequence[int]:
+        """Return the priority for each level if these may be used beside the plain ones."""
+        scale = self.scale
+        usable = [level for level in scale.levels if level in scale.plain or level in levels]
+        return [scale.numbers[at_or_before(level, usable)] for level in scale.levels]
 
     def _score(self, scorer: Scorer, task: PendingTask) -> float:
         try:

@@ -264,7 +264,11 @@ class MemoryGuidance:
         """Return the guidance of these queues."""
         now = self._clock()
         known = {queue: self._known[queue] for queue in queues if queue in self._known}
-        return {queue: guidance for queue, (until, guidance) in known.items() if now < until}
+        return {
+            queue: replace(guidance, levels=range(guidance.bands.count))  # as MemoryLevels says
+            for queue, (until, guidance) in known.items()
+            if now < until
+        }
 
 
 class MemoryRunning:

@@ -10,7 +10,8 @@ import pytest
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.guidance import RedisGuidance
-from celery_dynprio.levels import Bands
+from celery_dynprio.brokers.redis.usable import RedisUsableLevels
+from celery_dynprio.levels import AddedSteps, Bands
 from celery_dynprio.ports.guidance import MOST_ENTRIES, Guidance
 from celery_dynprio.runtimes import Runtimes, Sums
 from tests.apps import make_app
@@ -21,7 +22,7 @@ FIGURES = Guidance(Bands(0.25, 0.75, 10), Runtimes({"mail": 2.0}), {"acme": 3.0}
 
 @pytest.fixture
 def client(valkey: Database) -> Iterator[RedisClient]:
-    made = RedisClient.from_app(make_app(valkey.url))
+    made = RedisClient.from_app(make_app(valkey.url, steps=AddedSteps(range(10))))
     yield made
     made.close()
 
@@ -97,8 +98,29 @@ def test_figures_that_are_none_are_left_out(valkey: Database, client: RedisClien
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("said", "levels"), [(None, ()), ("1,2", (1, 2)), (b"\xff,7", (7,)), ("99,x,-1", ()), ("", ())]
+)
+def test_it_tells_which_levels_the_leader_lets_be_used(
+    valkey: Database, client: RedisClient, said: str | bytes | None, levels: tuple[int, ...]
+) -> None:
+    store = RedisGuidance(client)
+    store.publish("celery", FIGURES)
+    if said is not None:
+        valkey.client.set("dynprio:celery:levels", said)
+    assert set(store.read(["celery"])["celery"].levels) == {0, 3, 6, 9, *levels}
+
+
+def test_it_hears_at_once_of_levels_that_are_used_no_more(client: RedisClient) -> None:
+    store, usable = RedisGuidance(client), RedisUsableLevels(client, "celery")
+    store.publish("celery", FIGURES)
+    for levels in (tuple(range(10)), usable.plain):
+        usable.keep(levels, None)
+        assert store.read(["celery"])["celery"].levels == levels
+
+
 def test_a_key_of_another_kind_is_reported_by_nobody(valkey: Database, client: RedisClient) -> None:
     valkey.client.lpush("dynprio:guidance", "x")
     store = RedisGuidance(client)
     valkey.client.set("dynprio:celery:guidance", json.dumps({"v": 1, "bands": [0.1, 0.9, 10]}))
-    assert store.read(["celery"])["celery"] == Guidance(Bands(0.1, 0.9, 10))
+    assert store.read(["celery"])["celery"] == Guidance(Bands(0.1, 0.9, 10), levels=client.scale.plain)

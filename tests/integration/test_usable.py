@@ -44,7 +44,7 @@ class Shop:
     def __init__(self, database: Database, **conf: Any) -> None:
         self.redis: Any = database.client
         self.app = Celery("shop", broker=database.url, set_as_current=False)
-        self.app.conf.update({"dynprio_policy": 1 * Weight(), **conf})
+        self.app.conf.update({"dynprio_policy": 1 * Weight(), "dynprio_hysteresis": 0.25, **conf})
         self.dynprio = DynPrio(self.app)
         self.settings = self.dynprio.settings
         self.client = RedisClient.from_app(self.app)

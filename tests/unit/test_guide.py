@@ -12,9 +12,9 @@ import pytest
 
 from celery_dynprio.levels import Bands
 from celery_dynprio.ports.broker import Broker
-from celery_dynprio.ports.guidance import Guidance
+from celery_dynprio.ports.guidance import STALE, Guidance
 from celery_dynprio.producer import guide
-from celery_dynprio.producer.guide import IDLE, STALE, BackgroundGuide, Known, Reader
+from celery_dynprio.producer.guide import IDLE, BackgroundGuide, Known, Reader
 from tests.processes import wait_until
 
 GUIDANCE = Guidance(Bands(0.1, 0.9, 10))
@@ -68,11 +68,9 @@ def test_what_could_not_be_read_anew_counts_until_it_is_stale() -> None:
     known = Known(lambda: now)
     known.take({"celery": GUIDANCE})
     now = STALE - 1
-    known.expire()
-    assert known.guidance == {"celery": GUIDANCE}
+    assert known.of("celery") == GUIDANCE
     now = STALE
-    known.expire()
-    assert not known.guidance
+    assert known.of("celery") is None
 
 
 def test_only_queues_that_are_published_to_are_asked_about() -> None:
@@ -99,7 +97,7 @@ def test_it_is_read_again_and_again_over_one_connection_that_is_closed_in_betwee
 ) -> None:
     reader.wanted("celery")
     wait_until(lambda: connect.rests > 3)
-    assert reader.known.guidance == {"celery": GUIDANCE}
+    assert reader.known.of("celery") == GUIDANCE
     assert connect.connected == 1
     assert len(threads()) == 1
 
@@ -111,21 +109,21 @@ def test_the_thread_ends_when_nothing_is_published_and_begins_anew(
     wait_until(lambda: connect.rests)
     monkeypatch.setattr(guide, "IDLE", -1.0)
     wait_until(lambda: connect.closed == 1 and not threads())
-    assert not reader.known.guidance
+    assert reader.known.of("celery") is None
     monkeypatch.undo()
     monkeypatch.setattr(guide, "FIRST_READ", 0.0)
     reader.wanted("celery")
-    wait_until(lambda: reader.known.guidance)
+    wait_until(lambda: reader.known.of("celery"))
     assert connect.connected == 2
 
 
 def test_a_broker_that_is_away_for_a_moment_takes_nothing_away(connect: Connecting, reader: Reader) -> None:
     reader.wanted("celery")
-    wait_until(lambda: reader.known.guidance)
+    wait_until(lambda: reader.known.of("celery"))
     connect.away = True
     reads = connect.reads
     wait_until(lambda: connect.reads > reads + 2)
-    assert reader.known.guidance == {"celery": GUIDANCE}
+    assert reader.known.of("celery") == GUIDANCE
 
 
 def test_a_broker_that_cannot_be_reached_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +138,7 @@ def test_a_broker_that_cannot_be_reached_is_tried_again(monkeypatch: pytest.Monk
 
     own = Reader(connect, interval=0.001)
     own.wanted("celery")
-    wait_until(lambda: own.known.guidance)
+    wait_until(lambda: own.known.of("celery"))
     own.stop()
 
 
@@ -155,7 +153,7 @@ def test_a_process_that_can_start_no_thread_publishes_all_the_same(
         reader.wanted("celery")
     assert connect.connected == 0
     reader.wanted("celery")
-    wait_until(lambda: reader.known.guidance)
+    wait_until(lambda: reader.known.of("celery"))
 
 
 def test_a_forked_process_reads_for_itself(connect: Connecting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from celery_dynprio import (
     tracing,
 )
 from celery_dynprio.errors import OptionError
-from celery_dynprio.levels import Bands, Scale
+from celery_dynprio.levels import KOMBU_STEPS, Bands, Scale
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.producer.canvas import dependents
 from celery_dynprio.producer.placement import Placement
@@ -815,6 +815,28 @@ def test_what_waits_and_what_was_published_since_goes_before_a_task_of_the_same_
     assert flood[-1] > flood[0] + 2
     guide.known = {"celery": replace(guidance)}  # newer: it knows of what was published
     assert level("flood") == flood[0]
+
+
+def test_levels_in_between_are_published_to_only_while_the_leader_lets_them_be_used() -> None:
+    guide = Guide()
+    placement = Placement(1 * Weight(), Scale(tuple(range(10)), KOMBU_STEPS), guide)
+
+    def levels() -> list[int]:
+        return [placement.priority("celery", "", "work", {"at": 1.0, "w": weight}) for weight in (0, 3, 5, 10)]
+
+    plain = levels()
+    assert plain == [9, 6, 3, 0]
+    guidance = Guidance(Bands.equal(10))  # as of a leader that says nothing about levels
+    guide.known = {"celery": guidance}
+    assert levels() == plain
+    guide.known = {"celery": replace(guidance, levels=range(10))}
+    assert levels() == [9, 6, 4, 0]
+    guide.known = {"celery": replace(guidance, levels=(0, 1, 3, 5, 6, 9))}
+    assert levels() == [9, 6, 3, 0]
+    guide.known = {"celery": replace(guidance, levels=(99, -1))}
+    assert levels() == plain
+    guide.known = {}
+    assert levels() == plain
 
 
 def test_guidance_for_another_number_of_levels_counts_for_nothing() -> None:

@@ -1,7 +1,7 @@
 """What leaders tell producers, in two kinds of small keys that expire.
 
 Each queue has its bands in one. The figures, which are the same for all queues of an app, are in another, so that an
-app with many queues writes and reads them once.
+app with many queues writes and reads them once. Which levels may be used is read from where leaders keep it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.usable import LEVELS_KEY, said_in
 from celery_dynprio.levels import Bands
 from celery_dynprio.ports.guidance import EXPIRY, PUBLISH_INTERVAL, Guidance
 from celery_dynprio.runtimes import Runtimes, Sums
@@ -57,15 +58,18 @@ class RedisGuidance:
         """Return the guidance of these queues; anything malformed in Redis is taken for absent."""
         if not queues:
             return {}
-        figures, *rows = self._client.redis.mget(self._figures_key, *map(self._bands_key, queues))
+        levels_keys = (self._client.queue_key(queue, LEVELS_KEY) for queue in queues)
+        figures, *rest = self._client.redis.mget(self._figures_key, *map(self._bands_key, queues), *levels_keys)
+        rows = map(_object, rest[: len(queues)])
+        usable = (said_in(raw, self._client.scale) for raw in rest[len(queues) :])
         common = _object(figures)
         runtimes = _runtimes(common)
         use, running, shares = (_numbers(common.get(each)) for each in ("use", "running", "shares"))
         found = {}
-        for queue, row in zip(queues, map(_object, rows), strict=True):
+        for queue, row, levels in zip(queues, rows, usable, strict=True):
             bands = _bands(row.get("bands"))
             if bands is not None:
-                found[queue] = Guidance(bands, runtimes, use, running, _numbers(row.get("waiting")), shares)
+                found[queue] = Guidance(bands, runtimes, use, running, _numbers(row.get("waiting")), shares, levels)
         return found
 
     def _bands_key(self, queue: str) -> str:

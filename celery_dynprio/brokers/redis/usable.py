@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from celery_dynprio.errors import LeaseLostError
-from celery_dynprio.levels import at_or_before
+from celery_dynprio.levels import Scale, at_or_before
 from celery_dynprio.models import Place
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from celery_dynprio.ports.broker import WorkersOfQueues
 
 logger = logging.getLogger("celery_dynprio.usable")
+
+#: The key of a queue in which the leader says so.
+LEVELS_KEY: Final = "levels"
 
 #: Seconds for which the levels of a queue may be used after the leader last said so; more where it ticks rarely.
 TTL: Final = 30.0
@@ -32,6 +35,12 @@ BATCH_BYTES: Final = 500_000
 
 #: Seconds between two log lines about tasks that wait where not all workers look.
 WARN_INTERVAL: Final = 60.0
+
+
+def said_in(raw: bytes | None, scale: Scale) -> tuple[Place, ...]:
+    """Return the levels that the leader lets be used, as the key of a queue has them; the plain ones at least."""
+    said = set((raw or b"").decode(errors="replace").split(","))
+    return tuple(level for level in scale.levels if level in scale.plain or str(level) in said)
 
 
 class RedisUsableLevels:
@@ -53,7 +62,8 @@ class RedisUsableLevels:
         self._fleet = None if self.plain == self._all else fleet
         self._redis = client.redis
         self._lists = [client.level_key(queue, level) for level in self._all]
-        self._key = client.queue_key(queue, "levels")
+        self._scale = client.scale
+        self._key = client.queue_key(queue, LEVELS_KEY)
         self._keys = [client.queue_key(queue, "lease"), client.queue_key(queue, "moves"), self._key]
         self._ttl = ttl
         self._script = client.script("levels")
@@ -131,8 +141,7 @@ class RedisUsableLevels:
         return {key: count for key, count in zip(others, pipe.execute(), strict=True) if count}
 
     def _said(self) -> tuple[Place, ...]:
-        said = set((self._redis.get(self._key) or b"").decode(errors="replace").split(","))
-        return tuple(level for level in self._all if level in self.plain or str(level) in said)
+        return said_in(self._redis.get(self._key), self._scale)
 
     def _tell(self, levels: Sequence[Place]) -> None:
         unused = ", ".join(f"P{level}" for level in self._all if level not in levels)
