@@ -50,6 +50,10 @@ WEIGHTS: Final = {
 }
 
 
+class BrokenOffError(Exception):
+    """A read ends before all is read, as if the broker went away."""
+
+
 class World:
     """One queue, its producers, workers and operators, two reprioritizers, and somebody with a client of his own.
 
@@ -79,6 +83,8 @@ class World:
 
     def interfere(self) -> None:
         """What others do between two calls of the leader."""
+        if self.reading and self.random.random() < 0.02:
+            raise BrokenOffError
         if self.reading and self.random.random() < 0.4:
             getattr(self, self.random.choice(["push", "push_again", "pop", "restore", "meddle", "steer", "purge"]))()
 
@@ -125,10 +131,12 @@ class World:
             self.pending[tag(again)] += 1
 
     def read(self) -> None:
-        """The leader reads, while others go on."""
+        """The leader reads, while others go on; the read may break off."""
         self.reading = True
         try:
             snapshot = self.leader.read(NOW)
+        except BrokenOffError:
+            return
         finally:
             self.reading = False
         self.known = [(task, level) for level, tasks in enumerate(snapshot.levels) for task in tasks]

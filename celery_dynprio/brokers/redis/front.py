@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from celery_dynprio.brokers.redis.look import Look
@@ -56,7 +57,8 @@ class Front:
         #: The first message with each id, and those that have the id of another one.
         self._by_id: dict[str, Item] = {}
         self._second: frozenset[Item] = frozenset()
-        self._doubles = False
+        #: The ids that more than one message has.
+        self._twice: frozenset[str] = frozenset()
         #: How what was moved or written here reads, until it is read again.
         self._reads: dict[Entry, PendingTask | str] = {}
         #: By the name of a task (``PendingTask.ref``) where it was found or put since the last read.
@@ -65,16 +67,21 @@ class Front:
         #: How many moves were made in this queue, ever when it was read last, and here since; None if it was not.
         self._moves: int | None = None
         self._own_moves = 0
-        self._slice = (0, 1)
+        self._slice = (0, 0)
 
     def read(self, depths: Sequence[int], now: float) -> tuple[tuple[tuple[PendingTask, ...], ...], Counter[str]]:
         """Read levels that are so deep; return the tasks of each, and why how many other messages stay there.
 
-        Of two with one id the second is left where it is.
+        Of two with one id the second is left where it is. What ends a read, an error of the broker say, ends what is
+        known as well: some levels would be a read ahead of others, and of the ids.
         """
         self._placed = {}
         looks = self._looks(depths)
-        self._ask(looks, now)
+        try:
+            self._ask(looks, now)
+        except BaseException:
+            self.clear()
+            raise
         for level, look in looks.items():
             self._pauses[level] = look.pause_until
         self._count_ids(looks.values())
@@ -131,10 +138,10 @@ class Front:
         return self._mirrors[level].share(size)
 
     def _item(self, task: PendingTask, level: Place, entry: Entry, *, from_head: bool) -> Item | None:
+        if task.id in self._twice:
+            return self._mirrors[level].find(lambda each: is_same(each.entry, entry), from_head=from_head)
         item = self._by_id.get(task.id)
-        if item is not None and item.level == level and is_same(item.entry, entry) and not self._doubles:
-            return item
-        return self._mirrors[level].find(lambda each: is_same(each.entry, entry), from_head=from_head)
+        return item if item is not None and item.level == level and is_same(item.entry, entry) else None
 
     def _looks(self, depths: Sequence[int]) -> dict[Place, Look]:
         """What is to be read of each level, but of those that had messages too large to be looked at all the time."""
@@ -161,8 +168,7 @@ class Front:
             if not begun:
                 begun, self._moves, self._own_moves = True, moves, 0
                 if expected not in {None, moves}:
-                    for look in left.values():
-                        look.forget()
+                    self._forget(looks)
                     continue
             for (level, look), news in zip(list(left.items()), answers, strict=True):
                 if news.state == ENDS and look.mirror.items and not recalled:
@@ -171,6 +177,14 @@ class Front:
                     news = news._replace(whole=None)  # noqa: PLW2901 - the same without what is for tests
                 if look.take(news, partial(self._read, level=level, now=now, recalled=recalled)):
                     del left[level]
+
+    def _forget(self, looks: Mapping[Place, Look]) -> None:
+        """See to it that all of each level is read: of those that are not looked at now, the next time."""
+        for level, mirror in enumerate(self._mirrors):
+            if level in looks:
+                looks[level].forget()
+            else:
+                mirror.stale = True
 
     def _read(self, entry: Entry, level: Place, now: float, recalled: Mapping[Entry, PendingTask | str]) -> Item:
         """The message as an item of this level; those seen before are not parsed again."""
@@ -181,7 +195,7 @@ class Front:
         """The level of which a part is compared with what is known, and where behind its anchor that part begins."""
         level, offset = self._slice
         count = self._mirrors[level].slice_at(offset)
-        following = (level, offset + count) if count else ((level + 1) % len(self._lists), 1)
+        following = (level, offset + count) if count else ((level + 1) % len(self._lists), 0)
         self._slice = following
         return level, offset
 
@@ -190,24 +204,23 @@ class Front:
         for look in looks:
             for item in look.left:
                 self._forget_id(item)
+        doubles = bool(self._second)
         for look in looks:
             for item in look.came:
                 if isinstance(item.task, PendingTask) and self._by_id.setdefault(item.task.id, item) is not item:
-                    self._doubles = True
-        if self._doubles:
+                    doubles = True
+        if doubles:
             self._find_second()
 
     def _find_second(self) -> None:
         self._by_id = {}
-        items = (item for mirror in self._mirrors for item in mirror.items)
-        second = frozenset(
-            item
-            for item in items
-            if isinstance(item.task, PendingTask) and self._by_id.setdefault(item.task.id, item) is not item
-        )
-        for item in second ^ self._second:
+        second: dict[Item, str] = {}
+        for item in chain.from_iterable(mirror.items for mirror in self._mirrors):
+            if isinstance(item.task, PendingTask) and self._by_id.setdefault(item.task.id, item) is not item:
+                second[item] = item.task.id
+        for item in second.keys() ^ self._second:
             self._mirrors[item.level].changed = True
-        self._second, self._doubles = second, bool(second)
+        self._second, self._twice = frozenset(second), frozenset(second.values())
 
     def _forget_id(self, item: Item) -> None:
         if isinstance(item.task, PendingTask) and self._by_id.get(item.task.id) is item:

@@ -88,7 +88,7 @@ class Look:
     def _replace(self, make: Callable[[Entry], Item]) -> bool:
         self.left = self.mirror.items
         self.came = [make(entry) for entry in reversed(self._stretch.found)]
-        self.mirror.replace(self.came)
+        self.mirror.replace(self.came, self._stretch.start)
         self.mirror.stale = self._stretch.torn
         return True
 
@@ -109,13 +109,13 @@ class Stretch:
         self.at_once = not start
         #: Whether some messages in it may be missing.
         self.torn = False
-        self._start = start
+        self.start = start
         self._again = 0
 
     def restart(self) -> None:
         """Begin anew."""
         self.found = []
-        self.begin = self.at = self._start
+        self.begin = self.at = self.start
 
     def add(self, news: News) -> bool:
         """Add a part; return False if it is not known to continue what was found.

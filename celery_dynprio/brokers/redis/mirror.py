@@ -42,8 +42,9 @@ class Mirror:
         self.changed = True
         #: Whether all of it has to be read again.
         self.stale = False
-        #: How many messages were pushed here since the last read.
+        #: How many messages were pushed here since the last read, and how many at the head were not read.
         self.pushed = 0
+        self._unread = 0
         self._gone: set[Item] = set()
         self._places: dict[Item, int] = {}
         self._left: list[int] = []
@@ -61,9 +62,9 @@ class Mirror:
             self._become([item for item in self.items if item not in self._gone])
             self._gone = set()
 
-    def replace(self, items: Sequence[Item]) -> None:
-        """Note all that is in the list, the next to run first."""
-        self._gone, self.stale = set(), False
+    def replace(self, items: Sequence[Item], unread: int = 0) -> None:
+        """Note all that is in the list, the next to run first, but for so many messages at its head."""
+        self._gone, self.stale, self._unread = set(), False, unread
         self._become(list(items))
 
     def popped(self, news: News, index: int) -> int | None:
@@ -90,6 +91,7 @@ class Mirror:
 
     def advance(self, popped: int, pushed: Sequence[Item]) -> list[Item]:
         """Take out what was popped, and note what was pushed, from the head on; return what was popped."""
+        self._unread = 0
         left = self.items[:popped]
         if popped or pushed:
             self._become([*self.items[popped:], *reversed(pushed)])
@@ -116,8 +118,8 @@ class Mirror:
         """Where in the list the message is, as move.lua counts."""
         place = self._index()[item]
         tail = place - bisect_left(self._left, place)
-        head = len(self.items) - len(self._left) - 1 - tail
-        return head + self.pushed + 1 if head < tail else -1 - tail
+        head = self._unread + self.pushed + len(self.items) - len(self._left) - 1 - tail
+        return head + 1 if head < tail else -1 - tail
 
     def find(self, accepts: Callable[[Item], bool], *, from_head: bool) -> Item | None:
         """Return the first message, from the tail or the head, that is accepted and was not moved away."""

@@ -5,7 +5,7 @@ Of a message that is too large to be moved only the size is read, at its first s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -22,10 +22,6 @@ CHUNK_BYTES: Final = 500_000
 #: Messages that a first read asks for, and by how much a next one may ask for more.
 FIRST: Final = 20
 GROWTH: Final = 4
-
-#: The same of a list that was read before, whose newest messages are few, and the most that are read of what is known.
-FIRST_NEW: Final = 8
-CHUNK_KNOWN: Final = 500
 
 #: So few at a time are read as they are where none was too large yet: if the next ones are, they are few.
 FEW: Final = 8
@@ -50,14 +46,13 @@ class Part(NamedTuple):
 class Pace:
     """How many messages to ask for next: few at first, then as many as make up about :data:`CHUNK_BYTES`."""
 
-    def __init__(self, first: int = FIRST, most: int = CHUNK) -> None:
+    def __init__(self, first: int = FIRST) -> None:
         self.size = first
-        self._most = most
 
     def learn(self, count: int, size: int) -> None:
         """Take in that ``count`` messages had ``size`` bytes."""
-        fit = CHUNK_BYTES * count // (size + 1) if count else self._most
-        self.size = max(1, min(self._most, GROWTH * self.size, fit))
+        fit = CHUNK_BYTES * count // (size + 1) if count else CHUNK
+        self.size = max(1, min(CHUNK, GROWTH * self.size, fit))
 
 
 class Reader:
@@ -94,15 +89,14 @@ class Reader:
             yield part.found
             start, ends = start + part.looked, part.ends
 
-    def tail(self, key: str, depth: int, wanted: int, known: Collection[bytes] = ()) -> Iterator[tuple[int, Entry]]:
+    def tail(self, key: str, depth: int, wanted: int) -> Iterator[tuple[int, Entry]]:
         """The ``wanted`` last messages of a list so deep, from the head on, with where they are as move.lua counts.
 
         Reading goes towards the tail, where workers pop, and to its end: neither what they take nor what producers push
-        meanwhile makes one be missed. What is moved away from before this place does. Where a message is ``known``, all
-        that are behind it are not too large, but for what a worker gave back since: they are read as they are, which
-        takes the server a fifth of the time. So are messages that are large enough to be read a few at a time.
+        meanwhile makes one be missed. What is moved away from before this place does. Messages that are large enough to
+        be read a few at a time are read as they are, which takes the server a fifth of the time.
         """
-        pace = Pace(FIRST_NEW, CHUNK_KNOWN) if known else Pace(CHUNK)
+        pace = Pace(CHUNK)
         start, plain, large, ends = depth - wanted, False, False, not wanted
         entries: Sequence[Entry]
         while not ends:
@@ -118,7 +112,7 @@ class Reader:
             start += len(entries)
             pace.learn(len(entries), size)
             large = large or any(isinstance(entry, int) for entry in entries)
-            plain = bool(entries) and (entries[-1] in known or (pace.size <= FEW and not large))
+            plain = bool(entries) and pace.size <= FEW and not large
 
     def _sized(self, raws: Sequence[bytes]) -> list[Entry]:
         """The messages, of those that are too large only their sizes."""

@@ -102,7 +102,7 @@ local function look(key, start, size, text, offset, most)
   local at, state, found = walk(key, start, size, text)
   local tail, tail_digest, slice, slice_digest = 0, '', 0, ''
   if state == ANCHOR then
-    tail, tail_digest = digest(key, -1, -1, math.min(TAIL, length), MARK, TAIL_BYTES)
+    tail, tail_digest = digest(key, -1, -1, math.min(TAIL, length - at), MARK, TAIL_BYTES)
     if most > 0 and work_left() then
       slice, slice_digest = digest(key, at + offset, 1, math.min(most, messages_left), LARGEST, bytes_left)
     end
