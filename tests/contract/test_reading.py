@@ -80,7 +80,10 @@ class Leader:
         self.client = RedisClient.from_app(self.app)
         self.key = self.client.level_key(QUEUE, LEVEL)
         self.interrupt: Callable[[], object] = lambda: None
-        self.backlog = RedisBacklog(self.client, QUEUE, beat=lambda: self.interrupt())
+        self.backlog = RedisBacklog(self.client, QUEUE, beat=self.beat)
+
+    def beat(self) -> None:
+        self.interrupt()
 
     def publish(self, count: int, **fields: object) -> None:
         self.client.redis.lpush(self.key, *(small(number, **fields) for number in range(count)))

@@ -71,10 +71,9 @@ class Reader:
     def look(self, key: str, start: int, count: int, texts: Sequence[str] = ("",)) -> Part:
         """Look for messages with one of these texts in a part of a list, which may be shorter than was asked for."""
         arguments: list[Any] = [start, start + count - 1, self._largest, CHUNK_BYTES, *texts]
-        looked, size, *found = self._find(keys=[key], args=arguments)
+        looked, size, ends, *found = self._find(keys=[key], args=arguments)
         self._beat()
-        ends = looked < count and size < CHUNK_BYTES
-        part = Part(looked, size, list(zip(found[::2], found[1::2], strict=True)), ends)
+        part = Part(looked, size, list(zip(found[::2], found[1::2], strict=True)), bool(ends))
         self.large += sum(entry for _, entry in part.found if isinstance(entry, int))
         return part
 

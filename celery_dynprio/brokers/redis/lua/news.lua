@@ -14,8 +14,9 @@
 -- answers that there are more. If all is to be told, the whole list follows: that is for tests.
 --
 -- Keeps: nothing is changed. Few messages are in memory at a time, since nobody knows how large they are before. The first list
--- gets on with each call, and no list is begun once the work is done.
-local STEP, MOST_REST = 4, 4000
+-- gets on with each call, and no list is begun once the work is done. To get to an index the server passes all between it
+-- and the nearer end: that counts like bytes, and the more it is, the more messages are read at once.
+local STEP, MOST_STEP, FAR, PASS, MOST_REST = 4, 64, 250, 2, 4000
 local MORE, ANCHOR, ENDS = 0, 1, 2
 local messages_left, bytes_left, LARGE, LARGEST = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local MARK, TAIL, TAIL_BYTES, FIRST, EACH = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), 9, 5
@@ -51,15 +52,23 @@ local function short(message)
   return rest and { #message, rest } or message
 end
 
+-- How far an index is from the nearer end, and how many messages to read at once from there on.
+local function reach(length, at, least)
+  local far = math.max(math.min(at, length - at), 0)
+  return math.max(least, math.min(MOST_STEP, math.floor(far / FAR))), far
+end
+
 -- Looks from an index on for the anchor; returns the index that comes next, what is there, and the messages before.
-local function walk(key, at, size, text)
-  local step, found = 1, {}
+local function walk(key, length, at, size, text)
+  local step, found = reach(length, at, 1), {}
   while work_left() do
+    local most, far = reach(length, at, STEP)
+    bytes_left = bytes_left - PASS * far
     local messages = redis.call('LRANGE', key, at, at + step - 1)
     if #messages == 0 then
       return at, ENDS, found
     end
-    step = math.min(2 * step, STEP)
+    step = math.min(2 * step, most)
     for i = 1, #messages do
       local message = messages[i]
       count(message)
@@ -74,15 +83,17 @@ local function walk(key, at, size, text)
 end
 
 -- Of up to so many messages from an index on, the last bytes of each, as far as they are told.
-local function digest(key, index, way, most, last, bytes)
-  local texts, step = {}, 1
+local function digest(key, length, index, way, most, last, bytes)
+  local texts, step = {}, reach(length, way > 0 and index or 0, 1)
   while #texts < most and bytes > 0 do
+    local following, far = reach(length, way > 0 and index + #texts or #texts, STEP)
+    bytes_left = bytes_left - PASS * far
     local from, to = index + way * #texts, index + way * (math.min(#texts + step, most) - 1)
     local messages = redis.call('LRANGE', key, math.min(from, to), math.max(from, to))
     if #messages == 0 then
       break
     end
-    step = STEP
+    step = following
     for i = 1, #messages do
       local message = messages[way > 0 and i or #messages + 1 - i]
       count(message)
@@ -99,12 +110,12 @@ local function look(key, start, size, text, offset, most)
   if not work_left() then
     return { length, 0, MORE, 0, '', 0, '', {} }
   end
-  local at, state, found = walk(key, start, size, text)
+  local at, state, found = walk(key, length, start, size, text)
   local tail, tail_digest, slice, slice_digest = 0, '', 0, ''
   if state == ANCHOR then
-    tail, tail_digest = digest(key, -1, -1, math.min(TAIL, length - at), MARK, TAIL_BYTES)
+    tail, tail_digest = digest(key, length, -1, -1, math.min(TAIL, length - at), MARK, TAIL_BYTES)
     if most > 0 and work_left() then
-      slice, slice_digest = digest(key, at + offset, 1, math.min(most, messages_left), LARGEST, bytes_left)
+      slice, slice_digest = digest(key, length, at + offset, 1, math.min(most, messages_left), LARGEST, bytes_left)
     end
   end
   return { length, at - start, state, tail, tail_digest, slice, slice_digest, found }
