@@ -36,9 +36,10 @@ while at <= last and bytes + PASS * passed < limit do
     break
   end
   step, passed = math.min(2 * step, most), passed + far
+  local largest_read = 1
   for i = 1, #messages do
     local size = #messages[i]
-    bytes = bytes + size
+    bytes, largest_read = bytes + size, math.max(largest_read, size)
     if size > largest then
       answer[n + 1], answer[n + 2], n, step = at, size, n + 2, 1
     elseif matches(messages[i]) then
@@ -46,6 +47,7 @@ while at <= last and bytes + PASS * passed < limit do
     end
     at = at + 1
   end
+  step = math.max(1, math.min(step, math.floor((limit - bytes) / largest_read)))
 end
 answer[1], answer[2], answer[3] = at - first, bytes, ends
 return answer

@@ -69,15 +69,16 @@ local function walk(key, length, at, size, text)
       return at, ENDS, found
     end
     step = math.min(2 * step, most)
+    local largest = 1
     for i = 1, #messages do
       local message = messages[i]
       count(message)
       if #message == size and string.sub(message, -MARK) == text then
         return at, ANCHOR, found
       end
-      at, found[#found + 1] = at + 1, short(message)
-      step = #message > LARGEST and 1 or step
+      at, found[#found + 1], largest = at + 1, short(message), math.max(largest, #message)
     end
+    step = largest > LARGEST and 1 or math.max(1, math.min(step, math.floor(bytes_left / largest)))
   end
   return at, MORE, found
 end
