@@ -134,7 +134,7 @@ class Bands:
             position, own = (score - low) * count / width, last - current
             if own - hysteresis <= position < own + 1 + hysteresis:
                 return current
-            return self.level(score)
+            return last - min(max(int(position), 0), last)
 
         return settle
 

@@ -140,10 +140,14 @@ class Scores:
         chosen = [*above, *heapq.nsmallest(limit - len(above), equal, key=_published), min(tasks, key=_published)]
         return {task.id: task for task in chosen}
 
-    def prune(self, *pending: Container[str], known: int) -> None:
-        """Forget tasks that are not ``pending`` (ids), once more than twice ``known`` tasks are remembered."""
+    def prune(self, front: Callable[[], Container[str]], overflow: Container[str], known: int) -> None:
+        """Forget tasks that are in neither of these (ids), once more than twice ``known`` tasks are remembered.
+
+        ``front`` is called only then.
+        """
         if len(self._last) > 2 * known + 1000:
-            gone = [task_id for task_id in self._last if not any(task_id in ids for ids in pending)]
+            ids = front()
+            gone = [task_id for task_id in self._last if task_id not in ids and task_id not in overflow]
             for task_id in gone:
                 del self._last[task_id]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -316,8 +316,11 @@ class Reprioritizer:
         return usable, time.monotonic() - began if moved else 0.0
 
     def _forget(self, snapshot: Snapshot) -> None:
-        front = {task.id for tasks in snapshot.levels for task in tasks}
-        self._scores.prune(front, snapshot.overflow, known=len(front) + len(snapshot.overflow))
+        def front() -> Container[str]:
+            return {task.id for tasks in snapshot.levels for task in tasks}
+
+        known = sum(map(len, snapshot.levels)) + len(snapshot.overflow)
+        self._scores.prune(front, snapshot.overflow, known=known)
 
     def _spill(self, now: float, fence: str | None) -> int:
         if not self.backlog.capabilities.parks:

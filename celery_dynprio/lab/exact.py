@@ -159,7 +159,7 @@ class ExactOrder:
         busy = len(self._learning.running.read(now))
         self._drain.note(waits, self._left, self._starts, now, busy)
         self._left, self._starts = 0.0, 0
-        self._scores.prune(self._waiting, known=len(self._waiting))
+        self._scores.prune(lambda: self._waiting, (), known=len(self._waiting))
         score = self._bind(now)
         self._heap = []
         for group in self._groups.values():

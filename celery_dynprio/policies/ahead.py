@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, add_terms
@@ -145,13 +146,10 @@ class Ahead:
         for key, siblings in self._several.items():
             siblings.sort(key=published.__getitem__)
             siblings.sort(key=scores.__getitem__, reverse=True)
-            total, by_name = 0.0, dict[str, float]()
-            for index in siblings:
-                task = tasks[index]
-                before[task.id] = total
-                seconds = by_name.get(task.name)
-                if seconds is None:
-                    seconds = by_name[task.name] = self._seconds(task)
-                total += seconds
-            self._totals[key] = total
+            names = [tasks[index].name for index in siblings]
+            by_name = {
+                name: self._seconds(tasks[index]) for name, index in dict(zip(names, siblings, strict=True)).items()
+            }
+            *seconds, self._totals[key] = accumulate([by_name[name] for name in names], initial=0.0)
+            before.update(zip([tasks[index].id for index in siblings], seconds, strict=True))
         return before

@@ -87,7 +87,7 @@ def test_what_is_gone_is_forgotten_and_what_is_pending_is_not() -> None:
     score = scores.bind(NOW)
     for n in range(3000):
         score(task(n))
-    scores.prune({"1"}, {"2": task(2)}, known=2)
+    scores.prune(lambda: {"1"}, {"2": task(2)}, known=2)
     answers.clear()
     score = scores.bind(NOW)
     assert [score(task(n)) for n in (1, 2, 3)] == [0.7, 0.7, MIDDLE]

@@ -238,8 +238,8 @@ class Front:
             if self._second
             else [item.task for item in mirror.items]
         )
-        self._levels[level] = tuple(task for task in tasks if isinstance(task, PendingTask))
-        self._foreign[level] = Counter(task for task in tasks if isinstance(task, str))
+        self._levels[level] = tuple([task for task in tasks if isinstance(task, PendingTask)])
+        self._foreign[level] = Counter([task for task in tasks if isinstance(task, str)])
         second = sum(item.level == level for item in self._second)
         if second:
             self._foreign[level][DUPLICATE] = second
