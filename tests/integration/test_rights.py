@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery, chord
 
-from celery_dynprio import DynPrio
+from celery_dynprio import DynPrio, Weight
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers import redis as backlogs
 from celery_dynprio.brokers.redis.broker import RedisBroker
@@ -52,6 +52,7 @@ def app_of(url: str, prefix: str = "svc:") -> Celery:
     app = Celery("shop", broker=url, backend=url, set_as_current=False)
     options = {"global_keyprefix": prefix}
     app.conf.update(broker_transport_options=options, result_backend_transport_options=options)
+    app.conf.update(dynprio_policy=1 * Weight(), dynprio_hysteresis=0.25)
     DynPrio(app)
     return app
 
@@ -129,7 +130,7 @@ def test_the_doctor_says_what_an_administrator_has_to_type(make_user: MakeUser) 
 def test_operators_and_reprioritizers_need_no_more(server: Database, make_user: MakeUser) -> None:
     app = app_of(make_user("~svc:*", "&*", *RULES))
     dynprio = cast("DynPrio", DynPrio.of(app))
-    ids = [app.send_task("a.task", (n,), dynprio={"weight": n % 10, "key": "ada"}).id for n in range(40)]
+    ids = [app.send_task("a.task", (n,), dynprio={"weight": n % 10 / 4, "key": "ada"}).id for n in range(40)]
     client = RedisClient.from_app(app)
     leader = reprioritizers(RedisBroker(client), dynprio.settings, "one")[0]
     assert leader.tick().outcomes
