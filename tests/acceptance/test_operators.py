@@ -315,5 +315,5 @@ def test_a_shell_completes_commands_and_options(project: Project) -> None:
         return [row.partition(",")[2] for row in done.stdout.splitlines()]
 
     assert completed("dynp") == ["dynprio"]
-    assert completed("dynprio", "re") == ["reprioritize", "release", "resume", "replay"]
+    assert completed("dynprio", "re") == ["reprioritize", "release", "resume", "record", "replay"]
     assert completed("dynprio", "bump", "--t") == ["--task", "--trace"]

@@ -19,9 +19,10 @@ from tests.servers import Database
 from tests.terminal import Terminal
 
 BODY: Final = """
-from celery_dynprio import DynPrio, dynprio_task
+from celery_dynprio import DynPrio, Weight, dynprio_task
 
 app.conf.update(dynprio_embedded=False, dynprio_queues=["celery", "mails"])
+app.conf.setdefault("dynprio_policy", 1 * Weight())
 dynprio = DynPrio(app)
 
 @dynprio_task(app=app, name="shop.report", key="tenant")

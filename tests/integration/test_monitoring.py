@@ -26,11 +26,11 @@ from tests.unit.test_events import moved
 from tests.unit.test_metrics import everything
 
 BODY = """
-    from celery_dynprio import DynPrio, FairShare, Objective, Weight, dynprio_task
+    from celery_dynprio import DynPrio, Objective, Weight, dynprio_task
 
     app.conf.update(
         dynprio_objectives=[Objective("work soon", "*.work", within=600)],
-        dynprio_policy=1 * Weight() + 1 * FairShare(), dynprio_lease_ttl=3.0, dynprio_interval=0.2,
+        dynprio_policy=1 * Weight(), dynprio_lease_ttl=3.0, dynprio_interval=0.2,
         task_ignore_result=True,
     )
     dynprio = DynPrio(app)
