@@ -23,7 +23,7 @@ _PATHS: Final = (
 def outlook_lines(found: Outlook, limit: int | None, width: int | None) -> Iterator[str]:
     """The lines that show an outlook: at most ``limit`` names, keys, and tasks each way; None for all."""
     if found.last is None:
-        yield "Nothing is played: no task has a turn."
+        yield "Nothing was played: no task waits for its turn."
         return
     yield from _heading(found)
     for title, groups in (("task", found.names), ("key", found.keys)):

@@ -87,7 +87,7 @@ def record(
         recording = recorder(app, broker, settings, target)
         ctx.obj.echo(f"Recording to {target.path}.")
         go_on(recording, _stopping(stop, seconds))
-    ctx.obj.echo(f"{recording.tries:,} tries of tasks are in {target.path}, {recording.dropped:,} got lost.")
+    ctx.obj.echo(f"{recording.tries:,} tries of tasks are in {target.path}; {recording.dropped:,} were lost.")
 
 
 def _target(settings: Settings, file: Path | None, size: int | None, files: int | None, *, hash_keys: bool) -> Target:
@@ -98,7 +98,7 @@ def _target(settings: Settings, file: Path | None, size: int | None, files: int 
     try:
         path = read_path("FILE", file) or settings.record
     except SettingError as exc:
-        raise WrongUsage(str(exc)) from exc
+        raise WrongUsage(f"{file}: use a FILE that ends in .jsonl.gz or .jsonl") from exc
     if path is None:
         raise WrongUsage("name a FILE that ends in .jsonl.gz, or set dynprio_record")
     secret = settings.record_secret or (secrets.token_hex() if hash_keys else None)

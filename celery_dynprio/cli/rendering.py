@@ -21,6 +21,9 @@ from celery_dynprio.untrusted import clean
 #: What is shown for a value that there is none of, or that is not known.
 NOTHING: Final = "-"
 
+#: What is shown for the key of tasks that have none.
+NO_KEY: Final = "(no key)"
+
 GAP: Final = "  "
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from celery_dynprio.cli.rendering import NOTHING, Column, seconds, table
+from celery_dynprio.cli.rendering import NO_KEY, NOTHING, Column, seconds, table
 from celery_dynprio.lab.comparison import OVERALL, Duel, Interval, Measure, duel, gain, losses, summary, wins
 from celery_dynprio.lab.contenders import FIRST_COME, Contender, Kind
 from celery_dynprio.lab.fidelity import Fidelity
@@ -157,7 +157,7 @@ def _keys(found: Study, limit: int | None, width: int | None) -> Iterator[str]:
     total = sum(each.work for each in keys[names[0]].values()) or 1.0
     rows = [
         [
-            key or "(no key)",
+            key or NO_KEY,
             f"{one.tasks:,}",
             f"{one.work / total:.0%}",
             *(_slowdown(keys[name], key) for name in names),

@@ -49,7 +49,7 @@ def duration(least: float = 0.0) -> Callable[[Any], float]:
         if found is None:
             raise click.BadParameter(f"{value!r}: use {DURATION}")
         if found < least:
-            raise click.BadParameter(f"{value!r}: use {least:g} seconds or more")
+            raise click.BadParameter(f"{value!r}: use {least:g} second{'' if least == 1 else 's'} or more")
         return found
 
     return read

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from celery.bin.base import CeleryCommand, CeleryOption
 
-from celery_dynprio.cli.rendering import Column, print_json, table, terminal_width
+from celery_dynprio.cli.rendering import NO_KEY, NOTHING, Column, print_json, table, terminal_width
 from celery_dynprio.cli.session import duration, json_option, operating, why_option
 from celery_dynprio.operators.moments import moment
 
@@ -21,10 +21,11 @@ _COLUMNS: Final = (Column("key", least=12), Column("share", right=True), Column(
 
 @click.group()
 def share() -> None:
-    """Give keys another share of the workers' time than the policy does.
+    """Set what share of the workers keys get.
 
-    A share counts where the policy has a FairShare: of two keys that always have tasks waiting, one with share 4 gets
-    four times as much as one with share 1, which is that of any other key. "" is the key of tasks without one.
+    A share counts where the policy has a FairShare, and before those that the policy gives. Of two keys that always
+    have tasks waiting, one with share 4 gets four times as much as one with share 1, which is that of any other key.
+    "" is the key of tasks without one.
 
     For example:
 
@@ -52,7 +53,7 @@ def set_(ctx: click.Context, *, key: str, value: float, seconds: float | None, w
     """Set the share of a key, a number above 0."""
     with operating(ctx.obj.app) as operations:
         found = operations.set_share(key, value, seconds, why)
-    ctx.obj.echo(f"{found.key or 'no key'}: share {found.share:g} {_until(found, ctx.obj.app.timezone)}")
+    ctx.obj.echo(f"{found.key or NO_KEY}: share {found.share:g} {_until(found, ctx.obj.app.timezone)}")
 
 
 @share.command("list", cls=CeleryCommand)
@@ -74,12 +75,12 @@ def list_(ctx: click.Context, *, as_json: bool) -> None:
 @why_option
 @click.pass_context
 def remove(ctx: click.Context, *, key: str, why: str) -> None:
-    """Let the policy tell the share of a key again."""
+    """Remove the share of a key: the policy's counts again."""
     with operating(ctx.obj.app) as operations:
         removed = operations.remove_share(key, why)
     if not removed:
         raise click.ClickException(f"no share is set for key {key!r}: `dynprio share list` shows all")
-    ctx.obj.echo(f"{key or 'no key'}: the share is the policy's again")
+    ctx.obj.echo(f"{key or NO_KEY}: the policy's share counts again")
 
 
 def share_lines(found: Sequence[SetShare], width: int | None, zone: tzinfo | None = None) -> Iterator[str]:
@@ -87,7 +88,10 @@ def share_lines(found: Sequence[SetShare], width: int | None, zone: tzinfo | Non
     if not found:
         yield "No shares are set."
         return
-    rows = [[each.key, f"{each.share:g}", "-" if each.until is None else moment(each.until, zone)] for each in found]
+    rows = [
+        [each.key or NO_KEY, f"{each.share:g}", NOTHING if each.until is None else moment(each.until, zone)]
+        for each in found
+    ]
     yield from table(_COLUMNS, rows, width)
 
 

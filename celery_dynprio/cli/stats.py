@@ -11,6 +11,7 @@ import click
 from celery.bin.base import CeleryCommand
 
 from celery_dynprio.cli.rendering import (
+    NO_KEY,
     Column,
     counted,
     print_json,
@@ -100,7 +101,7 @@ def stats_lines(found: Stats, width: int | None, zone: tzinfo | None = None) -> 
     if use:
         yield ""
         total = sum(found.use.values()) or 1.0
-        rows = [[name or "(no key)", seconds(value), f"{value / total:.0%}"] for name, value in use.items()]
+        rows = [[name or NO_KEY, seconds(value), f"{value / total:.0%}"] for name, value in use.items()]
         yield from table(_USE, rows, width)
 
 

@@ -69,7 +69,7 @@ _search, _output = partial(option, "Search"), partial(option, "Output")
 @json_option
 @click.pass_context
 def tune(ctx: click.Context, /, *, place: str, as_json: bool, html: Path | None, limit: int, **given: Any) -> None:
-    """Search better weights and other numbers for a policy.
+    """Search for better weights and other numbers for a policy.
 
     Other numbers are tried on the first part of the recording. Those that no other ones beat in all objectives are then
     compared with the present policy on the rest. A gain that may be chance is not recommended. Nothing is changed: what
@@ -108,7 +108,8 @@ def _tune(what: Played, own: tuple[str, Policy], limit: int, given: Mapping[str,
 
     if what.fleet.workers is None:
         raise WrongUsage(
-            "the parts are played in other orders than recorded: give --workers, and --concurrency if not 1"
+            "tune plays parts of the recording in other orders, so it needs the same workers all the time: "
+            "give --workers, and --concurrency if not 1"
         )
     split = Split.of(what.workload, given["split"], what.by)
     stage = Stage(what.fleet, what.production, what.tick)

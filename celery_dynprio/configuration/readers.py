@@ -96,7 +96,9 @@ def _declared(setting: str, value: Any) -> Any:
     try:
         return import_symbol(value)
     except Exception as exc:  # whatever the user's module raises
-        raise SettingError(setting, value, f"cannot be imported: {exc!r}") from exc
+        raise SettingError(
+            setting, value, f'cannot be imported as "module:attribute": {type(exc).__name__}: {exc}'
+        ) from exc
 
 
 def read_seconds(setting: str, value: Any) -> float:

@@ -17,6 +17,9 @@ import redis
 from celery import chord
 from celery.exceptions import TaskRevokedError
 
+from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.usage import RedisUsage
+from celery_dynprio.models import Run
 from tests.conftest import MakeProject, StartCelery, StartServer, StartWorker
 from tests.nodes import Project, WorkerNode
 from tests.processes import wait_until
@@ -129,6 +132,8 @@ def test_what_waits_is_seen(project: Project, valkey: Database, operator: Operat
     assert operator("explain", "nobody", code=1) == "Error: task 'nobody' is not pending in celery: not found\n"
 
     assert "75%  Weight()" in operator("policy")
+    runs = [Run("shop.checkout", "bob\x07", 1000.0), Run("shop.report", "ada", 1.0), Run("evil", "", 50.0)]
+    RedisUsage(RedisClient.from_app(module.app)).add(runs)
     (compared,) = operator.json("policy", "--try", f"{project.name}:fair")["queues"]
     assert (compared["rise"][0]["id"], compared["down"], compared["overtaken"][0]["task"]) == (
         reports[0],

@@ -87,7 +87,7 @@ def test_a_recording_replayed_waits_as_long_as_the_tasks_did(
 
     entries = list(JsonLines(path)())
     assert {entry.slots for entry in entries if isinstance(entry, Slots)} == {SLOTS}
-    assert "0 got lost" in recorder.container.logs()
+    assert "0 were lost" in recorder.container.logs()
     found = Counter(task.name for task in read(path) if task.name != "ping")
     assert found == {
         name: sum(count for _, each, count, _ in BURSTS if each == name) for name in ("bulk", "usual", "urgent")

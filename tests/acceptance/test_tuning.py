@@ -53,7 +53,7 @@ def test_from_a_recording_to_a_tuned_policy(tmp_path: Path, started: list[Proces
     wait_until(lambda: reader.status == "exited", 280, "all commands were typed")
     said = reader.logs()
     assert reader.exit_code == 0, said
-    (tries,) = re.findall(r"^([\d,]+) tries of tasks are in shop\.jsonl\.gz, 0 got lost\.$", said, re.MULTILINE)
+    (tries,) = re.findall(r"^([\d,]+) tries of tasks are in shop\.jsonl\.gz; 0 were lost\.$", said, re.MULTILINE)
     assert int(tries.replace(",", "")) > 500
     assert "tried 5 other policies." in said
     assert {path.name for path in tmp_path.glob("*.html")} == {"shop.html", "tuned.html", "report.html"}

@@ -38,12 +38,12 @@ def ran(app: Celery, *args: str, code: int = 0) -> str:
 def test_a_share_is_set_listed_and_removed_and_all_of_it_is_in_the_log(app: Celery) -> None:
     assert ran(app, "share", "list") == "No shares are set.\n"
     assert ran(app, "share", "set", "tenant 7", "4", "--why", "they pay") == "tenant 7: share 4 until it is removed\n"
-    assert ran(app, "share", "set", "", "0.5", "--for", "2h").startswith("no key: share 0.5 until 2")
+    assert ran(app, "share", "set", "", "0.5", "--for", "2h").startswith("(no key): share 0.5 until 2")
     listed = json.loads(ran(app, "share", "list", "--json"))["shares"]
     assert [(each["key"], each["share"]) for each in listed] == [("", 0.5), ("tenant 7", 4.0)]
     assert listed[0]["until"] == pytest.approx(time.time() + 7200, abs=60)
     assert ran(app, "share", "list").splitlines()[2].split() == ["tenant", "7", "4", "-"]
-    assert ran(app, "share", "remove", "tenant 7") == "tenant 7: the share is the policy's again\n"
+    assert ran(app, "share", "remove", "tenant 7") == "tenant 7: the policy's share counts again\n"
     assert "no share is set for key 'tenant 7'" in ran(app, "share", "remove", "tenant 7", code=1)
     entries = json.loads(ran(app, "log", "--json"))["entries"]
     assert [(each["op"], each["answer"], each["why"]) for each in entries] == [

@@ -109,7 +109,10 @@ def test_a_page_is_written(recording: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        ((), "the parts are played in other orders than recorded: give --workers"),
+        (
+            (),
+            "so it needs the same workers all the time: give --workers",
+        ),
         (("--workers", 2, "--split", 0.99), "split = 0.99: "),
         (("--workers", 2, "--policy", f"{__name__}:by_weight"), "it has no number to search for"),
         (("--workers", 2, "--objective", "checkout"), "--objective = 'checkout': which of these: mean wait of shop"),

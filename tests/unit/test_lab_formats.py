@@ -88,7 +88,7 @@ def test_lines_may_be_out_of_order_by_as_much_as_they_like(
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("nonsense", "JSONDecodeError"),
+        ("nonsense", "not JSON: Expecting value"),
         ('{"name": "a", "run": 1}', "KeyError\\('at'\\)"),
         ('{"name": "a", "at": "x", "run": 1}', "at is 'x', not a finite number"),
         ('{"name": "a", "at": 1, "run": NaN}', "run is nan"),

@@ -218,5 +218,5 @@ class TestShown:
 
     def test_an_empty_queue(self) -> None:
         found = outlook(scene([], Runtimes(), slots=0), HEAVY, SHORT, PLAY)
-        assert list(outlook_lines(found, 5, None)) == ["Nothing is played: no task has a turn."]
+        assert list(outlook_lines(found, 5, None)) == ["Nothing was played: no task waits for its turn."]
         assert outlook_with_paths(found, 5)["last"] is None

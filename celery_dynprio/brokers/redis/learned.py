@@ -51,8 +51,8 @@ class Learned:
         try:
             told, *rest = json.loads(change or b"[]")
             for index, field, value in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-                self._setters[index - 1](field, value, now)
-        except (ValueError, TypeError, AttributeError, IndexError):
+                self._setters[index - 1](str(field), value, now)
+        except (ValueError, TypeError, AttributeError, IndexError, RecursionError):
             return False
         return bool(told == str(number))
 

@@ -47,7 +47,7 @@ def writing(path: Path) -> Iterator[IO[str]]:
         ):
             yield file
     except OSError as exc:
-        raise RecordingError(path, f"cannot be written: {exc}") from exc
+        raise RecordingError(path, f"cannot be written: {exc.strerror or exc}") from exc
 
 
 def rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

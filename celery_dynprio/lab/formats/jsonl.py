@@ -198,10 +198,10 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 fields = json.loads(text)
             except ValueError as exc:
                 if text.endswith("\n"):
-                    raise RecordingError(path, f"is not as it should be: {exc!r}", line) from exc
+                    raise RecordingError(path, f"this is not JSON: {exc}", line) from exc
                 return  # the recorder was killed
             if not isinstance(fields, dict):
-                raise RecordingError(path, "is not as it should be: it is not a JSON object", line)
+                raise RecordingError(path, "this is not a JSON object", line)
             yield line, fields
 
 

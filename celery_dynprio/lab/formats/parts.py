@@ -122,7 +122,7 @@ class Parts:
         except BlockingIOError as exc:
             raise RecordingError(self._path, "another process records to this file") from exc
         except OSError as exc:
-            raise RecordingError(self._path, f"cannot be written: {exc}") from exc
+            raise RecordingError(self._path, f"cannot be written: {exc.strerror or exc}") from exc
         return file
 
     def _lock(self) -> int:

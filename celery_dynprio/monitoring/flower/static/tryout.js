@@ -102,7 +102,7 @@ function say(text) {
 function show(found) {
   byId("dp-try-found").hidden = !found.played;
   if (!found.played) {
-    say("Nothing is played: no task has a turn.");
+    say("Nothing was played: no task waits for its turn.");
     return;
   }
   const rest = found.left_out ? ` ${count(found.left_out)} further back were not.` : "";
