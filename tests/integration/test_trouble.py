@@ -28,7 +28,7 @@ from celery_dynprio.operators.fates import Answer
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.workers import Workers
 from tests.conftest import StartServer
-from tests.servers import Kind
+from tests.servers import Database, Kind
 
 
 def make_app(url: str) -> tuple[Celery, DynPrio]:
@@ -274,3 +274,24 @@ def test_what_our_own_writing_adds_never_makes_a_message_too_large(start_server:
     assert message["body"] == body
     client.close()
     app.close()
+
+
+# Keys that somebody made something else of
+
+
+def test_a_hint_of_another_type_ends_no_tick_and_is_named(valkey: Database, caplog: pytest.LogCaptureFixture) -> None:
+    app, dynprio = make_app(valkey.url)
+    client = RedisClient.from_app(app)
+    hints = ("use", "runtimes", "spreads", "usage_changes", "running", "shares", "guidance", "celery:guidance")
+    for each in hints:
+        client.redis.lpush(client.app_key(each), "a list")
+    for number in range(20):
+        publish(client, f"task {number}", level=9)
+    publish(client, "urgent", level=9, due=client.server_time() + 1.0)
+    (leader,) = reprioritizers(RedisBroker(client), dynprio.settings, "test")
+    moved = {move.task.id for _ in range(3) for move in leader.tick().moves}
+    assert "urgent" in moved
+    assert "key dynprio:running in the broker is no hash, so what it held is not known: DEL it" in caplog.text
+    with dynprio.operations() as operations:
+        assert len(operations.pending(workers=Workers()).turns) == 21
+    leader.close()

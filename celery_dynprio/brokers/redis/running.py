@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.hashes import Hashes
 from celery_dynprio.chunks import chunks
 from celery_dynprio.models import RunningTask
 from celery_dynprio.ports.stores import MAX_RUNNING, RUNNING_TTL
@@ -31,6 +32,7 @@ class RedisRunning:
         self._ttl = ttl
         self._key = client.app_key("running")
         self._start = client.script("running_start")
+        self._hashes = Hashes(client)
         self._cached: tuple[float, Sequence[RunningTask]] = -math.inf, ()
 
     def start(self, runs: Iterable[RunningTask], now: float) -> None:
@@ -52,7 +54,8 @@ class RedisRunning:
         """Return what runs ``now`` (Unix seconds); anything malformed in Redis is ignored."""
         read_at = time.monotonic()
         if read_at - self._cached[0] > CACHE_SECONDS:
-            self._cached = read_at, list(_runs(self._client.redis.hgetall(self._key), now))
+            (fields,) = self._hashes.read(self._key)
+            self._cached = read_at, list(_runs(fields, now))
         return self._cached[1]
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.hashes import Hashes
 from celery_dynprio.ports.stores import SetShare
 
 #: Seconds for which a read is reused, so that all queues of one tick share it.
@@ -22,6 +23,7 @@ class RedisShares:
 
     def __init__(self, client: RedisClient) -> None:
         self._redis = client.redis
+        self._hashes = Hashes(client)
         self._key = client.app_key("shares")
         self._cached: tuple[float, list[SetShare]] = -math.inf, []
 
@@ -46,7 +48,8 @@ class RedisShares:
         """Return those that count ``now`` (Unix seconds), sorted by key; anything malformed in Redis is ignored."""
         read_at = time.monotonic()
         if read_at - self._cached[0] > CACHE_SECONDS:
-            self._cached = read_at, sorted(_shares(self._redis.hgetall(self._key), now))
+            (fields,) = self._hashes.read(self._key)
+            self._cached = read_at, sorted(_shares(fields, now))
         return self._cached[1]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.hashes import Hashes
 from celery_dynprio.brokers.redis.learned import SEPARATOR, Learned
 from celery_dynprio.chunks import chunks
 from celery_dynprio.models import Run
@@ -43,6 +44,7 @@ class RedisUsage:
         self._half_life = half_life
         self._keys = [client.app_key(each) for each in ("use", "runtimes", "spreads", "usage_changes")]
         self._record = client.script("use_record")
+        self._hashes = Hashes(client)
         self._learned = Learned(half_life)
         #: The number of the last change that is known, and when all was read (monotonic); None if never.
         self._last: int | None = None
@@ -80,23 +82,19 @@ class RedisUsage:
         self._client.close()
 
     def _read_all(self, now: float) -> None:
-        pipe = self._client.redis.pipeline(transaction=False)
-        pipe.hget(self._keys[3], "n")  # first: a change that is read twice does no harm
-        for key in self._keys[:3]:
-            pipe.hgetall(key)
-        last, *hashes = pipe.execute()
-        self._last = _number(last)
+        # The number first: a change that is read twice does no harm.
+        self._last = _number(self._hashes.field(self._keys[3], "n"))
+        hashes = self._hashes.read(*self._keys[:3])
         self._learned.replace(hashes, now)
 
     def _follow(self, now: float) -> bool:
         """Take in what changed; whether that is all there was to know."""
-        known, redis = self._last, self._client.redis
-        last = _number(redis.hget(self._keys[3], "n"))
+        known, last = self._last, _number(self._hashes.field(self._keys[3], "n"))
         if known is None or last is None or not 0 <= last - known < MAX_CHANGES:
             return False
         wanted = range(known + 1, last + 1)
-        slots = [number % MAX_CHANGES for number in wanted]
-        changes = redis.hmget(self._keys[3], slots) if slots else []
+        slots = [str(number % MAX_CHANGES) for number in wanted]
+        changes = self._hashes.fields(self._keys[3], slots) if slots else []
         self._last = last
         return all(self._learned.take(number, change, now) for number, change in zip(wanted, changes, strict=True))
 
