@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from heapq import nlargest
 from statistics import NormalDist, fmean
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -89,6 +88,8 @@ class Runtimes(Mapping[str, float]):
         self.names = names
         self.pairs = pairs
         self._known: dict[str, Estimate] = {}
+        #: What :meth:`mean` has found by name and key.
+        self._found: dict[tuple[str, str | None], float | None] = {}
         self._usual: Estimate | None = None
 
     def __getitem__(self, name: str) -> float:
@@ -116,11 +117,10 @@ class Runtimes(Mapping[str, float]):
 
     def mean(self, task: Named) -> float | None:
         """Return the mean of :meth:`expected`, in less time."""
-        usual = self._of_name(task.name)
-        if usual is None:
-            return None
-        runs = self.pairs.get((task.name, task.key)) if task.key else None
-        return usual.mean if runs is None else _drawn_mean(runs, usual.mean)
+        kind = task.name, task.key
+        if kind not in self._found:
+            self._found[kind] = self._mean(task)
+        return self._found[kind]
 
     def means(self, tasks: Sequence[Named]) -> Sequence[float | None]:
         """Return the :meth:`mean` of each of many tasks, in less time: each kind is looked up once."""
@@ -137,13 +137,21 @@ class Runtimes(Mapping[str, float]):
         if len(self._means) <= most and len(self.pairs) <= most:
             return self
         work = {name: self.names[name].seconds if name in self.names else mean for name, mean in self._means.items()}
-        names = nlargest(most, work, key=work.__getitem__)
-        pairs = nlargest(most, self.pairs, key=lambda pair: self.pairs[pair].seconds)
+        worked = {pair: runs.seconds for pair, runs in self.pairs.items()}
+        names = sorted(work, key=work.__getitem__, reverse=True)[:most]
+        pairs = sorted(worked, key=worked.__getitem__, reverse=True)[:most]
         return Runtimes(
             {name: self._means[name] for name in names},
             {name: self.names[name] for name in names if name in self.names},
             {pair: self.pairs[pair] for pair in pairs},
         )
+
+    def _mean(self, task: Named) -> float | None:
+        usual = self._of_name(task.name)
+        if usual is None:
+            return None
+        runs = self.pairs.get((task.name, task.key)) if task.key else None
+        return usual.mean if runs is None else _drawn_mean(runs, usual.mean)
 
     def _of_name(self, name: str) -> Estimate | None:
         if name not in self._means:

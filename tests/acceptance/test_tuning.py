@@ -63,6 +63,8 @@ def test_from_a_recording_to_a_tuned_policy(tmp_path: Path, started: list[Proces
 def test_ctrl_c_ends_the_search_and_shows_what_was_found(tmp_path: Path) -> None:
     """In a terminal, where the search shows how far it is."""
     shown, terminal = os.openpty()
+    # What a shell runs in the background ignores Ctrl-C, and so would the command that this process starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     options = ("--workers", "1", "--concurrency", "4", "--tasks", "600", "--trials", "100000", "--seeds", "20")
     command = [sys.executable, "-m", "celery", "-A", "example_project", "dynprio", "tune", *options]
     with subprocess.Popen(
@@ -79,6 +81,7 @@ def test_ctrl_c_ends_the_search_and_shows_what_was_found(tmp_path: Path) -> None
             progress += os.read(shown, 1000)
         running.send_signal(signal.SIGINT)
         told, _ = running.communicate(timeout=200)
+    signal.signal(signal.SIGINT, before)
     os.close(shown)
     assert b"searching (Ctrl-C shows what is found)" in progress
     assert running.returncode == 0
