@@ -191,6 +191,8 @@ def make_shop(
     valkey: Database, make_project: MakeProject, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Shop]]:
     monkeypatch.setattr("celery_dynprio.operators.fleet.LOOK_INTERVAL", 0.1)
+    for module in ("operators.operations", "producer.guide"):  # nobody takes what is published while drain waits
+        monkeypatch.setattr(f"celery_dynprio.{module}.STALE", 1.0)
     old = start_worker(make_project(valkey.url, TASK), "old")
     new = start_worker(make_project(valkey.url, ADDON + TASK), "new")
     with ExitStack() as shops:
