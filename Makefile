@@ -14,7 +14,7 @@ PYTEST = python -m pytest -n $(WORKERS) --dist worksteal
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: $(VENV)/.demo ## plain Celery and static priorities against dynamic ones, for real, about a minute
+demo: $(VENV)/.demo ## plain Celery and static priorities against dynamic ones, for real, under two minutes
 	@$(BIN)/python -m example_project.demo $(ARGS)
 
 test: $(VENV)/.dev ## the whole test suite
