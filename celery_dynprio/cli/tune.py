@@ -103,7 +103,7 @@ def tune(ctx: click.Context, /, *, place: str, as_json: bool, html: Path | None,
 
 def _tune(what: Played, own: tuple[str, Policy], limit: int, given: Mapping[str, Any]) -> Tuned:
     from celery_dynprio.lab.recording import extent  # noqa: PLC0415
-    from celery_dynprio.lab.search import search, spread  # noqa: PLC0415
+    from celery_dynprio.lab.search import Search, Trial, spread  # noqa: PLC0415
     from celery_dynprio.lab.tuning import Split, Stage, Tuned, judge, objectives, values  # noqa: PLC0415
 
     if what.fleet.workers is None:
@@ -113,14 +113,13 @@ def _tune(what: Played, own: tuple[str, Policy], limit: int, given: Mapping[str,
         )
     split = Split.of(what.workload, given["split"], what.by)
     stage = Stage(what.fleet, what.production, what.tick)
-    aims = objectives(given["texts"], stage.play(split.first, split.group, own[1]))
+    present = stage.play(split.first, split.group, own[1])
+    aims = objectives(given["texts"], present)
+    search = Search(Trial(own[1], values(aims, present)), [each.more for each in aims], seed=given["seed"])
     with progress(given["trials"], "searching (Ctrl-C shows what is found)") as count:
-        searched = search(
-            own[1],
+        searched = search.run(
             lambda policy: values(aims, stage.play(split.first, split.group, policy)),
-            [each.more for each in aims],
             trials=given["trials"],
-            seed=given["seed"],
             enough=_enough(given["seconds"]),
             progress=count,
         )

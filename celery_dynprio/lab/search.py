@@ -7,8 +7,8 @@ arguments and the same version of Optuna try the same policies in the same order
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -45,71 +45,57 @@ class Searched:
     cut_short: bool
 
 
-def search(
-    policy: Policy,
-    play: Callable[[Policy], Values],
-    more: Sequence[bool],
-    *,
-    trials: int,
-    seed: int = 0,
-    enough: Callable[[], bool] = lambda: False,
-    progress: Callable[[], object] = lambda: None,
-) -> Searched:
-    """Try the policy, and so many others with other numbers.
+class Search:
+    """Other numbers for a policy, tried one after another: what Optuna proposes and what that attains.
 
-    ``play`` tells what a policy attains, ``more`` for each objective whether a larger value is better. After each trial
-    ``progress`` is called, and the search ends if ``enough`` says so. Ctrl-C ends it too; then what was found until
-    then is returned. Raises :class:`~celery_dynprio.errors.DynPrioError` if Optuna is not installed, and
+    ``start`` is the policy with what it attains, ``more`` says for each objective whether a larger value is better.
+    Raises :class:`~celery_dynprio.errors.DynPrioError` if Optuna is not installed, and
     :class:`~celery_dynprio.errors.ArgumentError` if the policy has no number that can be turned.
     """
-    optuna, knobs = _optuna(), Knobs(policy)
-    if not knobs.all:
-        raise ArgumentError("policy", policy, "it has no number to search for: the weight of a single factor is none")
-    with _quiet(optuna):
-        asking = _Asking(optuna, knobs, more, seed)
-        tried = [Trial(policy, play(policy))]
-        asking.begin(tried[0].values)
-        try:
-            while len(tried) <= trials and not enough():
-                other = asking.next()
-                tried.append(Trial(other, play(other)))
-                asking.tell(tried[-1].values)
-                progress()
-        except KeyboardInterrupt:  # what was found until now is worth telling
-            pass
-        best = [tried[number] for number in asking.best() if number < len(tried)]
-    front = {each.values: each for each in reversed(best)}
-    return Searched(tried, list(reversed(front.values())), len(tried) <= trials)
 
-
-class _Asking:
-    """Optuna's side of a search: it is asked for a policy, and told what that attains."""
-
-    def __init__(self, optuna: Any, knobs: Knobs, more: Sequence[bool], seed: int) -> None:
-        self._optuna, self._knobs = optuna, knobs
-        self._ranges = {f"{number} {knob.title}": _range(optuna, knob) for number, knob in enumerate(knobs.all)}
+    def __init__(self, start: Trial, more: Sequence[bool], *, seed: int = 0) -> None:
+        self._optuna, self._knobs, self._start = _optuna(), Knobs(start.policy), start
+        knobs = self._knobs.all
+        if not knobs:
+            text = "it has no number to search for: the weight of a single factor is none"
+            raise ArgumentError("policy", start.policy, text)
+        self._ranges = {f"{number} {knob.title}": _range(self._optuna, knob) for number, knob in enumerate(knobs)}
+        own = dict(zip(self._ranges, [knob.own for knob in knobs], strict=True))
         directions = ["maximize" if each else "minimize" for each in more]
-        self._study = optuna.create_study(directions=directions, sampler=optuna.samplers.TPESampler(seed=seed))
-        self._asked: Any = None
+        with _quiet(self._optuna):
+            sampler = self._optuna.samplers.TPESampler(seed=seed)
+            self._study = self._optuna.create_study(directions=directions, sampler=sampler)
+            given = self._optuna.create_trial(params=own, distributions=self._ranges, values=start.values)
+            self._study.add_trial(given)
 
-    def begin(self, values: Values) -> None:
-        """Start from what the present numbers attain."""
-        own = dict(zip(self._ranges, [knob.own for knob in self._knobs.all], strict=True))
-        self._study.add_trial(self._optuna.create_trial(params=own, distributions=self._ranges, values=values))
+    def run(
+        self,
+        play: Callable[[Policy], Values],
+        *,
+        trials: int,
+        enough: Callable[[], bool] = lambda: False,
+        progress: Callable[[], object] = lambda: None,
+    ) -> Searched:
+        """Try so many policies, each by ``play``, which returns what it attains.
 
-    def next(self) -> Policy:
-        """A policy that is worth trying."""
-        self._asked = self._study.ask(self._ranges)
-        found = self._asked.params.values()
-        return self._knobs.policy([knob.value(each) for knob, each in zip(self._knobs.all, found, strict=True)])
+        After each trial ``progress`` is called, and the search ends if ``enough`` says so. Ctrl-C ends it too; then
+        what was found until then is returned.
+        """
+        tried = [self._start]
+        with suppress(KeyboardInterrupt), _quiet(self._optuna):
+            while len(tried) <= trials and not enough():
+                asked = self._study.ask(self._ranges)
+                policy = self._policy(asked.params.values())
+                values = play(policy)
+                tried.append(Trial(policy, values))
+                self._study.tell(asked, values)
+                progress()
+        best = sorted(each.number for each in self._study.best_trials)  # the start has number 0
+        front = {each.values: each for each in (tried[number] for number in reversed(best))}
+        return Searched(tried, list(reversed(front.values())), len(tried) <= trials)
 
-    def tell(self, values: Values) -> None:
-        """What the policy attains that was asked for last."""
-        self._study.tell(self._asked, values)
-
-    def best(self) -> list[int]:
-        """The front: the numbers of its trials, of which the first one is 0."""
-        return sorted(each.number for each in self._study.best_trials)
+    def _policy(self, numbers: Iterable[Any]) -> Policy:
+        return self._knobs.policy([knob.value(each) for knob, each in zip(self._knobs.all, numbers, strict=True)])
 
 
 def spread(front: Sequence[Trial], more: Sequence[bool], most: int) -> list[Trial]:

@@ -10,7 +10,7 @@ import pytest
 from celery_dynprio import Age, Deadline, DynPrioError, Policy, Weight
 from celery_dynprio.errors import ArgumentError
 from celery_dynprio.lab.knobs import Knobs
-from celery_dynprio.lab.search import MISSING, Searched, Trial, Values, require_optuna, search, spread
+from celery_dynprio.lab.search import MISSING, Search, Searched, Trial, Values, require_optuna, spread
 
 POLICY = 2 * Deadline(horizon=60.0) + 1 * Age(saturation=300.0)
 
@@ -26,7 +26,7 @@ def conflict(policy: Policy) -> Values:
 
 
 def searched(trials: int, seed: int = 0, play: Callable[[Policy], Values] = conflict) -> Searched:
-    return search(POLICY, play, [False, True], trials=trials, seed=seed)
+    return Search(Trial(POLICY, play(POLICY)), [False, True], seed=seed).run(play, trials=trials)
 
 
 def test_the_present_policy_is_tried_first_and_unchanged() -> None:
@@ -62,38 +62,41 @@ def test_of_policies_that_attain_the_same_the_first_is_in_the_front() -> None:
 
 
 def test_a_search_finds_what_is_better() -> None:
-    found = search(POLICY, lambda policy: (abs(numbers(policy)[0] - 20.0),), [False], trials=60)
+    def play(policy: Policy) -> Values:
+        return (abs(numbers(policy)[0] - 20.0),)
+
+    found = Search(Trial(POLICY, play(POLICY)), [False]).run(play, trials=60)
     assert len(found.front) == 1
     assert found.front[0].values[0] < 5
 
 
 def test_it_ends_when_it_is_enough() -> None:
     tried: list[int] = []
-    found = search(
-        POLICY, conflict, [False, True], trials=50, enough=lambda: len(tried) >= 7, progress=lambda: tried.append(1)
-    )
+    search = Search(Trial(POLICY, conflict(POLICY)), [False, True])
+    found = search.run(conflict, trials=50, enough=lambda: len(tried) >= 7, progress=lambda: tried.append(1))
     assert len(found.trials) == 8
     assert found.cut_short
 
 
-def test_an_interrupt_leaves_what_was_found() -> None:
+@pytest.mark.parametrize("tried", [0, 7])
+def test_an_interrupt_leaves_what_was_found(tried: int) -> None:
     played: list[Policy] = []
 
     def play(policy: Policy) -> Values:
-        played.append(policy)
-        if len(played) == 9:
+        if len(played) == tried:
             raise KeyboardInterrupt
+        played.append(policy)
         return conflict(policy)
 
-    found = searched(50, play=play)
-    assert [each.values for each in found.trials] == [each.values for each in searched(7).trials]
+    found = Search(Trial(POLICY, conflict(POLICY)), [False, True]).run(play, trials=50)
+    assert [each.values for each in found.trials] == [each.values for each in searched(tried).trials]
     assert found.cut_short
     assert found.front
 
 
 def test_a_policy_without_numbers_is_refused() -> None:
     with pytest.raises(ArgumentError, match="it has no number to search for"):
-        search(1 * Weight(), lambda _: (0.0,), [False], trials=1)
+        Search(Trial(1 * Weight(), (0.0,)), [False])
 
 
 def test_without_optuna_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
