@@ -22,8 +22,12 @@ def pending(client: redis.Redis, queue: str = "celery") -> list[dict[str, Any]]:
 
 
 def unacknowledged(client: redis.Redis) -> list[dict[str, Any]]:
-    """Every message that workers have and did not acknowledge."""
-    return [json.loads(raw)[0] for raw in cast("list[bytes]", client.hvals("unacked"))]
+    """Every task that workers have and did not acknowledge.
+
+    kombu notes an answer to remote control there, too, for a moment: one that came too late for whoever asked.
+    """
+    messages = [json.loads(raw)[0] for raw in cast("list[bytes]", client.hvals("unacked"))]
+    return [message for message in messages if "task" in message["headers"]]
 
 
 def numbers(messages: list[dict[str, Any]]) -> Counter[int]:
