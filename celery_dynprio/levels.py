@@ -18,6 +18,9 @@ HIGH_PERCENTILE: Final = 0.98
 #: All bands together are never narrower than this, so that noise between nearly equal scores causes no moves.
 NARROWEST: Final = 0.2
 
+#: More than what rounding may do to a score.
+ROUNDING: Final = 1e-9
+
 #: kombu's own ``priority_steps``: an app that sets none, and loads no add-on, looks at these levels only.
 KOMBU_STEPS: Final = (0, 3, 6, 9)
 
@@ -137,6 +140,12 @@ class Bands:
             return last - min(max(int(position), 0), last)
 
         return settle
+
+    def reach(self, level: int, hysteresis: float) -> tuple[float, float]:
+        """Return the scores between which a task of this level stays, as :meth:`settle` says, but for rounding."""
+        own, last = self.count - 1 - level, self.count - 1
+        low, high = self.low + (own - hysteresis) * self.width, self.low + (own + 1 + hysteresis) * self.width
+        return low + ROUNDING if own else -math.inf, high - ROUNDING if own < last else math.inf
 
     def middle(self, level: int) -> float:
         """Return the score in the middle of a level's band."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from typing import TypeAlias
 
-from celery_dynprio.engine.scored import Scored, age, published
+from celery_dynprio.engine.scored import Front, Scored, age, published
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Move, Place, Snapshot
 
@@ -46,32 +47,34 @@ class Homes:
                 units.setdefault(target, []).append(each.move(target, reason))
         return units.values()
 
-    def settled(self, tasks: Iterable[Scored], matters: Callable[[Scored, Place], bool]) -> Iterator[Unit]:
+    def settled(
+        self, front: Front, entering: Iterable[Scored], matters: Callable[[Scored, Place], bool]
+    ) -> Iterator[Unit]:
         """Yield the moves of all others to the level of their score; tasks with equal scores go to the same.
 
         Left out are units without any move, from its task and its target, that ``matters``.
         """
-        firsts: dict[float, Scored] = {}
+        coming = [each for each in entering if each.task.pinned is None]
+        scores = {*self._leaving(front), *_spread(front), *(each.score for each in coming)}
+        if not scores:
+            return
         equals: dict[float, list[Scored]] = {}
-        for each in tasks:
-            first = firsts.setdefault(each.score, each)
-            if first is not each:
-                equals.setdefault(each.score, [first]).append(each)
-        settle = self.bands.settler(self.hysteresis)
-        for score, first in firsts.items():
-            group = equals.get(score)
-            if group is not None:
-                target = self._level(score, group)
-            elif first.place == OVERFLOW:
-                target = self.of(score)
-            else:
-                target = self.levels[settle(score, first.place)]
-            if group is None:  # nearly all of them, and nearly all of these stay: no need to look further
-                if first.place != target and matters(first, target):
-                    yield [_settle(first, target)]
-            elif any(each.place != target and matters(each, target) for each in group):
+        for each in chain(front.scoring(scores.__contains__), coming):
+            equals.setdefault(each.score, []).append(each)
+        for score, group in equals.items():
+            target = self._level(score, group)
+            if any(each.place != target and matters(each, target) for each in group):
                 group.sort(key=published)
                 yield [_settle(each, target) for each in group if each.place != target]
+
+    def _leaving(self, front: Front) -> Iterator[float]:
+        """Yield the scores with which tasks do not stay in their level."""
+        settle = self.bands.settler(self.hysteresis)
+        for place, scores in enumerate(front.scores):
+            low, high = self.bands.reach(place, self.hysteresis) if self.levels[place] == place else (math.inf, 0.0)
+            for score in [score for score in scores if not low < score < high]:
+                if self.levels[settle(score, place)] != place:
+                    yield score
 
     def _level(self, score: float, group: Sequence[Scored]) -> Place:
         """Return the level for tasks of equal score: one at which, after the moves, they stand oldest first."""
@@ -92,6 +95,17 @@ class Homes:
             key=lambda level: (abs(level - wanted), level != oldest.place, level),
             default=wanted,
         )
+
+
+def _spread(front: Front) -> set[float]:
+    """Return the scores of tasks that are in several levels."""
+    seen: set[float] = set()
+    spread: set[float] = set()
+    for scores in front.scores:
+        own = set(scores)
+        spread |= seen & own
+        seen |= own
+    return spread
 
 
 def _settle(each: Scored, target: Place) -> Move:

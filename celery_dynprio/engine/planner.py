@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import Final
 
 from celery_dynprio.engine.budget import Budget
 from celery_dynprio.engine.homes import Homes
-from celery_dynprio.engine.scored import Scored, age, rank
+from celery_dynprio.engine.scored import Front, Scored, age, rank
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot, is_level
 
@@ -28,6 +28,10 @@ MOST_SWAPS: Final = 100
 #: urgent work; at least this many, or half of level 0, keep their place there once lifted.
 LIFTED_SHARE: Final = 4
 LIFTED_KEPT: Final = 100
+
+
+#: Of more scores than this only every n-th counts for the bands: so many are enough for percentiles.
+PERCENTILES_OF: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +81,23 @@ class Planner:
         into ``usable`` levels (ascending, from 0 on; None: all): what belongs to another goes to the last usable one
         before that. Equal arguments give equal plans.
         """
-        front = _front(snapshot, score)
-        bands = self._bands(snapshot, front, score, bands)
+        front = Front.of(snapshot, score)
+        bands = self._bands(snapshot, front.all_scores, score, bands)
         places = [at_or_before(level, usable or range(self.levels)) for level in range(self.levels)]
         homes = Homes(bands, places, self.hysteresis)
-        yielding = [each for each in front if yields(each.task)] if yields else []
-        front = _without(front, yielding)
+        yielding = list(front.having(yields)) if yields else []
+        front = front.without(_ids(yielding))
         parked = list(_parked(snapshot, score, bands))
         since = -math.inf if patience is None else now - patience
         kept, lifted = _starving(front, parked, homes, since=since, urgent=snapshot.depths[0], room=room)
-        free = [each for each in front if each.task.id not in kept]
-        leaving, entering = self._exchange(snapshot, free, _without(parked, lifted), bands)
-        free = _without(free, leaving)
-        settling = [*free, *(each for each in entering if each.task.pinned is None)]
+        free = front.without(kept)
+        leaving, entering = self._exchange(snapshot, free, _without(parked, _ids(lifted)), bands)
         units = [
             *([each.move(0, "starving")] for each in lifted),
             *([_held_back(each)] for each in yielding),
             *([each.move(OVERFLOW, "overflow")] for each in leaving),
             *homes.pinned(snapshot, entering),
-            *homes.settled(settling, _worthwhile(snapshot, near)),
+            *homes.settled(free.without(_ids(leaving)), entering, _worthwhile(snapshot, near)),
         ]
         moves, deferred = Budget(budget, cost, self.levels).choose(units)
         return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred)
@@ -103,17 +105,16 @@ class Planner:
     def _bands(
         self,
         snapshot: Snapshot,
-        front: Sequence[Scored],
+        scores: Sequence[float],
         score: Callable[[PendingTask], float],
         previous: Bands | None,
     ) -> Bands:
-        scores = [each.score for each in front]
         if not scores:
             scores = [score(task) for task in snapshot.overflow.values() if task.pinned is None]
-        return Bands.fit(scores, self.levels, previous)
+        return Bands.fit(scores[:: len(scores) // PERCENTILES_OF + 1], self.levels, previous)
 
     def _exchange(
-        self, snapshot: Snapshot, front: Sequence[Scored], parked: Sequence[Scored], bands: Bands
+        self, snapshot: Snapshot, front: Front, parked: Sequence[Scored], bands: Bands
     ) -> tuple[list[Scored], list[Scored]]:
         """Return who leaves the front and who enters it: refill it to the window, or swap when it is full."""
         room = self.window - sum(snapshot.depths)
@@ -121,19 +122,9 @@ class Planner:
             return [], heapq.nsmallest(room, parked, key=rank)
         margin = self.hysteresis * bands.width
         best = heapq.nsmallest(MOST_SWAPS, parked, key=rank)
-        worst = heapq.nlargest(MOST_SWAPS, (each for each in front if each.task.id not in snapshot.overflow), key=rank)
+        worst = front.without(snapshot.overflow).worst(MOST_SWAPS)
         pairs = list(takewhile(lambda pair: _gains(*pair, margin), zip(worst, best, strict=False)))
         return [out for out, _ in pairs], [into for _, into in pairs]
-
-
-def _front(snapshot: Snapshot, score: Callable[[PendingTask], float]) -> list[Scored]:
-    """The tasks in the levels that the policy orders."""
-    return [
-        Scored(task, level, score(task))
-        for level, tasks in enumerate(snapshot.levels)
-        for task in tasks
-        if task.pinned is None
-    ]
 
 
 def _parked(snapshot: Snapshot, score: Callable[[PendingTask], float], bands: Bands) -> Iterator[Scored]:
@@ -147,7 +138,7 @@ def _parked(snapshot: Snapshot, score: Callable[[PendingTask], float], bands: Ba
 
 
 def _starving(
-    front: Sequence[Scored], parked: Sequence[Scored], homes: Homes, *, since: float, urgent: int, room: int
+    front: Front, parked: Sequence[Scored], homes: Homes, *, since: float, urgent: int, room: int
 ) -> tuple[set[str], list[Scored]]:
     """Return the ids of tasks that the score does not move now, and the tasks to be lifted to level 0.
 
@@ -155,7 +146,7 @@ def _starving(
     the oldest of all and need not be remembered. ``urgent`` is how many messages are at level 0.
     """
     most = max(LIFTED_KEPT, urgent // 2, room)
-    oldest = heapq.nsmallest(most, (each for each in front if each.task.published < since), key=age)
+    oldest = heapq.nsmallest(most, front.published_before(since), key=age)
     kept = list(takewhile(lambda each: each.place == 0, oldest))
     ids = {each.task.id for each in kept}
     lifted = sum(homes.of(each.score) != 0 for each in kept)
@@ -184,11 +175,12 @@ def _worthwhile(snapshot: Snapshot, near: int | None) -> Callable[[Scored, Place
     return matters
 
 
-def _without(tasks: list[Scored], gone: Collection[Scored]) -> list[Scored]:
-    if not gone:
-        return tasks
-    ids = {each.task.id for each in gone}
-    return [each for each in tasks if each.task.id not in ids]
+def _ids(tasks: Iterable[Scored]) -> set[str]:
+    return {each.task.id for each in tasks}
+
+
+def _without(tasks: list[Scored], ids: Collection[str]) -> list[Scored]:
+    return [each for each in tasks if each.task.id not in ids] if ids else tasks
 
 
 def _held_back(each: Scored) -> Move:

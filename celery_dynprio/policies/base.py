@@ -173,6 +173,11 @@ def one_of(scorer: Scorer) -> Scorer:
     return scorer.one if isinstance(scorer, BulkScorer) else scorer
 
 
+def all_of(scorer: Scorer, tasks: Sequence[PendingTask]) -> Sequence[float]:
+    """Return the scores of these tasks, at once if the scorer knows how."""
+    return scorer.all(tasks) if isinstance(scorer, BulkScorer) else list(map(scorer, tasks))
+
+
 def add_terms(
     values: Sequence[float],
     terms: Sequence[tuple[float, Scorer]],
