@@ -147,6 +147,11 @@ class Bands:
         low, high = self.low + (own - hysteresis) * self.width, self.low + (own + 1 + hysteresis) * self.width
         return low + ROUNDING if own else -math.inf, high - ROUNDING if own < last else math.inf
 
+    def lowest(self, level: int) -> float:
+        """Return the score below which a task is put behind this level, but for rounding."""
+        last = self.count - 1
+        return -math.inf if level == last else self.low + (last - level) * self.width - ROUNDING
+
     def middle(self, level: int) -> float:
         """Return the score in the middle of a level's band."""
         return self.low + (self.count - level - 0.5) * self.width

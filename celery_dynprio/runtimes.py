@@ -88,8 +88,7 @@ class Runtimes(Mapping[str, float]):
         self.names = names
         self.pairs = pairs
         self._known: dict[str, Estimate] = {}
-        #: What :meth:`mean` has found by name and key.
-        self._found: dict[tuple[str, str | None], float | None] = {}
+        self._found = _Found(means, pairs)
         self._usual: Estimate | None = None
 
     def __getitem__(self, name: str) -> float:
@@ -117,20 +116,14 @@ class Runtimes(Mapping[str, float]):
 
     def mean(self, task: Named) -> float | None:
         """Return the mean of :meth:`expected`, in less time."""
-        kind = task.name, task.key
-        if kind not in self._found:
-            self._found[kind] = self._mean(task)
-        return self._found[kind]
+        return self._found[task.name, task.key]
 
     def means(self, tasks: Sequence[Named]) -> Sequence[float | None]:
         """Return the :meth:`mean` of each of many tasks, in less time: each kind is looked up once."""
-        if not self.pairs:
-            names = [task.name for task in tasks]
-            by_name = {name: self.mean(task) for name, task in dict(zip(names, tasks, strict=True)).items()}
-            return [by_name[name] for name in names]
-        kinds = [(task.name, task.key) for task in tasks]
-        by_kind = {kind: self.mean(task) for kind, task in dict(zip(kinds, tasks, strict=True)).items()}
-        return [by_kind[kind] for kind in kinds]
+        found = self._found
+        if self.pairs:
+            return [found[task.name, task.key] for task in tasks]
+        return [found[task.name, None] for task in tasks]
 
     def largest(self, most: int) -> Runtimes:
         """Return so many names, and so many pairs of name and key: those that took the most time."""
@@ -145,13 +138,6 @@ class Runtimes(Mapping[str, float]):
             {name: self.names[name] for name in names if name in self.names},
             {pair: self.pairs[pair] for pair in pairs},
         )
-
-    def _mean(self, task: Named) -> float | None:
-        usual = self._of_name(task.name)
-        if usual is None:
-            return None
-        runs = self.pairs.get((task.name, task.key)) if task.key else None
-        return usual.mean if runs is None else _drawn_mean(runs, usual.mean)
 
     def _of_name(self, name: str) -> Estimate | None:
         if name not in self._means:
@@ -171,6 +157,31 @@ class Runtimes(Mapping[str, float]):
             mean = fmean(known.mean for known in each)
             squares = fmean(known.mean**2 + known.deviation**2 for known in each)
             self._usual = Estimate(mean, math.sqrt(max(squares - mean**2, 0.0)))
+        return self._usual
+
+
+class _Found(dict[tuple[str, str | None], float | None]):
+    """The mean by name and key, found when it is first asked for: that of all names for an unknown one."""
+
+    def __init__(self, means: Mapping[str, float], pairs: Mapping[tuple[str, str], Sums]) -> None:
+        super().__init__()
+        self._means, self._pairs = means, pairs
+        self._usual: float | None = None
+
+    def __missing__(self, kind: tuple[str, str | None]) -> float | None:
+        name, key = kind
+        mean = self._means.get(name)
+        if mean is None:
+            mean = self._mean_of_all()
+        if key and mean is not None:
+            runs = self._pairs.get((name, key))
+            mean = mean if runs is None else _drawn_mean(runs, mean)
+        self[kind] = mean
+        return mean
+
+    def _mean_of_all(self) -> float | None:
+        if self._usual is None and self._means:
+            self._usual = fmean(self._means.values())
         return self._usual
 
 

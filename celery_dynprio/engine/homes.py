@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, dropwhile
 from typing import TypeAlias
 
+from celery_dynprio.engine.near import Near
 from celery_dynprio.engine.scored import Front, Scored, age, published
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Move, Place, Snapshot
@@ -47,15 +48,13 @@ class Homes:
                 units.setdefault(target, []).append(each.move(target, reason))
         return units.values()
 
-    def settled(
-        self, front: Front, entering: Iterable[Scored], matters: Callable[[Scored, Place], bool]
-    ) -> Iterator[Unit]:
+    def settled(self, front: Front, entering: Iterable[Scored], near: Near) -> Iterator[Unit]:
         """Yield the moves of all others to the level of their score; tasks with equal scores go to the same.
 
-        Left out are units without any move, from its task and its target, that ``matters``.
+        Left out are units without any move that changes what runs next.
         """
         coming = [each for each in entering if each.task.pinned is None]
-        scores = {*self._leaving(front), *_spread(front), *(each.score for each in coming)}
+        scores = {*self._leaving(front, near), *_spread(front), *(each.score for each in coming)}
         if not scores:
             return
         equals: dict[float, list[Scored]] = {}
@@ -63,15 +62,20 @@ class Homes:
             equals.setdefault(each.score, []).append(each)
         for score, group in equals.items():
             target = self._level(score, group)
-            if any(each.place != target and matters(each, target) for each in group):
+            if any(each.place != target and near.changes(each, target) for each in group):
                 group.sort(key=published)
                 yield [_settle(each, target) for each in group if each.place != target]
 
-    def _leaving(self, front: Front) -> Iterator[float]:
-        """Yield the scores with which tasks do not stay in their level."""
+    def _leaving(self, front: Front, near: Near) -> Iterator[float]:
+        """Yield the scores with which tasks leave their level; of levels that are not near, for one that is."""
         settle = self.bands.settler(self.hysteresis)
+        last = max((level for level, home in enumerate(self.levels) if near.reaches(home)), default=0)
         for place, scores in enumerate(front.scores):
-            low, high = self.bands.reach(place, self.hysteresis) if self.levels[place] == place else (math.inf, 0.0)
+            low, high = -math.inf, self.bands.lowest(last)
+            if near.reaches(place):
+                low, high = self.bands.reach(place, self.hysteresis)
+                if self.levels[place] != place:
+                    low, high = math.inf, -math.inf
             for score in [score for score in scores if not low < score < high]:
                 if self.levels[settle(score, place)] != place:
                     yield score

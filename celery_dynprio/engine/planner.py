@@ -12,14 +12,16 @@ import heapq
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
+from itertools import repeat, takewhile
 from typing import Final
 
 from celery_dynprio.engine.budget import Budget
 from celery_dynprio.engine.homes import Homes
+from celery_dynprio.engine.near import Near
 from celery_dynprio.engine.scored import Front, Scored, age, rank
 from celery_dynprio.levels import Bands, at_or_before
-from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot, is_level
+from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot
+from celery_dynprio.policies.base import all_of
 
 #: One tick exchanges at most so many tasks between a full front and the overflow.
 MOST_SWAPS: Final = 100
@@ -97,7 +99,7 @@ class Planner:
             *([_held_back(each)] for each in yielding),
             *([each.move(OVERFLOW, "overflow")] for each in leaving),
             *homes.pinned(snapshot, entering),
-            *homes.settled(free.without(_ids(leaving)), entering, _worthwhile(snapshot, near)),
+            *homes.settled(free.without(_ids(leaving)), entering, Near.of(snapshot, near)),
         ]
         moves, deferred = Budget(budget, cost, self.levels).choose(units)
         return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred)
@@ -132,9 +134,12 @@ def _parked(snapshot: Snapshot, score: Callable[[PendingTask], float], bands: Ba
     if not snapshot.overflow:
         return
     front = {task.id for tasks in snapshot.levels for task in tasks}
-    for task in snapshot.overflow.values():
-        if task.id not in front:
-            yield Scored(task, OVERFLOW, score(task) if task.pinned is None else bands.middle(task.pinned))
+    parked = [task for task in snapshot.overflow.values() if task.id not in front]
+    free = [task for task in parked if task.pinned is None]
+    yield from map(Scored, free, repeat(OVERFLOW), all_of(score, free))
+    for task in parked:
+        if task.pinned is not None:
+            yield Scored(task, OVERFLOW, bands.middle(task.pinned))
 
 
 def _starving(
@@ -156,23 +161,6 @@ def _starving(
     waiting = (each for each in parked if each.task.published < since and each.task.pinned is None)
     chosen = heapq.nsmallest(free, [*oldest[len(kept) : len(kept) + free], *waiting], key=age)
     return ids | {each.task.id for each in chosen}, chosen
-
-
-def _worthwhile(snapshot: Snapshot, near: int | None) -> Callable[[Scored, Place], bool]:
-    """Tell which moves change the order of the next ``near`` to run; the rest can wait, and may not be wanted then."""
-    if near is None:
-        return lambda *_: True
-    starts = list(accumulate(snapshot.depths, initial=0))
-    first = {
-        task.id for start, tasks in zip(starts, snapshot.levels, strict=False) for task in tasks[: max(near - start, 0)]
-    }
-
-    def matters(each: Scored, target: Place) -> bool:
-        if not is_level(each.place):
-            return True
-        return starts[target] < near if target < each.place else each.task.id in first
-
-    return matters
 
 
 def _ids(tasks: Iterable[Scored]) -> set[str]:

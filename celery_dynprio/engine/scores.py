@@ -3,8 +3,12 @@
 A policy is the user's code: it may raise, or return something that is not a number from 0 to 1. Then the task keeps its
 last valid score, or gets that of its present place if it has none, and the loop goes on.
 
-The pending tasks that a context knows are scored all at once. That is several times as fast, and gives the same scores
-to the last digit. What cannot be scored so is scored task by task, and only that is complained of.
+Many tasks are scored at once. That is several times as fast, and gives the same scores to the last digit. What cannot
+be scored so is scored task by task, and only that is complained of.
+
+To score all that waits takes time in proportion. So of a long queue it is done at every second tick, or at every tenth
+one if it is very long, and the scores stand for the ticks in between; those score only what is new, as of the moment at
+which all were scored. So all scores are of one moment, and tasks that are alike have the same.
 """
 
 from __future__ import annotations
@@ -12,15 +16,22 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import compress, islice
 from operator import attrgetter
-from typing import Final
+from typing import Final, cast
 
 from celery_dynprio.models import Context, Contribution, PendingTask
 from celery_dynprio.policies.ahead import Ahead, bind_known
 from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, is_number
 
 _published: Final = attrgetter("published")
+
+#: The scores stand while the ticks since then have scored so many tasks each in the mean, and for so many seconds, and
+#: while no more than this part of the tasks is new.
+AT_ONCE: Final = 2000
+STANDING: Final = 5.0
+NEW: Final = 0.1
 
 #: The score of a task without any valid score, if its place gives none either.
 MIDDLE: Final = 0.5
@@ -39,6 +50,26 @@ class _Once:
             self._complain(problem)
 
 
+@dataclass(slots=True)
+class _Moment:
+    """One context, what scores tasks in it, and the scores of those that were scored at once."""
+
+    context: Context
+    scorer: BulkScorer
+    #: By the identity of the task. The tasks are kept as well, so that no other one gets it.
+    scores: dict[int, float] = field(default_factory=dict)
+    tasks: list[PendingTask] = field(default_factory=list)
+    #: How many ticks it has lasted, and how many tasks are new since.
+    ticks: int = 1
+    new: int = 0
+
+    def keep(self, tasks: Sequence[PendingTask], scores: Sequence[float]) -> None:
+        """Keep the scores of these tasks."""
+        self.scores.update(zip(map(id, tasks), scores, strict=True))
+        self.tasks += tasks
+        self.new += len(tasks)
+
+
 class Scores:
     """The score of each task by the policy, or its last valid one.
 
@@ -54,51 +85,91 @@ class Scores:
         self._beat = beat
         self._last: dict[str, float] = {}
         self._rota: Iterator[str] = iter(())
+        self._moment: _Moment | None = None
 
-    def bind(self, context: Context, fallback: Scorer = lambda _: MIDDLE) -> Scorer:
-        """Return the function that scores tasks in this tick; it never raises, and its result is in [0, 1].
+    def stand(self, pending: int, now: float) -> bool:
+        """Tell whether the scores of the last context need not be found anew: see the top of this module."""
+        moment = self._moment
+        return (
+            moment is not None
+            and moment.ticks * AT_ONCE < pending
+            and moment.new <= NEW * pending
+            and 0 <= now - moment.context.now < STANDING
+        )
 
-        ``fallback`` scores a task that has no valid score and never had one.
+    def bind(self, context: Context, fallback: Scorer = lambda _: MIDDLE) -> BulkScorer:
+        """Return what scores tasks in this tick; it never raises, and its results are in [0, 1].
+
+        ``fallback`` scores a task that has no valid score and never had one. Tasks that were scored at once in this
+        very context, also in an earlier tick, keep their scores.
         """
         last, beat, fail = self._last, self._beat, _Once(self._complain)
 
         def stand(task: PendingTask) -> float:
-            known = last.get(task.id)
-            return fallback(task) if known is None else known
+            value = last.get(task.ref)
+            return fallback(task) if value is None else value
 
-        try:
-            fresh = bind_known(self._policy, context, beat)
-        except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
-            fail(exc)
-            return stand
-        valid = self._score_all(fresh, context.ahead.tasks) if isinstance(context.ahead, Ahead) else {}
-        one = fresh.one
+        moment = self._enter(context, fail)
+        if moment is None:
+            return BulkScorer(stand, lambda tasks: list(map(stand, tasks)))
+        known, one = moment.scores, moment.scorer.one
 
         def score(task: PendingTask) -> float:
-            known = valid.get(task.id + task.copy)
-            if known is not None:
-                return known
+            value = known.get(id(task))
+            if value is not None:
+                return value
             beat()
             try:
                 value = float(one(task))  # of a number of any other type the planner might choke
                 if 0.0 <= value <= 1.0:
-                    last[task.id] = value
+                    last[task.ref] = value
                     return value
                 fail(f"score {value!r} of task {task.name} is not between 0 and 1")
             except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
                 fail(exc)
             return stand(task)
 
-        return score
+        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
+            found = list(map(known.get, map(id, tasks)))
+            if None not in found:
+                return cast("list[float]", found)
+            new = [task for task, value in zip(tasks, found, strict=True) if value is None]
+            moment.keep(*self._score_at_once(moment, new))
+            return [score(task) if value is None else value for task, value in zip(tasks, found, strict=True)]
 
-    def _score_all(self, fresh: BulkScorer, tasks: Sequence[PendingTask]) -> Mapping[str, float]:
-        """Return the valid scores of these tasks by ref; of equal refs that of the first."""
+        return BulkScorer(score, score_all)
+
+    def _enter(self, context: Context, fail: Callable[[object], None]) -> _Moment | None:
+        """Return what is known of this context; None if the policy cannot be bound to it."""
+        moment = self._moment
+        if moment is not None and moment.context is context:
+            moment.ticks += 1
+            return moment
+        self._moment = None
+        try:
+            moment = _Moment(context, bind_known(self._policy, context, self._beat))
+        except Exception as exc:  # noqa: BLE001 - the user's code may raise anything
+            fail(exc)
+            return None
+        if isinstance(context.ahead, Ahead):
+            moment.keep(*self._score_at_once(moment, context.ahead.tasks))
+            moment.new = 0
+        self._moment = moment
+        return moment
+
+    def _score_at_once(
+        self, moment: _Moment, tasks: Sequence[PendingTask]
+    ) -> tuple[Sequence[PendingTask], Sequence[float]]:
+        """Return those of these tasks that have valid scores, and the scores."""
         with suppress(Exception):  # the user's code may raise anything; then each task is scored for itself
-            pairs = zip(reversed(tasks), reversed(fresh.all(tasks)), strict=True)
-            found = {task.id + task.copy: float(value) for task, value in pairs if 0.0 <= value <= 1.0}
-            self._last.update(found)
-            return found
-        return {}
+            scores = list(map(float, moment.scorer.all(tasks)))
+            valid = [0.0 <= value <= 1.0 for value in scores]
+            if len(scores) == len(tasks):
+                if not all(valid):
+                    tasks, scores = list(compress(tasks, valid)), list(compress(scores, valid))
+                self._last.update(zip([task.id + task.copy for task in tasks], scores, strict=True))
+                return tasks, scores
+        return (), ()
 
     def explain(self, task: PendingTask, context: Context) -> Sequence[Contribution]:
         """Return what each factor adds to a task's score; nothing if it is pinned, or if the policy fails."""
@@ -129,8 +200,7 @@ class Scores:
         """
         if len(overflow) <= limit:
             return overflow
-        for task_id in self._turn(overflow, 5 * limit):
-            score(overflow[task_id])
+        self._rescore([overflow[ref] for ref in self._turn(overflow, 5 * limit)], score)
         last = self._last.get
         known = [last(task_id, 0.0) for task_id in overflow]
         least = heapq.nlargest(limit, known)[-1]
@@ -150,6 +220,14 @@ class Scores:
             gone = [task_id for task_id in self._last if task_id not in ids and task_id not in overflow]
             for task_id in gone:
                 del self._last[task_id]
+
+    def _rescore(self, tasks: Sequence[PendingTask], score: Scorer) -> None:
+        valid = self._score_at_once(self._moment, tasks)[0] if self._moment else ()
+        if len(valid) < len(tasks):
+            done = {task.ref for task in valid}
+            for task in tasks:
+                if task.ref not in done:
+                    score(task)
 
     def _turn(self, overflow: Mapping[str, PendingTask], size: int) -> list[str]:
         turn = list(islice((task_id for task_id in overflow if task_id not in self._last), size))

@@ -124,6 +124,8 @@ class Reprioritizer:
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _beat: Callable[[], object] = field(init=False)
+    #: What was known when all tasks were scored last.
+    _context: Context = field(init=False, default_factory=lambda: Context(0.0))
     #: What was best of the overflow at the last tick.
     _best: Mapping[str, PendingTask] = field(init=False, default_factory=dict)
     _bands: Bands | None = field(init=False, default=None)
@@ -231,18 +233,21 @@ class Reprioritizer:
         usable, spent = self._usable(fence)
         snapshot = self.backlog.read(now)
         known = Knowledge(self.usage, self.running, self.shares).context(now)
-        context = with_pending(known, self._pending(snapshot), self.policy, self._beat)
-        score = self._scores.bind(context, _Places(snapshot))
-        look = self._look(snapshot, self._watch(snapshot, now, score, context.runtimes))
+        pending = list(self._pending(snapshot))
+        if not self._scores.stand(len(pending), now):
+            self._context = with_pending(known, pending, self.policy, self._beat)
+        score = self._scores.bind(self._context, _Places(snapshot))
+        look = self._look(snapshot, self._watch(snapshot, now, score, known.runtimes))
         self._turned += look.turned
-        self._drain.follow(snapshot, context.runtimes, self.running.read(now) if self.running else (), now)
+        self._drain.follow(snapshot, known.runtimes, self.running.read(now) if self.running else (), now)
         plan = self._plan(look, score, now, usable, max(self.budget - spent, 0.0))
         self._bands = plan.bands
         self._forget(snapshot)
         traces = self._traces(plan.moves[: self.traced])
         outcomes = () if self.dry_run else self._apply(plan.moves)
         if self.guiding and not self.dry_run and (snapshot.overflow or any(snapshot.levels)):
-            self.guiding.tell(_guidance(plan.bands, context), now)
+            ahead = self._context.ahead
+            self.guiding.tell(_guidance(plan.bands, known, ahead.totals if isinstance(ahead, Ahead) else {}), now)
         return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
 
     def _pending(self, snapshot: Snapshot) -> Iterable[PendingTask]:
@@ -331,8 +336,7 @@ class Reprioritizer:
         return self.backlog.spill(min(front - self.window, SPILL_WINDOWS * self.window), now, fence)
 
 
-def _guidance(bands: Bands, known: Context) -> Guidance:
-    waiting = known.ahead.totals if isinstance(known.ahead, Ahead) else {}
+def _guidance(bands: Bands, known: Context, waiting: Mapping[str, float]) -> Guidance:
     return Guidance(bands, known.runtimes, known.use, known.running, waiting, known.shares)
 
 

@@ -38,7 +38,7 @@ from celery_dynprio.policies import (
     ShortestFirst,
     Weight,
 )
-from celery_dynprio.policies.charges import charge
+from celery_dynprio.policies.charges import Charges
 
 #: More than what rounding may add to a score.
 _ROUNDING: Final = 1e-9
@@ -183,7 +183,7 @@ class ExactOrder:
     def _learn(self, now: float) -> None:
         self._taken: defaultdict[str, float] = defaultdict(float)
         known = self._learning.context(now)
-        self._charge = charge(known)
+        self._charge = Charges(known)
         keys = {group.jobs[0].pending.key or "" for group in self._groups.values()}
         self._context = replace(known, ahead=self._ahead, pending_keys=keys)
         self._scorers = Scores(self._frozen(self._context), lambda _: None) if self._rate is not None else self._scores

@@ -44,7 +44,9 @@ class Age(Factor):
             return max(0.0, value)
 
         def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
-            values = [(now - task.published) / saturation for task in tasks]
-            return [(max(0.0, value)) if value < 1.0 else 1.0 for value in values]
+            return [
+                value if 0.0 < (value := (now - task.published) / saturation) < 1.0 else 0.0 if value <= 0.0 else 1.0
+                for task in tasks
+            ]
 
         return BulkScorer(score, score_all)

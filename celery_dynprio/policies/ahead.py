@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import accumulate
 
 from celery_dynprio.models import Context, PendingTask
 from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, add_terms
-from celery_dynprio.policies.charges import Charge, charge
+from celery_dynprio.policies.charges import Charges
 
 
 def with_pending(
@@ -20,7 +19,7 @@ def with_pending(
 
     ``beat`` is called before each of them is scored to put those of a key in order, as a sign of life.
     """
-    ahead = Ahead(pending, Alone(policy, context, beat), charge(context))
+    ahead = Ahead(pending, Alone(policy, context, beat), Charges(context))
     return replace(context, ahead=ahead, pending_keys=ahead.keys)
 
 
@@ -79,10 +78,12 @@ def bind_known(policy: Policy, context: Context, beat: Callable[[], object] = la
     return policy.bind(context, None, beat)
 
 
-def ahead_of_all(tasks: Sequence[PendingTask], context: Context) -> Sequence[float]:
-    """Return what is ahead of each of these tasks, as a context's :attr:`~celery_dynprio.Context.ahead` tells it."""
+def ahead_of_all(tasks: Sequence[PendingTask], context: Context) -> tuple[Sequence[float], Sequence[str]]:
+    """Return the seconds that a context tells to be ahead of each of these tasks, and the keys of these."""
     ahead = context.ahead
-    return ahead.all(tasks) if isinstance(ahead, Ahead) else list(map(ahead, tasks))
+    if isinstance(ahead, Ahead) and tasks is ahead.tasks:
+        return ahead.of_all(), ahead.keys_of_all
+    return list(map(ahead, tasks)), [task.key or "" for task in tasks]
 
 
 class Ahead:
@@ -93,63 +94,50 @@ class Ahead:
     task that is not among them comes after all of its key. Sorts once, when it is first asked.
     """
 
-    def __init__(self, tasks: Iterable[PendingTask], alone: Alone, seconds: Charge) -> None:
-        #: All of them.
+    def __init__(self, tasks: Iterable[PendingTask], alone: Alone, charges: Charges) -> None:
+        #: All of them, and the key of each.
         self.tasks = list(tasks)
-        #: Where the first task of each key is among them, and those of keys with several: of many keys, most have one.
-        self._first: dict[str, int] = {}
-        self._several: dict[str, list[int]] = {}
-        first, several = self._first, self._several
-        for index, task in enumerate(self.tasks):
-            key = task.key or ""
-            if key not in first:
-                first[key] = index
-            elif key in several:
-                several[key].append(index)
-            else:
-                several[key] = [first[key], index]
+        self.keys_of_all = [task.key or "" for task in self.tasks]
         self.alone = alone
-        self._seconds = seconds
-        self._before: dict[str, float] | None = None
-        self._totals: dict[str, float] = {}
+        self._charges = charges
+        #: What goes before each of the tasks; and what the tasks of each key are charged.
+        self._before: Sequence[float] | None = None
+        self._totals = dict.fromkeys(self.keys_of_all, 0.0)
+        self._by_id: Mapping[str, float] | None = None
 
     @property
     def keys(self) -> Collection[str]:
         """The keys of these tasks."""
-        return self._first.keys()
+        return self._totals.keys()
 
     @property
     def totals(self) -> Mapping[str, float]:
-        """What the tasks of each key are charged, in seconds, of keys with several; empty until a factor has asked."""
-        return self._totals
+        """What the tasks of each key are charged, in seconds; empty until a factor has asked."""
+        return {} if self._before is None else self._totals
 
     def __call__(self, task: PendingTask) -> float:
         """Return the seconds that go before a task."""
-        before = (self._sum_up() if self._before is None else self._before).get(task.id)
-        return self._all_of(task.key or "") if before is None else before
+        if self._by_id is None:
+            ids = [each.id for each in reversed(self.tasks)]  # of two with one id the first counts
+            self._by_id = dict(zip(ids, reversed(self.of_all()), strict=True))
+        before = self._by_id.get(task.id)
+        return self._totals.get(task.key or "", 0.0) if before is None else before
 
-    def all(self, tasks: Sequence[PendingTask]) -> Sequence[float]:
-        """Return the seconds that go before each of many tasks."""
-        before = self._sum_up() if self._before is None else self._before
-        return [before[task.id] if task.id in before else self(task) for task in tasks]
+    def of_all(self) -> Sequence[float]:
+        """Return the seconds that go before each of the tasks."""
+        if self._before is None:
+            self._before = self._sum_up()
+        return self._before
 
-    def _all_of(self, key: str) -> float:
-        total = self._totals.get(key)
-        if total is None:
-            total = self._totals[key] = self._seconds(self.tasks[self._first[key]]) if key in self._first else 0.0
-        return total
-
-    def _sum_up(self) -> dict[str, float]:
-        tasks, scores = self.tasks, self.alone.scores(self.tasks)
-        before = self._before = {tasks[index].id: 0.0 for index in self._first.values()}
+    def _sum_up(self) -> Sequence[float]:
+        tasks, keys, totals = self.tasks, self.keys_of_all, self._totals
+        scores, seconds = self.alone.scores(tasks), self._charges.all(tasks)
         published = [task.published for task in tasks]
-        for key, siblings in self._several.items():
-            siblings.sort(key=published.__getitem__)
-            siblings.sort(key=scores.__getitem__, reverse=True)
-            names = [tasks[index].name for index in siblings]
-            by_name = {
-                name: self._seconds(tasks[index]) for name, index in dict(zip(names, siblings, strict=True)).items()
-            }
-            *seconds, self._totals[key] = accumulate([by_name[name] for name in names], initial=0.0)
-            before.update(zip([tasks[index].id for index in siblings], seconds, strict=True))
+        order = sorted(range(len(tasks)), key=published.__getitem__)
+        order.sort(key=scores.__getitem__, reverse=True)
+        before = [0.0] * len(tasks)
+        for index in order:
+            key = keys[index]
+            total = before[index] = totals[key]
+            totals[key] = total + seconds[index]
         return before

@@ -127,8 +127,10 @@ class Policy:
 
         def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
             values = [0.0] * len(tasks) if rest is None else rest.all(tasks)
-            scores = [value / total for value in add_terms(values, terms, tasks, beat)]
-            return scores if rest is None else [min(each, 1.0) for each in scores]
+            sums = add_terms(values, terms, tasks, beat)
+            if rest is None:
+                return [value / total for value in sums]
+            return [1.0 if value > total else value / total for value in sums]
 
         known = rest or score
         return BulkScorer(score if rest is None else score_with_rest, score_all)

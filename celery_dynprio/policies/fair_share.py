@@ -101,21 +101,20 @@ class FairShare(Factor):
             return usual / (usual + (use(key, 0.0) + running(key, 0.0) + ahead(task)) / share(key))
 
         def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
-            keys = [task.key or "" for task in tasks]
+            before, keys = ahead_of_all(tasks, context)
             had = {key: use(key, 0.0) + running(key, 0.0) for key in set(keys)}
             shares = {key: share(key) for key in had}
-            before = zip(keys, ahead_of_all(tasks, context), strict=True)
-            return [usual / (usual + (had[key] + seconds) / shares[key]) for key, seconds in before]
+            both = zip(keys, before, strict=True)
+            return [usual / (usual + (had[key] + seconds) / shares[key]) for key, seconds in both]
 
         def score_of_equals(task: PendingTask) -> float:
             key = task.key or ""
             return usual / (usual + use(key, 0.0) + running(key, 0.0) + ahead(task))
 
         def score_all_of_equals(tasks: Sequence[PendingTask]) -> Sequence[float]:
-            keys = [task.key or "" for task in tasks]
+            before, keys = ahead_of_all(tasks, context)
             had = {key: usual + use(key, 0.0) + running(key, 0.0) for key in set(keys)}
-            before = zip(keys, ahead_of_all(tasks, context), strict=True)
-            return [usual / (had[key] + seconds) for key, seconds in before]
+            return [usual / (had[key] + seconds) for key, seconds in zip(keys, before, strict=True)]
 
         if share.are_equal:
             return BulkScorer(score_of_equals, score_all_of_equals)

@@ -17,7 +17,7 @@ from celery_dynprio.complaints import Complaints
 from celery_dynprio.levels import Bands, Scale, at_or_before
 from celery_dynprio.models import Context, PendingTask, Place
 from celery_dynprio.policies import Policy, Scorer
-from celery_dynprio.policies.charges import CAUTIOUS, Charge, charge
+from celery_dynprio.policies.charges import CAUTIOUS, Charge, Charges
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.producer.guide import FIRST_READ, Guide, NoGuide
 from celery_dynprio.runtimes import Named
@@ -131,7 +131,7 @@ class Placement:
         charged: Charge = _nothing
         if guidance is not None and guidance.bands.count == bands.count:
             bands, context = guidance.bands, guidance.context(now)
-            charged, priorities = charge(context), self._priorities_in(guidance.levels)
+            charged, priorities = Charges(context), self._priorities_in(guidance.levels)
         until = now + (BOUND_SECONDS if queue in self._bound else FIRST_READ)
         bound = self._bound[queue] = _Bound(now, until, guidance, bands, priorities, context, charged)
         try:

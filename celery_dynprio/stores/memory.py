@@ -215,6 +215,8 @@ class MemoryUsage:
         self._use: dict[str, DecayedSums] = {}
         self._names: dict[str, DecayedSums] = {}
         self._pairs: dict[tuple[str, str], DecayedSums] = {}
+        #: The sums of each name and key: as many as that may be, a copy of them costs little.
+        self._sums: dict[tuple[str, str], Sums] = {}
         self._runtimes: Runtimes | None = None
 
     def add(self, runs: Iterable[Run]) -> None:
@@ -224,7 +226,7 @@ class MemoryUsage:
             self._count(self._use, run.key, run.seconds, now)
             self._count(self._names, run.name, run.seconds, now)
             if run.key:
-                self._count(self._pairs, (run.name, run.key), run.seconds, now)
+                self._count_pair((run.name, run.key), run.seconds, now)
             self._runtimes = None
 
     def read(self, now: float) -> UsageFigures:
@@ -232,7 +234,7 @@ class MemoryUsage:
         if self._runtimes is None:
             means = {name: known.mean for name, known in self._names.items()}
             names = {name: known.sums for name, known in self._names.items()}
-            self._runtimes = Runtimes(means, names, {pair: known.sums for pair, known in self._pairs.items()})
+            self._runtimes = Runtimes(means, names, self._sums.copy())
         return UsageFigures(
             self._runtimes, {key: used.seconds_at(now, self._half_life) for key, used in self._use.items()}
         )
@@ -240,12 +242,21 @@ class MemoryUsage:
     def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    def _count(self, learned: dict[K, DecayedSums], what: K, seconds: float, now: float) -> None:
-        """Count a run; if there are too many, what had none for the longest time is forgotten."""
+    def _count_pair(self, pair: tuple[str, str], seconds: float, now: float) -> None:
+        forgotten = self._count(self._pairs, pair, seconds, now)
+        self._sums[pair] = self._pairs[pair].sums
+        if forgotten is not None:
+            del self._sums[forgotten]
+
+    def _count(self, learned: dict[K, DecayedSums], what: K, seconds: float, now: float) -> K | None:
+        """Count a run; if there are too many, what had none for the longest time is forgotten, and returned."""
         known = learned.pop(what, None) or DecayedSums(Sums(0.0, 0.0, 0.0), now)
         learned[what] = known.plus(seconds, now, self._half_life)
-        if len(learned) > MAX_REMEMBERED:
-            del learned[next(iter(learned))]
+        if len(learned) <= MAX_REMEMBERED:
+            return None
+        oldest = next(iter(learned))
+        del learned[oldest]
+        return oldest
 
 
 class MemoryGuidance:
@@ -258,14 +269,14 @@ class MemoryGuidance:
 
     def publish(self, queue: str, guidance: Guidance) -> None:
         """Replace what is known of this queue."""
-        self._known[queue] = self._clock() + self._expiry, guidance.bounded()
+        self._known[queue] = self._clock() + self._expiry, guidance
 
     def read(self, queues: Collection[str]) -> Mapping[str, Guidance]:
         """Return the guidance of these queues."""
         now = self._clock()
         known = {queue: self._known[queue] for queue in queues if queue in self._known}
         return {
-            queue: replace(guidance, levels=range(guidance.bands.count))  # as MemoryLevels says
+            queue: replace(guidance.bounded(), levels=range(guidance.bands.count))  # as MemoryLevels says
             for queue, (until, guidance) in known.items()
             if now < until
         }

@@ -24,7 +24,7 @@ from celery_dynprio.levels import Scale
 from celery_dynprio.models import Context, PendingTask, Run, RunningTask
 from celery_dynprio.policies import Age, FairShare, Max, Policy, ShortestFirst, Weight, factor
 from celery_dynprio.policies.ahead import Ahead, Alone, bind_known, with_pending
-from celery_dynprio.policies.charges import CAUTIOUS, charge, charged
+from celery_dynprio.policies.charges import CAUTIOUS, Charges, charged
 from celery_dynprio.policies.shares import Shares
 from celery_dynprio.producer.placement import Placement
 from celery_dynprio.runtimes import Runtimes
@@ -129,13 +129,13 @@ class TestPaths:
 
 class TestCharges:
     def test_a_task_is_charged_what_it_is_expected_to_take(self) -> None:
-        seconds = charge(known({"ada": 500.0}))
+        seconds = Charges(known({"ada": 500.0}))
         assert [seconds(of("ada", name)) for name in RUNS] == list(RUNS.values())
 
     def test_a_key_of_which_nothing_is_known_is_charged_with_caution(self) -> None:
-        assert charge(known({"ada": 4.0}))(of("new")) == CAUTIOUS
-        assert charge(known({"ada": 500.0, "bob": 100.0}))(of("new")) == 300.0
-        assert charge(Context(NOW))(of("new")) == CAUTIOUS
+        assert Charges(known({"ada": 4.0}))(of("new")) == CAUTIOUS
+        assert Charges(known({"ada": 500.0, "bob": 100.0}))(of("new")) == 300.0
+        assert Charges(Context(NOW))(of("new")) == CAUTIOUS
 
     def test_a_run_is_charged_at_least_as_long_as_it_has_taken(self) -> None:
         running = [RunningTask("1", "short", "ada", NOW - 0.1), RunningTask("2", "short", "ada", NOW - 50)]
@@ -203,7 +203,7 @@ class TestAhead:
         before = known({"ada": 4.0, "bob": 4.0})
         after = replace(before, running=charged([RunningTask("1", "long", "ada", NOW)], before))
         alone = Alone(1 * Age(), before)
-        ahead = [Ahead(left, alone, charge(before)) for left in (tasks, tasks[1:])]
+        ahead = [Ahead(left, alone, Charges(before)) for left in (tasks, tasks[1:])]
         had = [context.use["ada"] + context.running.get("ada", 0.0) for context in (before, after)]
         assert had[0] + ahead[0](tasks[2]) == had[1] + ahead[1](tasks[2])
 

@@ -190,12 +190,14 @@ class MemoryBacklog:
                 if self._change(task, message.changed(task, move.changes, len(self._levels)), move.source)
                 else Outcome.GONE
             )
-        copy = self._free_copy(replace(task, copy="") if is_level(move.source) else task, move.target)
+        copy = self._free_copy(_first(task) if is_level(move.source) else task, move.target)
         if copy is None:
             return Outcome.REFUSED
         if not self._take(task, move.source):
             return Outcome.GONE
-        task = replace(message.changed(task, move.changes, len(self._levels)), copy=copy)
+        task = message.changed(task, move.changes, len(self._levels))
+        if task.copy != copy:
+            task = replace(task, copy=copy)
         if not is_level(move.target):
             self._parked[move.target][task.ref] = task
         elif move.first:
@@ -222,7 +224,7 @@ class MemoryBacklog:
             if found:
                 self._parked[place][old.ref] = new
             return found
-        old, new = replace(old, copy=""), replace(new, copy="")
+        old, new = _first(old), _first(new)
         if old not in self._levels[place]:
             return False
         self._levels[place][self._levels[place].index(old)] = new
@@ -231,9 +233,14 @@ class MemoryBacklog:
     def _take(self, task: PendingTask, source: Place) -> bool:
         if not is_level(source):
             return self._parked[source].pop(task.ref, None) is not None
-        wanted = replace(task, copy="")
+        wanted = _first(task)
         for index, each in enumerate(self._levels[source]):
             if each.id == wanted.id and each == wanted:  # the ids first: comparing all fields of each is slow
                 del self._levels[source][index]
                 return True
         return False
+
+
+def _first(task: PendingTask) -> PendingTask:
+    """The task as the first, or only, message with its id."""
+    return replace(task, copy="") if task.copy else task
