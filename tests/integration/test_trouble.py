@@ -24,6 +24,7 @@ from celery_dynprio.engine.ticklog import TickLog
 from celery_dynprio.errors import BrokerRefusedError, BrokerUnavailableError
 from celery_dynprio.message import HEADER, MAX_BYTES, moves_of
 from celery_dynprio.models import HELD, OVERFLOW, Move, Role
+from celery_dynprio.objectives import Objective
 from celery_dynprio.operators.fates import Answer
 from celery_dynprio.operators.operations import Operations
 from celery_dynprio.operators.workers import Workers
@@ -295,3 +296,49 @@ def test_a_hint_of_another_type_ends_no_tick_and_is_named(valkey: Database, capl
     with dynprio.operations() as operations:
         assert len(operations.pending(workers=Workers()).turns) == 21
     leader.close()
+
+
+#: What a key of ours may hold that it should not.
+FOREIGN: tuple[Callable[[RedisClient, str], object], ...] = (
+    lambda client, key: client.redis.set(key, "7:dedicated:somebody"),  # without an end, as a copy of data has it
+    lambda client, key: client.redis.set(key, '{"v": 99, "bands": [NaN, 1e999]'),
+    lambda client, key: client.redis.set(key, str(2**63 - 1)),
+    lambda client, key: client.redis.rpush(key, "a list"),
+    lambda client, key: client.redis.hset(key, mapping={"n": "nan", "a": "1e999 nan inf", "celery": "\0"}),
+    lambda client, key: client.redis.xadd(key, {"entry": "[" * 10_000, "ended": "[", "from": "", "total": "1"}),
+)
+
+#: All keys of ours but those with tasks.
+KEYS_OF_OURS = (
+    *("use", "runtimes", "spreads", "usage_changes", "running", "shares", "guidance", "celery:guidance"),
+    *("celery:levels", "celery:lease", "celery:fence", "celery:moves", "audit", "objectives", "histograms"),
+    *("traces", "trace_sizes", "spans_dropped", "feed", "recording", "cancelling"),
+)
+
+
+@pytest.mark.parametrize("key", KEYS_OF_OURS)
+def test_whatever_a_key_of_ours_holds_the_queue_is_put_in_order_and_shown(server: Database, key: str) -> None:
+    app, dynprio = make_app(server.url)
+    app.conf.dynprio_objectives = [Objective("fast", "a.*", within=60, on_breach="degrade", expendable="b.*")]
+    client = RedisClient.from_app(app)
+    broker = RedisBroker(client)
+    for put in FOREIGN:
+        client.redis.flushdb()
+        put(client, client.app_key(key))
+        for number in range(5):
+            publish(client, f"task {number}", level=9)
+        publish(client, "urgent", level=9, due=client.server_time() + 1.0)
+        (leader,) = reprioritizers(broker, dynprio.settings, "test")
+        moved = {move.task.id for _ in range(3) for move in leader.tick().moves}
+        assert "urgent" in moved
+        assert leader.tick().role is Role.LEADER
+        broker.stores.guidance().read(["celery"])
+        broker.stores.histograms().read()
+        broker.stores.spans().dropped_counts()
+        operations = Operations(app, broker, dynprio.settings, "ada")
+        assert len(operations.pending(workers=Workers()).turns) == 6
+        (queue,) = operations.stats(Workers()).queues
+        assert queue.leader is not None
+        assert queue.leader.owner == "test"
+    client.close()
+    app.close()

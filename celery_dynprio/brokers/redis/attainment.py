@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.hashes import Hashes
 from celery_dynprio.models import Start
 from celery_dynprio.objectives import Names, Objective, Standing, globs
 
@@ -53,6 +55,7 @@ class RedisAttainment:
         self._objectives = objectives
         self._names = Names([objective.match for objective in objectives])
         self._ids = [_id(objective) for objective in objectives]
+        self._hashes = Hashes(client)
         self._shared = client.app_key("objectives")
         self._clock = clock or time.time
         self._fresh = max(FRESH, 2 * interval)
@@ -75,34 +78,28 @@ class RedisAttainment:
     def tell(self, queue: str, overdue: Mapping[int, int]) -> None:
         """Store how many tasks of one queue are overdue, by the index of the objective."""
         now = self._clock()
-        fields = {f"{each} {queue}": f"{overdue.get(index, 0)} {now:.3f}" for index, each in enumerate(self._ids)}
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hset(self._shared, mapping=fields)
-        pipe.expire(self._shared, KEPT)
-        pipe.execute()
+        fields = [(f"{each} {queue}", f"{overdue.get(index, 0)} {now:.3f}") for index, each in enumerate(self._ids)]
+        self._hashes.ask(("HSET", self._shared, *chain(*fields)), ("EXPIRE", self._shared, KEPT))
 
     def read(self) -> list[Standing]:
         """Return the state of all objectives; anything malformed in Redis counts as absent."""
         now = self._clock()
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hgetall(self._shared)
-        for index, objective in enumerate(self._objectives):
-            newest = _slot_at(objective, now)
-            for slot in range(newest - SLOTS, newest + 1):
-                pipe.hmget(self._slot(index, slot), "started", "in_time")
-        shared, *slots = pipe.execute()
+        newest = [_slot_at(objective, now) for objective in self._objectives]
+        keys = [self._slot(index, last - ago) for index, last in enumerate(newest) for ago in range(SLOTS, -1, -1)]
+        shared, *found = self._hashes.ask(
+            ("HGETALL", self._shared), *(("HMGET", key, "started", "in_time") for key in keys)
+        )
+        slots = [each or (None, None) for each in found]
         return [
-            self._standing(index, shared, slots[index * (SLOTS + 1) : (index + 1) * (SLOTS + 1)], now)
+            self._standing(index, shared or {}, slots[index * (SLOTS + 1) : (index + 1) * (SLOTS + 1)], now)
             for index in range(len(self._objectives))
         ]
 
     def turn(self, standing: Standing) -> Standing | None:
         """Store a breach or a recovery; None if another reprioritizer was first."""
-        field = _breach(standing.objective)
-        if standing.since is not None:
-            return replace(standing, since=None) if self._redis.hdel(self._shared, field) else None
-        now = self._clock()
-        return replace(standing, since=now) if self._redis.hsetnx(self._shared, field, f"{now:.3f}") else None
+        now, ends, field = self._clock(), standing.since is not None, _breach(standing.objective)
+        command = ("HDEL", self._shared, field) if ends else ("HSETNX", self._shared, field, f"{now:.3f}")
+        return replace(standing, since=None if ends else now) if self._hashes.ask(command)[0] else None
 
     def close(self) -> None:
         """Close the client."""

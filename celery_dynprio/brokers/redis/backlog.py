@@ -183,7 +183,8 @@ class RedisBacklog:
 
     def moves(self) -> int:
         """How many moves were ever made in this queue, by whomever."""
-        return int(self._redis.get(self._keys.moves) or 0)
+        count = self._redis.mget(self._keys.moves)[0]  # None if the key holds no text
+        return int(count) if count and count.isdigit() else 0
 
     def count(self) -> dict[Place, int]:
         """Messages in each place; one round trip."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -26,10 +26,17 @@ class Hashes:
 
     def read(self, *keys: str) -> list[Mapping[bytes, bytes]]:
         """Return all fields of these hashes, in one round trip."""
+        return [found or {} for found in self.ask(*(("HGETALL", key) for key in keys))]
+
+    def ask(self, *commands: Sequence[Any]) -> list[Any]:
+        """Return what the broker answers to commands on hashes, in one round trip; None where there is no hash.
+
+        What comes second in a command is its key.
+        """
         pipe = self._redis.pipeline(transaction=False)
-        for key in keys:
-            pipe.hgetall(key)
-        return [self._fields(*each) for each in zip(keys, pipe.execute(raise_on_error=False), strict=True)]
+        for command in commands:
+            pipe.execute_command(*command)
+        return [self._known(*each) for each in zip(commands, pipe.execute(raise_on_error=False), strict=True)]
 
     def field(self, key: str, field: str) -> bytes | None:
         """Return one field; None if there is none."""
@@ -37,22 +44,13 @@ class Hashes:
 
     def fields(self, key: str, fields: list[str]) -> list[bytes | None]:
         """Return some fields of one hash; None for what is not there."""
-        try:
-            found: list[bytes | None] = self._redis.hmget(key, fields)
-        except ResponseError as exc:
-            self._refuse(key, exc)
-            return [None] * len(fields)
-        return found
+        return self.ask(("HMGET", key, *fields))[0] or [None] * len(fields)
 
-    def _fields(self, key: str, answer: Any) -> Mapping[bytes, bytes]:
-        if isinstance(answer, Exception):
-            self._refuse(key, answer)
-            return {}
-        found: Mapping[bytes, bytes] = answer
-        return found
-
-    def _refuse(self, key: str, error: Exception) -> None:
-        """Complain of a key of another type; whatever else went wrong is raised."""
-        if not (isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")):
-            raise error
-        self._complain(key)
+    def _known(self, command: Sequence[Any], answer: Any) -> Any:
+        """Return the answer; complain of a key of another type, and raise whatever else went wrong."""
+        if not isinstance(answer, Exception):
+            return answer
+        if not (isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer)):
+            raise answer
+        self._complain(command[1])
+        return None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.hashes import Hashes
 from celery_dynprio.chunks import chunks
 from celery_dynprio.models import Run
 from celery_dynprio.ports.histograms import OTHER, ROW, Series, SeriesKey, count_runs
@@ -34,6 +35,7 @@ class RedisHistograms:
     def __init__(self, client: RedisClient, most: int = MAX_SERIES) -> None:
         self._client = client
         self._key = client.app_key("histograms")
+        self._hashes = Hashes(client)
         self._most = most
         self._record = client.script("histograms_record")
 
@@ -50,7 +52,7 @@ class RedisHistograms:
     def read(self) -> Mapping[SeriesKey, Series]:
         """Return all counts; anything malformed in Redis is ignored."""
         found: dict[SeriesKey, Series] = {}
-        for field, value in self._client.redis.hgetall(self._key).items():
+        for field, value in self._hashes.read(self._key)[0].items():
             key, row = _key(field), _row(value)
             if key is not None and row is not None:
                 found[key] = Series.of(row)

@@ -8,7 +8,8 @@ refused by the same server that holds the messages.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from celery_dynprio.ports.lease import TTL, Holder, Kind
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from celery_dynprio.brokers.redis.client import RedisClient
 
 logger = logging.getLogger("celery_dynprio.lease")
+
+#: "<token>:<kind>:<owner>", as ``lua/lease_acquire.lua`` writes it.
+_FENCE: Final = re.compile(r"(\d{1,19}):([a-z]+):(.*)", re.ASCII | re.DOTALL)
 
 
 class RedisLease:
@@ -52,8 +56,6 @@ class RedisLease:
 
     def holder(self) -> Holder | None:
         """Who has it now; None if it is free."""
-        value = self._redis.get(self._key)
-        if not value:
-            return None
-        token, kind, owner = value.decode().split(":", 2)
-        return Holder(owner, kind, int(token))
+        value = self._redis.mget(self._key)[0]  # None as well if the key holds no text
+        found = _FENCE.fullmatch(value.decode(errors="replace")) if value else None
+        return Holder(found[3], found[2], int(found[1])) if found else None

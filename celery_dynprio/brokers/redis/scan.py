@@ -77,7 +77,7 @@ class Scan(Iterator[Seen]):
             yield from self._front(counts, left)
             if not deep:
                 yield from self._parked(counts, left)
-            moved = self._moves() - before
+            moved = abs(self._moves() - before)
             if not deep:
                 self.missed = moved if self.look == 1 else min(self.missed, moved)
             if not moved:

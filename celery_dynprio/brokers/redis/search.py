@@ -66,10 +66,10 @@ class Search:
         found: dict[str, list[Sighting]] = {}
         few = len(ids) <= FEW
         for _ in range(MOST_LOOKS):
-            before = self._redis.get(self._moves_key)
+            before = self._redis.mget(self._moves_key)  # which refuses no type
             wanted = list(ids) if few else [task_id for task_id in ids if task_id not in found]
             sightings = [*self.in_front(wanted, now), *self._parked(wanted, now)]
-            still = before == self._redis.get(self._moves_key)
+            still = before == self._redis.mget(self._moves_key)
             found |= _by_id(sightings, still=still)
             if still or (not few and len(found) == len(set(ids))):
                 break

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.hashes import Hashes
 from celery_dynprio.brokers.redis.search import escaped
 from celery_dynprio.chunks import chunks
 from celery_dynprio.ports.spans import CAUSES
@@ -42,6 +43,7 @@ class RedisSpans:
         #: Records for which there was no room, and all records that the server has answered for.
         self.dropped = self.taken = 0
         self._client = client
+        self._hashes = Hashes(client)
         self._bounds = (ttl, min(spans, total), total)
         self._keys = [client.app_key("traces"), client.app_key("trace_sizes")]
         self._prefix = client.app_key("trace:")
@@ -100,7 +102,7 @@ class RedisSpans:
 
     def dropped_counts(self) -> Mapping[str, int]:
         """Return the counts of all processes by cause; anything malformed in Redis counts as 0."""
-        values = self._client.redis.hmget(self._dropped_key, CAUSES)
+        values = self._hashes.fields(self._dropped_key, list(CAUSES))
         return {cause: _count(value) for cause, value in zip(CAUSES, values, strict=True)}
 
     def close(self) -> None:

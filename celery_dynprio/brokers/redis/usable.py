@@ -141,7 +141,7 @@ class RedisUsableLevels:
         return {key: count for key, count in zip(others, pipe.execute(), strict=True) if count}
 
     def _said(self) -> tuple[Place, ...]:
-        return said_in(self._redis.get(self._key), self._scale)
+        return said_in(self._redis.mget(self._key)[0], self._scale)  # nothing, if the key holds no text
 
     def _tell(self, levels: Sequence[Place]) -> None:
         unused = ", ".join(f"P{level}" for level in self._all if level not in levels)

@@ -15,7 +15,12 @@ redis.call('DEL', LEVELS) -- first: a server at its maxmemory refuses SET and LM
 if ARGV[2] ~= '' then
   redis.call('SET', LEVELS, ARGV[2], 'PX', ARGV[3])
 end
-redis.call('INCRBY', MOVES, 0) -- who could not count his moves must make none
+-- Who could not count his moves must make none. A counter that cannot count begins anew.
+local count = redis.pcall('GET', MOVES)
+if count and (type(count) == 'table' or #count > 15 or not string.find(count, '^%d+$')) then
+  redis.call('DEL', MOVES)
+end
+redis.call('INCRBY', MOVES, 0)
 local moved, messages, bytes = 0, tonumber(ARGV[4]), tonumber(ARGV[5])
 for i = FIRST, #KEYS, 2 do
   while moved < messages and bytes > 0 do

@@ -38,7 +38,12 @@ end
 -- A server at its maxmemory refuses LPUSH and HSETNX until a script has begun to write, and then no more. What is moved
 -- is there already: refused, a parked backlog that fills the memory could never come back to the workers who free it.
 redis.call('HDEL', OVERFLOW, '')
-redis.call('INCRBY', MOVES, 0) -- who could not count his moves must make none
+-- Who could not count his moves must make none. A counter that cannot count begins anew.
+local count = redis.pcall('GET', MOVES)
+if count and (type(count) == 'table' or #count > 15 or not string.find(count, '^%d+$')) then
+  redis.call('DEL', MOVES)
+end
+redis.call('INCRBY', MOVES, 0)
 
 -- Raises if what was put there could not be taken back. Takes nothing: no id is empty.
 local permitted = {}

@@ -122,7 +122,8 @@ local function look(key, start, size, text, offset, most)
   return { length, at - start, state, tail, tail_digest, slice, slice_digest, found }
 end
 
-local answer = { tonumber(redis.call('GET', KEYS[1]) or 0) }
+local moves = redis.pcall('GET', KEYS[1]) -- a leader mends what is no counter
+local answer = { type(moves) == 'string' and tonumber(moves) or 0 }
 for i = 2, #KEYS do
   local j = FIRST + (i - 2) * EACH
   local start, size, offset, most = tonumber(ARGV[j]), tonumber(ARGV[j + 1]), tonumber(ARGV[j + 3]), tonumber(ARGV[j + 4])

@@ -26,7 +26,7 @@ local left_out, room = 0, tonumber(ARGV[2]) - redis.call('HLEN', KEYS[1])
 for i = 3, #ARGV, 3 do
   local known = redis.call('HGET', KEYS[1], ARGV[i])
   if known or room > 0 then
-    local started = known and string.match(known, '^(%S+) ') or string.format('%.3f', now - tonumber(ARGV[i + 1]))
+    local started = known and string.match(known, '^([%d.]+) ') or string.format('%.3f', now - tonumber(ARGV[i + 1]))
     redis.call('HSET', KEYS[1], ARGV[i], string.format('%s %.3f %s', started, now + ttl, ARGV[i + 2]))
     room = known and room or room - 1
   else

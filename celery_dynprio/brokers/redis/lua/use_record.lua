@@ -41,7 +41,8 @@ for i = 1, 3 do
   redis.call('HDEL', KEYS[i], string.rep(' ', 1024))
 end
 local last = redis.call('HGET', KEYS[4], 'n')
-local change = { tostring((tonumber(last) or 0) + 1) }
+local number = tonumber(last)
+local change = { tostring((number and number >= 0 and number < 1e15 and math.floor(number) or 0) + 1) }
 
 local function note(index, field, value)
   change[#change + 1], change[#change + 2], change[#change + 3] = index, field, value
