@@ -18,8 +18,12 @@ class Spans(Protocol):
     dropped: int
     taken: int
 
-    def add(self, records: Sequence[SpanRecord], /) -> None:
-        """Store these records."""
+    def add(self, records: Sequence[SpanRecord], lone: Sequence[SpanRecord] = ()) -> None:
+        """Store these records.
+
+        ``lone`` has those that most tasks need, and that a store may keep for less: each is the only record of its run,
+        which ended well at the first try, has no other id than in its message, and is alone in its trace.
+        """
 
     def read(self, trace_or_task_id: str) -> Trace | None:
         """Return the trace with this id, or the newest one with a task of this id; None if there is none."""

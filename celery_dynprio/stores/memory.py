@@ -155,9 +155,9 @@ class MemorySpans:
         self._traces: dict[str, dict[str, SpanRecord]] = {}
         self._dropped: Counter[str] = Counter()
 
-    def add(self, records: Sequence[SpanRecord], /) -> None:
+    def add(self, records: Sequence[SpanRecord], lone: Sequence[SpanRecord] = ()) -> None:
         """Store these records."""
-        for record in records:
+        for record in (*records, *lone):
             spans = self._traces.setdefault(record.trace_id, {})
             known = spans.get(record.field)
             if known is None or known.rank <= record.rank:

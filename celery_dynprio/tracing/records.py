@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from celery_dynprio.message import moves_of
@@ -19,6 +20,10 @@ RANKS: Final[Mapping[str, int]] = {"PENDING": 0, "STARTED": 1, "REJECTED": 1, "S
 
 #: The rank of every other state: something went wrong.
 FAILED: Final = 3
+
+
+#: The state of a run that ended well.
+SUCCESS: Final = "SUCCESS"
 
 
 #: The state of a task that is only known as an ancestor.
@@ -81,15 +86,7 @@ class SpanRecord(NamedTuple):
             return None
         if not isinstance(row, list):
             return None
-        found = dict(zip(_ROW, row, strict=False))
-        known: dict[str, Any] = {name: clean(found.get(name), longest) for name, longest in _TEXTS.items()}
-        if not (trace_id and key and task_id and known["state"]):
-            return None
-        known |= {name: number(found.get(name)) for name in ("published", "started", "wait", "ran")}
-        known |= {name: whole(found.get(name)) for name in ("level_at_publish", "level")}
-        known["attempt"] = whole(found.get("attempt")) or 1
-        moves, lineage = tuple(moves_of({"mv": found.get("moves")})), ancestors(found.get("lineage"))
-        return cls(trace_id, key, task_id, **known, moves=moves, lineage=lineage)
+        return _checked(trace_id, key, task_id, dict(zip(_ROW, row, strict=False)))
 
     @property
     def field(self) -> str:
@@ -102,6 +99,33 @@ class SpanRecord(NamedTuple):
         return RANKS.get(self.state, FAILED)
 
 
+def lone_rows(records: Iterable[SpanRecord]) -> str:
+    """Return a JSON array of what differs in runs that are alone in their traces: see :meth:`Spans.add`."""
+    return _encode(list(map(_LONE, records)))
+
+
+def lone_from_row(row: object) -> SpanRecord | None:
+    """Read one of :func:`lone_rows`; None if it is malformed. Malformed values count as unknown."""
+    if not isinstance(row, list):
+        return None
+    found = dict(zip(_LONE_ROW, row, strict=False))
+    trace_id, key, task_id = (clean(found.get(name)) for name in SpanRecord._fields[:_NAMED])
+    published, started = number(found.get("published")), number(found.get("started"))
+    wait = None if published is None or started is None else max(started - published, 0.0)
+    return _checked(trace_id, key, task_id, {**found, "state": SUCCESS, "span_id": key, "wait": wait})
+
+
+def _checked(trace_id: str, key: str, task_id: str, found: Mapping[str, Any]) -> SpanRecord | None:
+    known: dict[str, Any] = {name: clean(found.get(name), longest) for name, longest in _TEXTS.items()}
+    if not (trace_id and key and task_id and known["state"]):
+        return None
+    known |= {name: number(found.get(name)) for name in ("published", "started", "wait", "ran")}
+    known |= {name: whole(found.get(name)) for name in ("level_at_publish", "level")}
+    known["attempt"] = whole(found.get("attempt")) or 1
+    moves, lineage = tuple(moves_of({"mv": found.get("moves")})), ancestors(found.get("lineage"))
+    return SpanRecord(trace_id, key, task_id, **known, moves=moves, lineage=lineage)
+
+
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps makes an encoder for each call
 
 
@@ -110,6 +134,24 @@ _NAMED: Final = 3
 
 
 _ROW: Final = SpanRecord._fields[_NAMED:]
+
+
+#: What differs in runs that are alone in their traces; the others are as in a SpanRecord, or follow from these.
+_LONE_ROW: Final = (
+    *SpanRecord._fields[:_NAMED],
+    "task_name",
+    "queue",
+    "host",
+    "published",
+    "started",
+    "level_at_publish",
+    "level",
+    "ran",
+    "moves",
+)
+
+
+_LONE: Final = attrgetter(*_LONE_ROW)
 
 
 _TEXTS: Final[Mapping[str, int]] = {

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.levels import Scale
-from celery_dynprio.models import is_level
+from celery_dynprio.models import Moved, is_level
 from celery_dynprio.tracing.context import Deferred
-from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, ancestors, read
+from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, ancestors, ids, read
 from celery_dynprio.untrusted import clean, number, whole
 
 #: The number of parts of the lineage header.
@@ -65,6 +65,7 @@ class Running(Deferred):
         "_fields",
         "_headers",
         "_key",
+        "_leads",
         "delivery_info",
         "host",
         "id",
@@ -93,6 +94,7 @@ class Running(Deferred):
         self._fields = tuple(map(fields.get, _NEEDED))
         self._headers: dict[str, Any] | None = None
         self._key = ""
+        self._leads = False
         self._end: tuple[object, float, str] | None = None
         #: Whether it was reported, and whether its end was.
         self.reported = self._end_reported = False
@@ -106,6 +108,24 @@ class Running(Deferred):
         if self._headers is None:
             self._headers = dict(zip(_NEEDED, self._fields, strict=True))
         return self._headers
+
+    @property
+    def fields(self) -> Any:
+        """Our header, whatever it is; None if its message had none."""
+        return self._fields[-1]
+
+    @property
+    def lone_ids(self) -> tuple[str, str] | None:
+        """Trace id and span id of a first try that is alone in its trace, as far as this process knows; else None."""
+        _, _, _, retries, _, traceparent, _, lineage, fields = self._fields
+        if self._leads or retries or lineage is not None or self._key or not isinstance(fields, dict):
+            return None  # without our header, somebody else may have put several tasks into this trace
+        known = ids(traceparent)
+        return None if known is None else known[:2]
+
+    def lead(self) -> None:
+        """Note that it has published a task, which is in its trace."""
+        self._leads = True
 
     @property
     def key(self) -> str:
@@ -183,7 +203,7 @@ def span_of_headers(
         clean(headers.get("task") if name is None else name),
         clean(delivery.get("routing_key")),
         clean(host),
-        _level(headers.get(message.HEADER), delivery.get("priority"), scale),
+        level_of(message.moves_of(headers.get(message.HEADER)), delivery.get("priority"), scale),
         _wait(headers.get(message.HEADER), started),
         retries + 1,
         started,
@@ -207,7 +227,11 @@ def level_at_publish(headers: Mapping[str, Any], level: int | None = None) -> in
     known = whole(_parts(headers.get(LINEAGE))[0])
     if known is not None:
         return known
-    moves = message.moves_of(headers.get(message.HEADER))
+    return published_at(message.moves_of(headers.get(message.HEADER)), level)
+
+
+def published_at(moves: Sequence[Moved], level: int | None) -> int | None:
+    """Return the level at which a message without a lineage was published; None if unknown. It is at ``level`` now."""
     if not moves:
         return level
     return moves[0].source if is_level(moves[0].source) else None
@@ -222,11 +246,10 @@ def _digest(text: object) -> str:
     return hashlib.sha256(known.encode(errors="surrogatepass")).hexdigest()
 
 
-def _level(fields: object, priority: object, scale: Scale | None) -> int | None:
+def level_of(moves: Sequence[Moved], priority: object, scale: Scale | None) -> int | None:
     """Return the level of a message: the one to which it was last moved, else the one of its priority."""
     if scale is None or type(priority) is not int:
         return None
-    moves = message.moves_of(fields)
     # The priority alone would name a level that all workers take from: see levels.Scale.
     moved = moves[-1].target if moves else -1
     return moved if moved in scale.levels else scale.level_of(priority)

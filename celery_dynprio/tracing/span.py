@@ -27,6 +27,10 @@ _ANCESTOR_FIELDS: Final = 6
 #: The length of a ``traceparent`` of version 00.
 _VERSION_0: Final = 55
 
+#: What the standard says is no id.
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
+
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-[!-~]*)?", re.ASCII)
 
 
@@ -87,18 +91,30 @@ class Span(NamedTuple):
         return Ancestor(self.task_name, self.task_id, self.host, self.level, self.wait, ran)
 
 
-def read(traceparent: object, tracestate: object = None) -> Span | None:
-    """Read the W3C headers; None if ``traceparent`` is invalid. Never raises, whatever the headers are."""
+def ids(traceparent: object) -> tuple[str, str, str] | None:
+    """Read trace id, span id and flags (2 digits); None if the header is invalid. Never raises, whatever it is."""
     if not isinstance(traceparent, str) or len(traceparent) > MAX_TEXT:
         return None
     found = _TRACEPARENT.fullmatch(traceparent)
-    if found is None or not found[1].strip("0") or not found[2].strip("0"):
+    if found is None:
+        return None
+    trace_id, span_id, flags = found.groups()
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     # Only later versions of the standard allow anything behind the flags.
     if len(traceparent) > _VERSION_0 and traceparent.startswith("00"):
         return None
+    return trace_id, span_id, flags
+
+
+def read(traceparent: object, tracestate: object = None) -> Span | None:
+    """Read the W3C headers; None if ``traceparent`` is invalid. Never raises, whatever the headers are."""
+    known = ids(traceparent)
+    if known is None:
+        return None
     printable = isinstance(tracestate, str) and len(tracestate) <= MAX_STATE and tracestate.isprintable()
-    return Span(found[1], found[2], flags=int(found[3], 16), tracestate=str(tracestate) if printable else "")
+    trace_id, span_id, flags = known
+    return Span(trace_id, span_id, flags=int(flags, 16), tracestate=str(tracestate) if printable else "")
 
 
 def bounded(lineage: Sequence[T]) -> Sequence[T]:

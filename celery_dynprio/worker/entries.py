@@ -6,10 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from celery_dynprio import message
-from celery_dynprio.tracing.records import FAILED, MAX_ERROR, RANKS, SpanRecord
-from celery_dynprio.tracing.runs import STARTED, Running, RunReport, level_at_publish, span_of_headers
+from celery_dynprio.tracing.records import FAILED, MAX_ERROR, RANKS, SUCCESS, SpanRecord
+from celery_dynprio.tracing.runs import (
+    STARTED,
+    Running,
+    RunReport,
+    level_at_publish,
+    level_of,
+    published_at,
+    span_of_headers,
+)
 from celery_dynprio.tracing.span import Span
-from celery_dynprio.untrusted import number
+from celery_dynprio.untrusted import clean, number
 
 
 class PublishedTask(NamedTuple):
@@ -34,6 +42,41 @@ class EndReport(NamedTuple):
 #: What waits to be sent, and what is sent: of a run, its report at that moment.
 Entry: TypeAlias = Running | PublishedTask | EndReport
 Report: TypeAlias = RunReport | PublishedTask | EndReport
+
+
+def lone_record(report: Report) -> SpanRecord | None:
+    """Return the record of a run that is alone in its trace, and well at the first try; None for all others.
+
+    It is what :func:`record_of` returns, sooner: most tasks are alone.
+    """
+    if not isinstance(report, RunReport) or report.state != SUCCESS or not report.first:
+        return None
+    run = report.run
+    ids = run.lone_ids
+    if ids is None:
+        return None
+    fields, started = run.fields, run.started
+    delivery = run.delivery_info if isinstance(run.delivery_info, dict) else {}
+    published, moves = number(fields.get("at")), message.moves_of(fields)
+    level = level_of(moves, delivery.get("priority"), run.scale())
+    trace_id, span_id = ids
+    return SpanRecord(
+        trace_id,
+        span_id,
+        clean(run.id),
+        clean(run.task.name),
+        SUCCESS,
+        span_id,
+        queue=clean(delivery.get("routing_key")),
+        host=clean(run.host),
+        published=published,
+        started=started,
+        level_at_publish=published_at(moves, level),
+        level=level,
+        wait=None if published is None else max(started - published, 0.0),
+        ran=report.ran,
+        moves=tuple(moves),
+    )
 
 
 def record_of(report: Report) -> SpanRecord:

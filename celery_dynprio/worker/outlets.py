@@ -9,7 +9,7 @@ from celery_dynprio.ports.broker import Broker
 from celery_dynprio.ports.spans import Spans
 from celery_dynprio.tracing.runs import Running
 from celery_dynprio.worker import usage
-from celery_dynprio.worker.entries import Entry, Report, coalesced, record_of
+from celery_dynprio.worker.entries import Entry, Report, coalesced, lone_record, record_of
 from celery_dynprio.worker.feeding import Feeding
 from celery_dynprio.worker.sender import Outlet, Sender, Store
 
@@ -32,12 +32,19 @@ class Traces:
 
     def add(self, reports: Sequence[Report], /) -> None:
         """Store the last record of each run."""
-        records = list(coalesced(map(record_of, reports)))
-        self.not_sent += len(records)  # until there is an answer
+        lone, others = [], []
+        for report in reports:
+            record = lone_record(report)
+            if record is None:
+                others.append(report)
+            else:
+                lone.append(record)
+        records = list(coalesced(map(record_of, others)))
+        self.not_sent += len(records) + len(lone)  # until there is an answer
         spans = self.spans()
         before = spans.taken
         try:
-            spans.add(records)
+            spans.add(records, lone)
         finally:
             self.not_sent -= spans.taken - before
 

@@ -70,6 +70,9 @@ class Recorder:
         """Receive ``after_task_publish``: what a task publishes belongs to its trace before any worker has it."""
         task = get_current_worker_task()
         if task is not None and task.app is self._app and isinstance(headers, dict) and LINEAGE in headers:
+            run = Running.of(task.request)
+            if run is not None:
+                run.lead()
             self.senders.put(PublishedTask(headers, str(routing_key or "")))
 
     def record(self, state: str, span: Span, headers: Mapping[str, Any], exc: BaseException) -> None:

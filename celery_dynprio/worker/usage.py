@@ -27,7 +27,7 @@ LONGEST: Final = 86_400.0
 
 def fields_of(run: Running, queues: Collection[str]) -> dict[str, Any] | None:
     """Return the fields of our header, none for a foreign task; None for one that is not from these queues either."""
-    fields, delivery = run.headers[message.HEADER], run.delivery_info
+    fields, delivery = run.fields, run.delivery_info
     if isinstance(fields, dict):
         return fields
     queue = delivery.get("routing_key") if isinstance(delivery, dict) else None
@@ -89,7 +89,8 @@ class RunningTasks:
     def add(self, entries: Sequence[Any], /) -> None:
         """Handle the reports of runs; ignore other entries."""
         reports = [each for each in entries if isinstance(each, RunReport)]
-        ended = [run_id for each in reports if each.ran is not None and (run_id := _id(each.run)) in self._told]
+        known = self._told  # mostly nothing, and an id takes longer to make
+        ended = [run_id for each in reports if known and each.ran is not None and (run_id := _id(each.run)) in known]
         started = [each.run for each in reports if each.ran is None and each.first]
         self._end(ended)
         new = {_id(run): (run, task) for run in started if (task := self._read(run)) is not None}

@@ -1,7 +1,7 @@
 """The trace store: what is kept about each run of a task, and where.
 
 A span is one run of a task, past or still to come. Each process that knows something about it adds a record. A later
-record replaces an earlier one.
+record replaces an earlier one. Runs that are alone in their traces are kept elsewhere: see ``lone_runs``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.hashes import Hashes
+from celery_dynprio.brokers.redis.lone_runs import LoneRuns
 from celery_dynprio.brokers.redis.search import escaped
 from celery_dynprio.chunks import chunks
 from celery_dynprio.ports.spans import CAUSES
@@ -35,8 +36,8 @@ class RedisSpans:
     """Spans in the broker's Redis, bounded in time and number.
 
     A trace is kept for ``ttl`` seconds after its last change, with at most ``spans`` spans; a tenth of them is reserved
-    for failures. When all traces together have more than ``total`` spans, the oldest traces are deleted. Raises the
-    errors of redis-py when the broker is away.
+    for failures. When all traces together have more than ``total`` spans, the oldest traces are deleted; runs that are
+    alone in their traces are counted apart. Raises the errors of redis-py when the broker is away.
     """
 
     def __init__(self, client: RedisClient, ttl: float = 86_400.0, spans: int = 1000, total: int = 100_000) -> None:
@@ -48,10 +49,11 @@ class RedisSpans:
         self._keys = [client.app_key("traces"), client.app_key("trace_sizes")]
         self._prefix = client.app_key("trace:")
         self._record = client.script("trace_record")
+        self._lone = LoneRuns(client, ttl, total)
         self._dropped_key = client.app_key("spans_dropped")
         self._reported: Counter[str] = Counter()
 
-    def add(self, records: Sequence[SpanRecord], /) -> None:
+    def add(self, records: Sequence[SpanRecord], lone: Sequence[SpanRecord] = ()) -> None:
         """Store these records; those for which there is no room are counted in ``dropped``."""
         oldest: list[str] = []
         for chunk in chunks(records, CHUNK):
@@ -60,26 +62,31 @@ class RedisSpans:
         before: list[str] = []
         while oldest and oldest != before:  # what cannot be dropped comes again
             before, oldest = oldest, self._call((), oldest)
+        for count in self._lone.add(lone):
+            self.taken += count
 
     def read(self, trace_or_task_id: str) -> Trace | None:
         """Return the trace with this id, or the newest one with a task of this id; None if there is none.
 
         Anything malformed in Redis is ignored.
         """
-        trace_id = wanted = clean(trace_or_task_id)
-        if not self._client.redis.exists(self._trace_key(trace_id)):
-            found = self._trace_of(wanted)
-            if found is None:
-                return None
-            trace_id = found
-        spans: dict[bytes, SpanRecord] = {}  # a scan may give a field twice
+        wanted = clean(trace_or_task_id)
+        lone = self._lone.of_trace(wanted)
+        if lone or self._client.redis.exists(self._trace_key(wanted)):
+            return self._trace(wanted, lone)
+        trace_id = self._trace_of(wanted)
+        return None if trace_id is None else self._trace(trace_id, self._lone.of_trace(trace_id))
+
+    def _trace(self, trace_id: str, lone: Sequence[SpanRecord]) -> Trace:
+        # A run may be there several times, and in both places: its message was delivered again.
+        spans = {record.field: record for record in reversed(lone[: self._bounds[1]])}
         dropped = 0
         for field, value in self._client.redis.hscan_iter(self._trace_key(trace_id), count=CHUNK):
             record = SpanRecord.from_json(trace_id, field.decode(errors="replace"), value[1:])
             if field == b"":
                 dropped = int(value) if value.isdigit() else 0
-            elif record is not None:
-                spans[field] = record
+            elif record is not None and record.rank >= spans.get(record.field, record).rank:
+                spans[record.field] = record  # again, perhaps: a scan may give a field twice
         return Trace(trace_id, tuple(spans.values()), dropped)
 
     def add_dropped(self, totals: Mapping[str, int]) -> None:
@@ -122,6 +129,13 @@ class RedisSpans:
 
     def _trace_of(self, task_id: str) -> str | None:
         """Find the newest trace with a task of this id. All traces are searched, so that no index must be kept."""
+        trace_id, lone = self._larger_trace_of(task_id), self._lone.newest_of_task(task_id)
+        if trace_id is None or lone is None:
+            return trace_id if lone is None else lone.record.trace_id
+        until = self._client.redis.zscore(self._keys[0], trace_id)
+        return trace_id if until is not None and until > lone.until else lone.record.trace_id
+
+    def _larger_trace_of(self, task_id: str) -> str | None:
         pattern = f"{escaped(task_id)} *"
         newest: list[bytes] = self._client.redis.zrevrange(self._keys[0], 0, -1)
         for chunk in chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):
@@ -137,7 +151,7 @@ class RedisSpans:
         for chunk in chunks(traces, LOOKUP):
             for fields_ in self._matching(chunk, f"{escaped(start)}*"):
                 found |= {field.decode(errors="replace").rpartition(" ")[0] for field in fields_}
-        return found
+        return found | self._lone.ids_with(start)
 
     def _matching(self, trace_ids: Sequence[str], pattern: str) -> list[set[bytes]]:
         """The fields of each trace that are of this pattern."""

@@ -53,13 +53,23 @@ class RedisUsage:
 
     def add(self, runs: Iterable[Run]) -> None:
         """Learn from these runs, as of now by the server's clock."""
-        totals: dict[tuple[int, str], list[float]] = {}
+        pairs: dict[tuple[str, str], list[float]] = {}
         for run in runs:
-            for entry in _entries(run):
+            pair, seconds = (run.name, run.key), run.seconds
+            known = pairs.get(pair)
+            if known is None:
+                pairs[pair] = [seconds, 1, seconds * seconds]
+            else:
+                known[0] += seconds
+                known[1] += 1
+                known[2] += seconds * seconds
+        totals: dict[tuple[int, str], list[float]] = {}
+        for pair, (seconds, count, squares) in pairs.items():
+            for entry in _entries(*pair):
                 total = totals.setdefault(entry, [0.0, 0, 0.0])
-                total[0] += run.seconds
-                total[1] += 1
-                total[2] += run.seconds**2
+                total[0] += seconds
+                total[1] += count
+                total[2] += squares
         for chunk in chunks(totals.items(), CHUNK):
             flat: list[Any] = [value for (index, field), total in chunk for value in (index, field, *total)]
             self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, MAX_CHANGES, *flat])
@@ -99,13 +109,13 @@ class RedisUsage:
         return all(self._learned.take(number, change, now) for number, change in zip(wanted, changes, strict=True))
 
 
-def _entries(run: Run) -> Iterable[tuple[int, str]]:
-    """Where a run counts: the index of a key of the script, and a field."""
-    yield 1, run.key
-    yield 2, run.name
-    yield 3, run.name + SEPARATOR
-    if run.key:
-        yield 3, run.name + SEPARATOR + run.key
+def _entries(name: str, key: str) -> Iterable[tuple[int, str]]:
+    """Where a run of this task and key counts: the index of a key of the script, and a field."""
+    yield 1, key
+    yield 2, name
+    yield 3, name + SEPARATOR
+    if key:
+        yield 3, name + SEPARATOR + key
 
 
 def _number(value: bytes | None) -> int | None:
