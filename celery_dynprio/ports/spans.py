@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from celery_dynprio.tracing.records import SpanRecord, Trace
+from celery_dynprio.tracing.records import LoneRun, SpanRecord, Trace
 
 #: Why a record was dropped: its trace was full, or a worker had no answer.
 CAUSES: Final = ("no_room", "not_sent")
@@ -18,12 +18,8 @@ class Spans(Protocol):
     dropped: int
     taken: int
 
-    def add(self, records: Sequence[SpanRecord], lone: Sequence[SpanRecord] = ()) -> None:
-        """Store these records.
-
-        ``lone`` has those that most tasks need, and that a store may keep for less: each is the only record of its run,
-        which ended well at the first try, has no other id than in its message, and is alone in its trace.
-        """
+    def add(self, records: Sequence[SpanRecord], lone: Sequence[LoneRun] = ()) -> None:
+        """Store these records, and these runs, which a store may keep for less."""
 
     def read(self, trace_or_task_id: str) -> Trace | None:
         """Return the trace with this id, or the newest one with a task of this id; None if there is none."""

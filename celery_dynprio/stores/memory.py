@@ -18,7 +18,7 @@ from celery_dynprio.ports.spans import CAUSES
 from celery_dynprio.ports.stores import MAX_REMEMBERED, MAX_RUNNING, RUNNING_TTL, Entry, SetShare, UsageFigures
 from celery_dynprio.runtimes import Runtimes, Sums
 from celery_dynprio.stores.feed import MemoryFeed, MemoryFeeds
-from celery_dynprio.tracing.records import SpanRecord, Trace
+from celery_dynprio.tracing.records import LoneRun, SpanRecord, Trace
 
 #: How many entries of the audit are kept; the oldest go first.
 AUDIT_LENGTH: Final = 10_000
@@ -155,9 +155,9 @@ class MemorySpans:
         self._traces: dict[str, dict[str, SpanRecord]] = {}
         self._dropped: Counter[str] = Counter()
 
-    def add(self, records: Sequence[SpanRecord], lone: Sequence[SpanRecord] = ()) -> None:
-        """Store these records."""
-        for record in (*records, *lone):
+    def add(self, records: Sequence[SpanRecord], lone: Sequence[LoneRun] = ()) -> None:
+        """Store these records and runs."""
+        for record in (*records, *(run.record() for run in lone)):
             spans = self._traces.setdefault(record.trace_id, {})
             known = spans.get(record.field)
             if known is None or known.rank <= record.rank:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from celery_dynprio import message
-from celery_dynprio.tracing.records import FAILED, MAX_ERROR, RANKS, SUCCESS, SpanRecord
+from celery_dynprio.tracing.records import FAILED, MAX_ERROR, RANKS, SUCCESS, LoneRun, SpanRecord
 from celery_dynprio.tracing.runs import (
     STARTED,
     Running,
@@ -44,10 +44,10 @@ Entry: TypeAlias = Running | PublishedTask | EndReport
 Report: TypeAlias = RunReport | PublishedTask | EndReport
 
 
-def lone_record(report: Report) -> SpanRecord | None:
-    """Return the record of a run that is alone in its trace, and well at the first try; None for all others.
+def lone_run(report: Report) -> LoneRun | None:
+    """Return what there is to know of a run that needs no record; None for all others.
 
-    It is what :func:`record_of` returns, sooner: most tasks are alone.
+    It says the same as :func:`record_of`, but sooner, as most runs are such.
     """
     if not isinstance(report, RunReport) or report.state != SUCCESS or not report.first:
         return None
@@ -55,27 +55,21 @@ def lone_record(report: Report) -> SpanRecord | None:
     ids = run.lone_ids
     if ids is None:
         return None
-    fields, started = run.fields, run.started
-    delivery = run.delivery_info if isinstance(run.delivery_info, dict) else {}
-    published, moves = number(fields.get("at")), message.moves_of(fields)
+    fields, delivery = run.fields, run.delivery_info if isinstance(run.delivery_info, dict) else {}
+    moves = message.moves_of(fields) if message.MOVES in fields else ()
     level = level_of(moves, delivery.get("priority"), run.scale())
-    trace_id, span_id = ids
-    return SpanRecord(
-        trace_id,
-        span_id,
+    return LoneRun(
+        *ids,
         clean(run.id),
         clean(run.task.name),
-        SUCCESS,
-        span_id,
-        queue=clean(delivery.get("routing_key")),
-        host=clean(run.host),
-        published=published,
-        started=started,
-        level_at_publish=published_at(moves, level),
-        level=level,
-        wait=None if published is None else max(started - published, 0.0),
-        ran=report.ran,
-        moves=tuple(moves),
+        clean(delivery.get("routing_key")),
+        clean(run.host),
+        number(fields.get("at")),
+        run.started,
+        published_at(moves, level),
+        level,
+        report.ran,
+        tuple(moves),
     )
 
 

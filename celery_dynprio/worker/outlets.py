@@ -9,7 +9,7 @@ from celery_dynprio.ports.broker import Broker
 from celery_dynprio.ports.spans import Spans
 from celery_dynprio.tracing.runs import Running
 from celery_dynprio.worker import usage
-from celery_dynprio.worker.entries import Entry, Report, coalesced, lone_record, record_of
+from celery_dynprio.worker.entries import Entry, Report, coalesced, lone_run, record_of
 from celery_dynprio.worker.feeding import Feeding
 from celery_dynprio.worker.sender import Outlet, Sender, Store
 
@@ -34,11 +34,11 @@ class Traces:
         """Store the last record of each run."""
         lone, others = [], []
         for report in reports:
-            record = lone_record(report)
-            if record is None:
+            run = lone_run(report)
+            if run is None:
                 others.append(report)
             else:
-                lone.append(record)
+                lone.append(run)
         records = list(coalesced(map(record_of, others)))
         self.not_sent += len(records) + len(lone)  # until there is an answer
         spans = self.spans()

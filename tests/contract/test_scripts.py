@@ -28,7 +28,7 @@ from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.levels import AddedSteps
 from celery_dynprio.message import HEADER
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Outcome, PendingTask, Run, RunningTask, is_level
-from celery_dynprio.tracing.records import SpanRecord
+from celery_dynprio.tracing.records import LoneRun, SpanRecord
 from tests.apps import make_app
 from tests.conftest import StartServer
 from tests.servers import Database
@@ -36,7 +36,7 @@ from tests.servers import Database
 NOW: Final = 1_700_000_000.0
 
 #: Words of the scripts that look like commands.
-OPTIONS: Final = frozenset({"LEFT", "LIMIT", "MAXLEN", "RANK", "RIGHT", "WITHVALUES"})
+OPTIONS: Final = frozenset({"COUNT", "LEFT", "LIMIT", "MAXLEN", "MINID", "RANK", "RIGHT", "WITHVALUES"})
 
 SCRIPTS: Final = sorted(path.name[:-4] for path in (files(backlogs) / "lua").iterdir() if path.name.endswith(".lua"))
 
@@ -309,6 +309,18 @@ def test_traces_that_cannot_be_kept_within_their_bounds_are_not_kept(
     assert hashes <= set(made.every.zrange("dynprio:traces", 0, -1))
 
 
+@pytest.mark.parametrize("forbidden", cases("lone_runs"))
+def test_lone_runs_that_cannot_be_kept_within_their_bounds_are_not_kept(
+    bench: Callable[[str], Bench], forbidden: str
+) -> None:
+    made = bench(forbidden)
+    run = LoneRun("t", "k", "1", "a.task", "celery", "w@h", None, None, None, None, None)
+    for _ in range(5):
+        with pytest.raises(RedisError):
+            RedisSpans(made.client, total=1).add([], [run])
+    assert made.every.keys() == []
+
+
 # The script that empties levels
 
 
@@ -363,6 +375,7 @@ def test_every_script_is_tested_here() -> None:
         "running_start",
         "histograms_record",
         "trace_record",
+        "lone_runs",
         "levels",
         "switch",
     }

@@ -9,17 +9,22 @@ from typing import Any
 import pytest
 from celery import Celery, signals
 from celery.exceptions import Ignore, Reject
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celery_dynprio import Objective
+from celery_dynprio.levels import Scale
 from celery_dynprio.settings import Settings
 from celery_dynprio.tracing import Span
-from celery_dynprio.tracing.records import SpanRecord
+from celery_dynprio.tracing.records import SpanRecord, lone_from_json, lone_to_json
 from celery_dynprio.tracing.runs import Running
-from celery_dynprio.worker.entries import Entry, coalesced, record_of
+from celery_dynprio.worker.entries import Entry, coalesced, lone_run, record_of
 from celery_dynprio.worker.outlets import Outlets, SharedBroker, Traces
 from celery_dynprio.worker.recorder import Recorder, _lose
 from celery_dynprio.worker.sender import Outlet
 from tests.traced import Tracing
+
+SCALE = Scale.of(range(10))
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -261,7 +266,7 @@ def test_what_the_trace_store_did_not_get_is_counted(app: Celery, entries: list[
     class Spans:
         taken, dropped = 0, 0
 
-        def add(self, records: list[SpanRecord]) -> None:
+        def add(self, records: list[SpanRecord], _: object) -> None:
             self.taken += len(records) - 1  # the second call is not answered
             raise OSError("no broker")
 
@@ -274,6 +279,72 @@ def test_what_the_trace_store_did_not_get_is_counted(app: Celery, entries: list[
         with pytest.raises((OSError, IndexError)):
             traces.add([each for each in told if each is not None])
         assert traces.not_sent == not_sent
+
+
+#: What a message may say, and what nobody should have written.
+ODD: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.none()) | st.just({})
+)
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": ODD | st.just("x" * 300),
+        "retries": ODD,
+        "delivery_info": ODD | st.fixed_dictionaries({"routing_key": ODD, "priority": ODD | st.just(3)}),
+        "hostname": ODD,
+        "traceparent": ODD | st.just(PARENT) | st.just(f"00-{'0' * 32}-{'b' * 16}-01"),
+        "dynprio_lineage": ODD | st.just([5, [["shop.a", "0", "v@h", 1, 0.5, 0.5]], "c" * 16]),
+        "dynprio": ODD
+        | st.fixed_dictionaries({}, optional={"at": ODD | st.just(1e9), "mv": ODD | st.just([[1e9, 5, 0, 0.9, "x"]])}),
+    },
+)
+
+
+@given(headers=HEADERS, end=st.sampled_from(["SUCCESS", "FAILURE", None]), twice=st.booleans(), leads=st.booleans())
+def test_what_is_kept_of_a_lone_run_is_its_record(
+    headers: dict[str, Any], end: str | None, *, twice: bool, leads: bool
+) -> None:
+    made = SimpleNamespace(**{"id": "1", "delivery_info": {}, "hostname": "w@h", **headers})
+    ran = Running(SimpleNamespace(name="shop.work"), made, {"traceparent": PARENT, **vars(made)}, lambda: SCALE, None)
+    told = [ran.report()] if twice else []
+    if leads:
+        ran.lead()
+    if end is not None:
+        ran.end(end, "")
+    told.append(ran.report())
+    for report in told:
+        assert report is not None
+        found, record = lone_run(report), record_of(report)
+        if found is not None:
+            assert found.record() == record
+            assert lone_from_json(lone_to_json([found])) in ([record], [])  # none without an id
+        if twice or leads or end != "SUCCESS" or record.parent_span_id or record.attempt > 1:
+            assert found is None
+
+
+def test_most_runs_are_lone_ones(app: Celery, entries: list[Entry]) -> None:
+    @app.task(name="shop.work")
+    def work() -> None: ...
+
+    run(work, dynprio={"at": 1.0})
+    assert (report := running(entries[0]).report()) is not None
+    assert lone_run(report) is not None
+
+
+def test_a_run_that_publishes_is_none(app: Celery, recorder: Recorder, entries: list[Entry]) -> None:
+    @app.task(name="shop.work")
+    def work() -> None:
+        app.send_task("shop.next")
+
+    run(work, dynprio={"at": 1.0})
+    assert recorder
+    assert (report := running(entries[0]).report()) is not None
+    assert (report.state, lone_run(report)) == ("SUCCESS", None)
+
+
+@pytest.mark.parametrize("text", ["", "5", "[5, null, [], {}]", "[" * 10**5, '[["t"]]', b"\xff", '[["t", "k", ""]]'])
+def test_malformed_lone_runs_are_left_out(text: str | bytes) -> None:
+    assert lone_from_json(text) == []
 
 
 def test_a_run_that_was_ended_from_outside_has_no_time(app: Celery, records: list[SpanRecord]) -> None:

@@ -6,12 +6,12 @@ A trace of its own in Redis takes four times the memory, and five commands of th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.chunks import chunks
-from celery_dynprio.tracing.records import SpanRecord, lone_from_row, lone_rows
+from celery_dynprio.tracing.records import LoneRun, SpanRecord, lone_from_json, lone_to_json
 
 #: Runs in one entry: less than a millisecond of the server's time.
 CHUNK: Final = 100
@@ -37,10 +37,10 @@ class LoneRuns:
         self._key = client.app_key("lone_runs")
         self._record = client.script("lone_runs")
 
-    def add(self, records: Sequence[SpanRecord]) -> Iterator[int]:
+    def add(self, runs: Sequence[LoneRun]) -> Iterator[int]:
         """Store these runs; gives how many of them the server has taken, each time that it has answered."""
-        for chunk in chunks(records, self._chunk):
-            self._record(keys=[self._key], args=[*self._bounds, len(chunk), lone_rows(chunk)])
+        for chunk in chunks(runs, self._chunk):
+            self._record(keys=[self._key], args=[*self._bounds, len(chunk), lone_to_json(chunk)])
             yield len(chunk)
 
     def of_trace(self, trace_id: str) -> list[SpanRecord]:
@@ -64,17 +64,7 @@ class LoneRuns:
             for _, fields in rows:
                 runs, until = fields.get(b"runs", b""), _number(fields.get(b"until"))
                 if text in runs and until > now:
-                    yield from (Found(until, record) for record in _records(runs))
-
-
-def _records(text: bytes) -> Iterable[SpanRecord]:
-    """Read the runs of an entry, the last first; what is malformed is left out."""
-    try:
-        rows: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    found = map(lone_from_row, reversed(rows)) if isinstance(rows, list) else ()
-    return [record for record in found if record is not None]
+                    yield from (Found(until, record) for record in reversed(lone_from_json(runs)))
 
 
 def _quoted(text: str) -> bytes:

@@ -16,7 +16,7 @@ from celery_dynprio.brokers.redis.lone_runs import LoneRuns
 from celery_dynprio.brokers.redis.search import escaped
 from celery_dynprio.chunks import chunks
 from celery_dynprio.ports.spans import CAUSES
-from celery_dynprio.tracing.records import SpanRecord, Trace
+from celery_dynprio.tracing.records import LoneRun, SpanRecord, Trace
 from celery_dynprio.untrusted import clean
 
 #: Records in one call of the script: less than a millisecond of the server's time.
@@ -53,8 +53,8 @@ class RedisSpans:
         self._dropped_key = client.app_key("spans_dropped")
         self._reported: Counter[str] = Counter()
 
-    def add(self, records: Sequence[SpanRecord], lone: Sequence[SpanRecord] = ()) -> None:
-        """Store these records; those for which there is no room are counted in ``dropped``."""
+    def add(self, records: Sequence[SpanRecord], lone: Sequence[LoneRun] = ()) -> None:
+        """Store these records and runs; those for which there is no room are counted in ``dropped``."""
         oldest: list[str] = []
         for chunk in chunks(records, CHUNK):
             oldest = self._call(chunk, oldest)

@@ -7,10 +7,11 @@ plugin (``PriorityDecayHalfLife``), so that recent runs count most.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.hashes import Hashes
@@ -71,8 +72,8 @@ class RedisUsage:
                 total[1] += count
                 total[2] += squares
         for chunk in chunks(totals.items(), CHUNK):
-            flat: list[Any] = [value for (index, field), total in chunk for value in (index, field, *total)]
-            self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, MAX_CHANGES, *flat])
+            entries = json.dumps([(*entry, *total) for entry, total in chunk])  # as arguments they would take longer
+            self._record(keys=self._keys, args=[self._half_life, MAX_REMEMBERED, MAX_CHANGES, entries])
 
     def read(self, now: float) -> UsageFigures:
         """Return learned runtimes, and decayed use in seconds by key, as of ``now`` (Unix seconds).

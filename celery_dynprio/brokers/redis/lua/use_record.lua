@@ -4,7 +4,8 @@
 --       3 spreads by task name and key, a hash of field -> "<seconds> <count> <squares> <at>"
 --       4 the latest changes, a hash: "n" -> number of the last one, <number modulo ARGV 3> -> JSON, see below
 -- ARGV  1 half-life (seconds), 2 how many fields each of the first three may keep, 3 how many changes are kept
---       then for each entry: index in KEYS, field, seconds, count, squares (of the seconds; ignored but for the third)
+--       4 JSON: for each entry a list of index in KEYS, field, seconds, count, squares (of the seconds; ignored but for
+--       the third)
 -- Returns how many fields were dropped because a hash had grown over its bound.
 --
 -- Keeps: the sums stand as of <at> (the server's clock, Unix seconds) and halve with each half-life since. A value that
@@ -15,7 +16,6 @@ local clock = redis.call('TIME')
 local now, half_life = tonumber(clock[1]) + tonumber(clock[2]) / 1e6, tonumber(ARGV[1])
 local bound, changes_kept = tonumber(ARGV[2]), tonumber(ARGV[3])
 local SUMS = { 2, 2, 3 }
-local WIDTH = 5
 
 local function decayed(index, value)
   local found, sums = {}, {}
@@ -48,12 +48,12 @@ local function note(index, field, value)
   change[#change + 1], change[#change + 2], change[#change + 3] = index, field, value
 end
 
-for i = 4, #ARGV, WIDTH do
-  local index, field = tonumber(ARGV[i]), ARGV[i + 1]
+for _, entry in ipairs(cjson.decode(ARGV[4])) do
+  local index, field = entry[1], entry[2]
   local sums = decayed(index, redis.call('HGET', KEYS[index], field))
   local value = ''
   for j = 1, SUMS[index] do
-    value = value .. string.format('%.9g ', sums[j] + tonumber(ARGV[i + 1 + j]))
+    value = value .. string.format('%.9g ', sums[j] + entry[2 + j])
   end
   value = value .. string.format('%.6f', now)
   redis.call('HSET', KEYS[index], field, value)
