@@ -106,7 +106,8 @@ def test_spans_that_are_dropped_are_counted(
     assert value(scrape(port), "dynprio_spans_dropped_total", cause="not_sent") == 0
     valkey.client.delete("dynprio:traces")
     valkey.client.set("dynprio:traces", "not a sorted set")
-    work.delay("x")
+    with tracing.use():
+        work.delay("x")
     wait_until(lambda: (value(scrape(port), "dynprio_spans_dropped_total", cause="not_sent") or 0) >= 1)
 
 
