@@ -81,7 +81,8 @@ class Backlog(Protocol):
     def read(self, now: float, *, overflow: bool = True) -> Snapshot:
         """Read what waits; ``now`` (Unix seconds) becomes the age of messages that carry none.
 
-        Without ``overflow``, nothing new is learned of what is parked.
+        Of a front with very much that is new, a part may be left to the next reads. Without ``overflow`` none is, and
+        nothing new is learned of what is parked.
         """
 
     def find(self, ids: Collection[str], now: float) -> Mapping[str, Sequence[Found]]:

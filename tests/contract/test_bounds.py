@@ -84,8 +84,8 @@ class Counted:
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = RedisClient.script
 
-        def script(client: RedisClient, name: str) -> Script:
-            source = plain(client, name).script
+        def script(client: RedisClient, name: str, *before: str) -> Script:
+            source = plain(client, name, *before).script
             made: Script = client.redis.register_script(BEFORE + str(source) + AFTER % name)
             return made
 
@@ -144,10 +144,13 @@ def test_the_work_of_each_call_is_bounded(counted: Counted, count: int, size: in
     moves = [Move(task, OVERFLOW, LEVEL, 0.5, "score") for task in parked]
     assert set(backlog.apply(moves)) == {Outcome.MOVED}
     backlog.read(NOW)
+    assert backlog.spill(count // 4, NOW) == count // 4
+    assert len(RedisBacklog(counted.client, QUEUE).read(NOW).overflow) >= count // 4
     work, largest = counted.work(), len(message(count, size))
     assert work["find"].passed <= CHUNK_BYTES / PASS + count
     assert work["find"].size <= 2 * (CHUNK_BYTES + largest)
     assert work["news"].passed <= MOST_LOOKED / PASS + MOST_MESSAGES + count
     assert work["news"].size <= 2 * (MOST_LOOKED + 2 * largest)
+    assert work["parked"].size <= 3 * (CHUNK_BYTES + 2 * largest), "a step through a hash may tell more than was asked"
     assert work["move"].passed <= SCRIPT_WORK + 2 * REACH
     assert work["move"].size <= 3 * (BATCH_BYTES + 2 * largest)

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from celery_dynprio.brokers.redis import backlog as backlogs
 from celery_dynprio.brokers.redis import look as looks
 from celery_dynprio.brokers.redis.backlog import CHECKED, RedisBacklog
 from celery_dynprio.brokers.redis.broker import RedisBroker
@@ -221,6 +222,51 @@ def test_places_in_a_row_are_those_of_each(depth: int) -> None:
         assert _wheres(start, 4, depth) == [where_at(index, depth) for index in range(start, start + 4)]
 
 
+def test_a_first_read_of_very_much_is_spread_over_several(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlogs, "READ_BYTES", 1_000_000)
+    for number in range(40):
+        bench.publish(f"task {number}", size=100_000)
+    bench.publish("other", level=9)
+    found: list[int] = []
+    while not found or found[-1] < 40:
+        calls = bench.calls("lrange", lambda: found.append(len(bench.backlog.read(NOW).levels[5])))
+        assert calls <= 1_000_000 / 100_000 + 10
+        assert len(found) < 10
+        bench.publish(f"new {len(found)}")
+    assert len(found) > 2
+    snapshot = bench.backlog.read(NOW)
+    assert [task.id for task in snapshot.levels[5]][:40] == [f"task {number}" for number in range(40)]
+    assert len(snapshot.levels[5]) == 40 + len(found)
+    assert len(snapshot.levels[9]) == 1
+    move = Move(snapshot.levels[5][7], 5, 2, 0.5, "score")
+    assert bench.backlog.apply([move]) == [Outcome.MOVED]
+
+
+def test_who_looks_once_reads_all_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlogs, "READ_BYTES", 100_000)
+    for number in range(40):
+        bench.publish(f"task {number}", size=100_000)
+    assert len(bench.backlog.read(NOW, overflow=False).levels[5]) == 40
+
+
+def test_what_is_parked_and_brought_back_leaves_its_body_in_the_broker(bench: Bench) -> None:
+    for number in range(40):
+        bench.publish(f"task {number}", size=100_000)
+    before = bench.redis.info("stats")
+    assert bench.backlog.spill(40, NOW) == 40
+    other = RedisBacklog(bench.client, "celery")
+    overflow = other.read(NOW).overflow
+    assert len(overflow) == 40
+    moves = [Move(task, OVERFLOW, 2, 0.5, "refill") for task in overflow.values()]
+    assert other.apply(moves) == [Outcome.MOVED] * 40
+    after = bench.redis.info("stats")
+    for way in ("input", "output"):
+        assert after[f"total_net_{way}_bytes"] - before[f"total_net_{way}_bytes"] < 40 * 10_000
+    found = bench.redis.lrange(bench.client.level_key("celery", 2), 0, -1)
+    assert {len(json.loads(raw)["body"]) for raw in found} == {100_000}
+    assert {json.loads(raw)["properties"]["priority"] for raw in found} == {2}
+
+
 # What moving large messages costs
 
 
@@ -259,5 +305,5 @@ def test_one_call_of_the_script_moves_fewer_messages_the_larger_they_are(bench: 
         moves = [Move(task, level, 2, 0.5, "score") for task in tasks[::-1]]
         return bench.calls("evalsha", lambda: bench.backlog.apply(moves))
 
-    assert calls(100, 4) <= 2
+    assert calls(100, 4) <= 3  # one of them where the server does not know the script yet
     assert calls(20_000, 5) > 60 * 2 * 20_000 / BATCH_BYTES

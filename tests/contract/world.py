@@ -13,7 +13,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
-from celery_dynprio.brokers.redis import news
+from celery_dynprio.brokers.redis import backlog, heads, news
 from celery_dynprio.brokers.redis.backlog import RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.message import HEADER
@@ -27,9 +27,11 @@ QUEUE: Final = "celery"
 LEVELS: Final = (0, 3, 4)
 MOST: Final = 60
 
-#: Larger messages (bytes) are large, and one call of the script that reads looks at so many: that is little of both.
+#: Larger messages (bytes) are large, one call of the script that reads looks at so many, and after so many bytes a read
+#: leaves the rest to the next one: that is little of all.
 LARGE: Final = 500
 MOST_MESSAGES: Final = 9
+READ_BYTES: Final = 12_000
 
 #: How often each event happens, beside the others.
 WEIGHTS: Final = {
@@ -57,15 +59,17 @@ class BrokenOffError(Exception):
 class World:
     """One queue, its producers, workers and operators, two reprioritizers, and somebody with a client of his own.
 
-    ``random`` chooses. Raises AssertionError where the leader is wrong about the front, or a message lost or doubled.
+    ``random`` chooses; the part ``checked`` of the reads is compared with all that is there. Raises AssertionError
+    where the leader is wrong about the front, or a message lost or doubled.
     """
 
-    def __init__(self, client: RedisClient, random: Random) -> None:
+    def __init__(self, client: RedisClient, random: Random, checked: float = 1.0) -> None:
         self.random = random
+        self.checked = checked
         self.client = client
         self.redis: Any = client.redis
         self.redis.flushdb()
-        self.keys = [client.level_key(QUEUE, level) for level in range(10)]
+        self.keys = [client.level_key(QUEUE, level) for level in client.scale.levels]
         self.hashes = [client.queue_key(QUEUE, what) for what in ("overflow", "held", "cancelled")]
         self.published = 0
         #: How often each message is pending, by its tag, and what workers have.
@@ -90,11 +94,12 @@ class World:
 
     def push(self) -> None:
         """A producer publishes: a message of any kind."""
-        for _ in range(self.random.choice((1, 1, 2, 20))):
-            if self.pending.total() > MOST:
-                return
+        raws = []
+        for _ in range(min(self.random.choice((1, 1, 2, 20)), max(MOST + 1 - self.pending.total(), 0))):
             self.published += 1
-            self._push(message(self.published, self.random))
+            raws.append(message(self.published, self.random))
+        if raws:
+            self._push(*raws)
 
     def push_again(self) -> None:
         """Somebody publishes what is there already, to the letter."""
@@ -106,11 +111,9 @@ class World:
     def pop(self) -> None:
         """A worker takes some messages."""
         level = self.random.choice(LEVELS)
-        for _ in range(self.random.choice((1, 1, 2, 15))):
-            raw = self.redis.rpop(self.keys[level])
-            if raw is not None:
-                self.taken.append((level, raw))
-                self._left(raw)
+        for raw in self.redis.rpop(self.keys[level], self.random.choice((1, 1, 2, 15))) or ():
+            self.taken.append((level, raw))
+            self._left(raw)
 
     def acknowledge(self) -> None:
         """A worker is done with some."""
@@ -119,19 +122,20 @@ class World:
 
     def restore(self) -> None:
         """Kombu gives back what a worker had, at either end, the first time with a mark."""
-        for _ in range(self.random.choice((1, 2, 10))):
-            if not self.taken:
-                return
+        pipe = self.redis.pipeline(transaction=False)
+        for _ in range(min(self.random.choice((1, 2, 10)), len(self.taken))):
             level, raw = self.taken.pop(self.random.randrange(len(self.taken)))
             again = raw
             if self.random.random() < 0.5 and raw.startswith(b"{"):
                 again = json.dumps({**json.loads(raw), "redelivered": True}).encode()
-            push = self.random.choice([self.redis.rpush, self.redis.rpush, self.redis.lpush])
+            push = self.random.choice([pipe.rpush, pipe.rpush, pipe.lpush])
             push(self.keys[level], again)
             self.pending[tag(again)] += 1
+        pipe.execute()
 
     def read(self) -> None:
         """The leader reads, while others go on; the read may break off."""
+        self.leader._news.checked = self.random.random() < self.checked
         self.reading = True
         try:
             snapshot = self.leader.read(NOW)
@@ -217,9 +221,9 @@ class World:
     def _lists(self) -> list[str]:
         return [self.keys[level] for level in LEVELS]
 
-    def _push(self, raw: bytes) -> None:
-        self.redis.lpush(self.random.choice(self._lists()), raw)
-        self.pending[tag(raw)] += 1
+    def _push(self, *raws: bytes) -> None:
+        self.redis.lpush(self.random.choice(self._lists()), *raws)
+        self.pending.update(map(tag, raws))
 
     def _left(self, raw: bytes) -> None:
         self.pending[tag(raw)] -= 1
@@ -249,26 +253,29 @@ def tag(raw: bytes) -> str:
 
 
 def patched(patch: Callable[[object, str, object], None]) -> None:
-    """Make messages large, and calls short, that else would not be."""
+    """Make messages large, and calls and reads short, that else would not be."""
+    patch(heads, "LARGE", LARGE)
     patch(news, "LARGE", LARGE)
+    patch(backlog, "READ_BYTES", READ_BYTES)
     patch(news, "MOST_MESSAGES", MOST_MESSAGES)
 
 
 def main(url: str, steps: int, seed: int) -> None:
-    """Go on for so many steps."""
+    """Go on for so many steps. A quarter of the reads is compared with all that is there."""
     patched(setattr)
-    app = make_app(url)
+    app = make_app(url, steps=range(5))
     client = RedisClient.from_app(app)
-    world = World(client, Random(seed))
-    began = time.monotonic()
+    world = World(client, Random(seed), checked=0.25)
+    began, used = time.monotonic(), time.process_time()
     for step in range(1, steps + 1):
         try:
             world.step()
-            if not step % 10:
+            if not step % 20:
                 world.check()
             if not step % 10_000 or step == steps:
-                spent = time.monotonic() - began
-                print(f"seed {seed}: {step} steps in {spent:.0f} s, {world.published} messages", flush=True)
+                took, spent = time.monotonic() - began, time.process_time() - used
+                told = f"{step} steps in {took:.0f} s, {spent:.0f} s of the processor"
+                print(f"seed {seed}: {told}, {world.published} messages", flush=True)
         except BaseException:
             print(f"seed {seed}: step {step}")
             raise

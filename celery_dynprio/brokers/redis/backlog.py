@@ -6,6 +6,7 @@ Workers pop the tail of the lists and need nothing from us. Everything that chan
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
@@ -16,14 +17,15 @@ from celery_dynprio.brokers.redis.client import BrokerClock, RedisClient
 from celery_dynprio.brokers.redis.costs import move_cost
 from celery_dynprio.brokers.redis.counts import count_places
 from celery_dynprio.brokers.redis.front import Front
+from celery_dynprio.brokers.redis.heads import Heads
 from celery_dynprio.brokers.redis.keys import QueueKeys
 from celery_dynprio.brokers.redis.moving import Mover
-from celery_dynprio.brokers.redis.news import NewsReader
+from celery_dynprio.brokers.redis.news import ENDS, NewsReader, Question
 from celery_dynprio.brokers.redis.parked import ParkedIndex
-from celery_dynprio.brokers.redis.reading import CHUNK, Reader
+from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.scan import MOST_LOOKS, Scan, parked
 from celery_dynprio.brokers.redis.search import Search
-from celery_dynprio.brokers.redis.stubs import Stub, text_of
+from celery_dynprio.brokers.redis.stubs import Entry, Stub, size_of, text_of
 from celery_dynprio.models import (
     CANCELLED,
     HELD,
@@ -40,6 +42,11 @@ from celery_dynprio.ports.broker import Capabilities, Found
 #: In an environment with this variable each read is compared with all that is in the front at that moment; it raises an
 #: AssertionError where they differ. For tests.
 CHECKED: Final = "DYNPRIO_CHECKED_READS"
+
+
+#: The bytes of messages after which a read leaves what it has not read to the next one: the server looks at them in
+#: less than a tenth of a second.
+READ_BYTES: Final = 50_000_000
 
 
 class RedisBacklog:
@@ -69,21 +76,23 @@ class RedisBacklog:
         self._search = Search(
             client, reader, lists=keys.levels, hashes=keys.parked, moves_key=keys.moves, parse=self._parse
         )
-        news = NewsReader(client, keys.moves, beat, checked=CHECKED in os.environ)
+        self._news = news = NewsReader(client, keys.moves, beat, checked=CHECKED in os.environ)
+        heads = Heads(client, beat)
         self._front = Front(news, keys.levels, window, self._parse)
-        self._overflow = ParkedIndex(reader, keys.parked[OVERFLOW], self._parse)
+        self._overflow = ParkedIndex(heads, keys.parked[OVERFLOW], self._parse)
         self._mover = Mover(
-            client, keys, reader, self._front, self._overflow, clock=clock or BrokerClock(client), beat=beat
+            client, keys, heads, self._front, self._overflow, clock=clock or BrokerClock(client), beat=beat
         )
 
     def read(self, now: float, *, overflow: bool = True) -> Snapshot:
         """Read what waits; messages seen before are not parsed again. Of two with one id the second is foreign.
 
-        Without ``overflow``, nothing new is learned of what is parked.
+        Of a front with very much that is new, some levels are left to the next reads, and empty until then. Without
+        ``overflow`` none are, and nothing new is learned of what is parked.
         """
         counts = self.count()
         depths = [counts[level] for level in self._scale.levels]
-        levels, foreign = self._front.read(depths, now)
+        levels, foreign = self._front.read(depths, now, READ_BYTES if overflow else math.inf)
         if overflow:
             self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
         parked = counts[OVERFLOW], counts[HELD], counts[CANCELLED]
@@ -117,15 +126,15 @@ class RedisBacklog:
         """Park the newest messages of the last levels in bulk, at most ``count``; return how many."""
         parked = 0
         for level in reversed(self._scale.levels):
-            offset = 0  # what cannot be parked stays at the head, and is passed over
+            stays = 0  # what cannot be parked stays at the head, and is passed over
             while parked < count:
-                part = self._reader.look(self._keys.levels[level], offset, min(CHUNK, count - parked))
-                if not part.looked:
-                    break
-                raws = [entry for _, entry in part.found if isinstance(entry, bytes)]
-                moved = self._spill_chunk(raws, level, now, fence)
+                _, (news,) = self._news.ask([Question(self._keys.levels[level], stays)])
+                entries = news.entries[: count - parked]
+                moved = self._spill_chunk(entries, level, stays, now, fence)
                 parked += moved
-                offset += part.looked - moved
+                stays += len(entries) - moved
+                if news.state == ENDS and len(entries) == len(news.entries):
+                    break
             if parked >= count:
                 break
         return parked
@@ -209,11 +218,14 @@ class RedisBacklog:
     def _parse(self, raw: bytes, now: float, size: int | None = None) -> PendingTask | str:
         return message.parse(raw, now, self._scale, self._client.default_priority, size)
 
-    def _spill_chunk(self, raws: Sequence[bytes], level: int, now: float, fence: str | None) -> int:
+    def _spill_chunk(self, entries: Sequence[Entry], level: int, stays: int, now: float, fence: str | None) -> int:
+        """Park these, which ``stays`` messages of the level are before; by then those parked before them are gone."""
         moves: dict[str, Move] = {}
-        for raw in raws:
-            entry = self._parse(raw, now)
-            if isinstance(entry, PendingTask) and entry.id not in moves:
-                self._front.place(entry, raw, 1)  # those before it are gone by then
-                moves[entry.id] = Move(entry, level, OVERFLOW, 0.0, "overflow")
+        for entry in entries:
+            task = self._parse(text_of(entry), now, size_of(entry))
+            if isinstance(task, PendingTask) and task.id not in moves:
+                self._front.place(task, entry, stays + 1)
+                moves[task.id] = Move(task, level, OVERFLOW, 0.0, "overflow")
+            else:
+                stays += 1
         return self.apply(list(moves.values()), fence).count(Outcome.MOVED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,10 +90,9 @@ class RedisClient:
         """A key of ours about the whole broker."""
         return f"{self.prefix}dynprio:{what}"
 
-    def script(self, name: str) -> Script:
-        """The Lua script ``lua/<name>.lua``; it loads itself again after the broker restarted."""
-        source = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-        registered: Script = self.redis.register_script(source)
+    def script(self, name: str, *before: str) -> Script:
+        """The Lua script ``lua/<name>.lua``, behind those that it needs; it loads itself again after a restart."""
+        registered: Script = self.redis.register_script("\n".join(map(_text_of, (*before, name))))
         return registered
 
     def server_time(self) -> float:
@@ -117,6 +117,11 @@ class RedisClient:
     def close(self) -> None:
         """Close all connections."""
         self._connection.release()
+
+
+@cache
+def _text_of(script: str) -> str:
+    return (files(__package__) / "lua" / f"{script}.lua").read_text(encoding="utf-8")
 
 
 class BrokerClock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,28 +65,36 @@ class Front:
         #: By the name of a task (``PendingTask.ref``) where it was found or put since the last read.
         self._placed: dict[str, tuple[Entry, int]] = {}
         self._pauses = [0.0] * len(self._lists)
+        #: Levels of which a part was read, while the rest was left to the next read.
+        self._begun: dict[Place, Look] = {}
         #: How many moves were made in this queue, ever when it was read last, and here since; None if it was not.
         self._moves: int | None = None
         self._own_moves = 0
         self._slice = (0, 0)
 
-    def read(self, depths: Sequence[int], now: float) -> tuple[tuple[tuple[PendingTask, ...], ...], Counter[str]]:
+    def read(
+        self, depths: Sequence[int], now: float, most: float = math.inf
+    ) -> tuple[tuple[tuple[PendingTask, ...], ...], Counter[str]]:
         """Read levels that are so deep; return the tasks of each, and why how many other messages stay there.
 
-        Of two with one id the second is left where it is. What ends a read, an error of the broker say, ends what is
-        known as well: some levels would be a read ahead of others, and of the ids.
+        After ``most`` bytes of messages, what is not read yet is left to the next read, and of those levels nothing is
+        known until then. Of two with one id the second is left where it is. What ends a read, an error of the broker
+        say, ends what is known as well: some levels would be a read ahead of others, and of the ids.
         """
         self._placed = {}
         looks = self._looks(depths)
         try:
-            self._ask(looks, now)
+            self._begun = self._ask(looks, now, most)
         except BaseException:
             self.clear()
             raise
         for level, look in looks.items():
             self._pauses[level] = look.pause_until
+        self._reads = self._reads if self._begun else {}
+        for level in self._begun:
+            self._reads |= {item.entry: item.task for item in self._mirrors[level].items}
+            self._drop_all(self._mirrors[level])
         self._count_ids(looks.values())
-        self._reads = {}
         for level, mirror in enumerate(self._mirrors):
             if mirror.changed:
                 self._tell(level, mirror)
@@ -106,6 +115,7 @@ class Front:
     def remove(self, task: PendingTask, level: Place, entry: Entry, where: int) -> None:
         """Note that the message of a task left this level: of equal ones the first from the end that ``where`` says."""
         self._placed.pop(task.ref, None)
+        self._begun.pop(level, None)  # what was read of it may have been this
         item = self._item(task, level, entry, from_head=where > 0)
         if item is not None:
             self._forget_id(item)
@@ -154,16 +164,21 @@ class Front:
             room -= wanted
             if depth and not wanted:
                 self._drop_all(mirror)
+            elif level in self._begun:
+                looks[level] = self._begun[level]
             elif moment >= self._pauses[level]:
                 looks[level] = Look(mirror, key, depth - wanted, offset if level == slice_level else None)
         return looks
 
-    def _ask(self, looks: Mapping[Place, Look], now: float) -> None:
-        """Ask until each of these is read; all of each if others moved tasks meanwhile."""
+    def _ask(self, looks: Mapping[Place, Look], now: float, most: float) -> dict[Place, Look]:
+        """Ask until each of these is read, all of each if others moved tasks meanwhile; return those that are not.
+
+        A level of which nothing but news is read is not left so.
+        """
         left, begun = dict(looks), False
         expected = None if self._moves is None else self._moves + self._own_moves
         recalled: Mapping[Entry, PendingTask | str] = {}
-        while left:
+        while left and (most > 0 or any(look.known for look in left.values())):
             moves, answers = self._news.ask([look.question() for look in left.values()])
             if not begun:
                 begun, self._moves, self._own_moves = True, moves, 0
@@ -173,10 +188,12 @@ class Front:
             for (level, look), news in zip(list(left.items()), answers, strict=True):
                 if news.state == ENDS and look.mirror.items and not recalled:
                     recalled = {item.entry: item.task for mirror in self._mirrors for item in mirror.items}
+                most -= sum(map(size_of, news.entries))
                 if moves != self._moves:  # what others do during a read is found by the next one
                     news = news._replace(whole=None)  # noqa: PLW2901 - the same without what is for tests
                 if look.take(news, partial(self._read, level=level, now=now, recalled=recalled)):
                     del left[level]
+        return left
 
     def _forget(self, looks: Mapping[Place, Look]) -> None:
         """See to it that all of each level is read: of those that are not looked at now, the next time."""

@@ -40,14 +40,15 @@ class Look:
         self.pause_until = 0.0
         self._key = key
         self._stretch = Stretch(start)
-        self._known = bool(mirror.items) and not mirror.stale and not start
+        #: Whether only what is new is read.
+        self.known = bool(mirror.items) and not mirror.stale and not start
         self._offset = offset
         self._heavy = 0
 
     def question(self) -> Question:
         """What to ask next."""
         begin = self._stretch.begin
-        if not self._known:
+        if not self.known:
             return Question(self._key, begin)
         if self._offset is None:
             return Question(self._key, begin, self.mirror.anchor)
@@ -55,7 +56,7 @@ class Look:
 
     def forget(self) -> None:
         """Read all of it: what is known cannot be told from what is not."""
-        self._known = False
+        self.known = False
         self._stretch.restart()
 
     def take(self, news: News, make: Callable[[Entry], Item]) -> bool:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_dynprio import message
 from celery_dynprio.brokers.redis.front import Front
+from celery_dynprio.brokers.redis.heads import Heads
 from celery_dynprio.brokers.redis.keys import QueueKeys
 from celery_dynprio.brokers.redis.parked import ParkedIndex
-from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.stubs import BEGINS, Entry, Stub, size_of, text_of, told
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, Place, is_level
@@ -60,7 +60,7 @@ class Mover:
         self,
         client: RedisClient,
         keys: QueueKeys,
-        reader: Reader,
+        heads: Heads,
         front: Front,
         overflow: ParkedIndex,
         *,
@@ -72,7 +72,7 @@ class Mover:
         self._script = client.script("move")
         self._keys = [keys.lease, keys.moves, keys.audit, *(keys.parked[place] for place in _PARKED), *keys.levels]
         self._parked = keys.parked
-        self._reader = reader
+        self._heads = heads
         self._front = front
         self._overflow = overflow
         self._clock = clock
@@ -95,10 +95,10 @@ class Mover:
 
     def sources(self, moves: Sequence[Move]) -> list[tuple[Entry, int]]:
         """Return for each move the message, and where in a list to look for it."""
-        parked: dict[tuple[Place, str], bytes] = {}
+        parked: dict[tuple[Place, str], Entry] = {}
         for place, key in self._parked.items():
             refs = [move.task.ref for move in moves if move.source == place]
-            parked |= {(place, ref): raw for ref, raw in self._reader.fetch(key, refs) if raw is not None}
+            parked |= {(place, ref): entry for ref, entry in self._heads.fetch(key, refs) if entry is not None}
         return [
             self._front.locate(move.task.ref)
             if is_level(move.source)

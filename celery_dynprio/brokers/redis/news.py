@@ -67,7 +67,7 @@ class NewsReader:
     def __init__(
         self, client: RedisClient, moves_key: str, beat: Callable[[], object] = lambda: None, *, checked: bool = False
     ) -> None:
-        self._script = client.script("news")
+        self._script = client.script("news", "short")
         self._moves_key = moves_key
         self._beat = beat
         self.checked = checked

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from celery_dynprio.brokers.redis.reading import Pace, Reader
+from celery_dynprio.brokers.redis.heads import Heads
+from celery_dynprio.brokers.redis.reading import Pace
+from celery_dynprio.brokers.redis.stubs import size_of, text_of
 from celery_dynprio.models import PendingTask
 
 #: Messages (bytes) whose size does not matter, and is not kept: there may be a million.
@@ -20,14 +22,14 @@ class ParkedIndex:
     is brought back, and one that is new when the hash has more entries than are known, which starts a new scan.
     """
 
-    def __init__(self, reader: Reader, key: str, parse: Callable[[bytes, float], PendingTask | str]) -> None:
+    def __init__(self, heads: Heads, key: str, parse: Callable[[bytes, float, int], PendingTask | str]) -> None:
         self.key = key
         #: Known so far, by task id, and whether somebody was given it, so that it may not change.
         self._tasks: dict[str, PendingTask] = {}
         self._given = False
         #: Of these, the bytes of the messages that are not small.
         self.sizes: dict[str, int] = {}
-        self._reader = reader
+        self._heads = heads
         self._pace = Pace()
         self._parse = parse
         self._unreadable: set[bytes] = set()
@@ -66,16 +68,16 @@ class ParkedIndex:
         if not self._scanning:
             if depth <= len(self._tasks) + len(self._unreadable):
                 return
-            self._scanning, self._cursor, self._pace = True, 0, Pace()
+            self._scanning, self._cursor, self._pace = True, 0, Pace(1)
             self._unreadable.clear()
         seen = 0
         while seen < limit:
-            self._cursor, entries = self._reader.scan(self.key, self._cursor, self._pace)
+            self._cursor, entries = self._heads.scan(self.key, self._cursor, self._pace)
             seen += max(len(entries), 1)
-            for field, raw in entries.items():
-                entry = self._parse(raw, now)
-                if isinstance(entry, PendingTask) and entry.id.encode() == field:
-                    self.remember(self._tasks.get(entry.id, entry), len(raw))
+            for field, entry in entries.items():
+                task = self._parse(text_of(entry), now, size_of(entry))
+                if isinstance(task, PendingTask) and task.id.encode() == field:
+                    self.remember(self._tasks.get(task.id, task), size_of(entry))
                 else:
                     self._unreadable.add(field)
             if not self._cursor:

@@ -16,10 +16,11 @@
 -- Keeps: nothing is changed. Few messages are in memory at a time, since nobody knows how large they are before. The first list
 -- gets on with each call, and no list is begun once the work is done. To get to an index the server passes all between it
 -- and the nearer end: that counts like bytes, and the more it is, the more messages are read at once.
-local STEP, MOST_STEP, FAR, PASS, MOST_REST = 4, 64, 250, 2, 4000
+local STEP, MOST_STEP, FAR, PASS = 4, 64, 250, 2
 local MORE, ANCHOR, ENDS = 0, 1, 2
 local messages_left, bytes_left, LARGE, LARGEST = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local MARK, TAIL, TAIL_BYTES, FIRST, EACH = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), 9, 5
+local short = teller(LARGE, LARGEST, MARK)
 
 local function work_left()
   return messages_left > 0 and bytes_left > 0
@@ -27,29 +28,6 @@ end
 
 local function count(message)
   messages_left, bytes_left = messages_left - 1, bytes_left - #message
-end
-
--- What comes behind the body, from the quote on that ends it; nil where that cannot be told at once: a first quote ends the
--- text if no backslash is before it. Protocol 1 has the task in the body.
-local function rest_of(message)
-  local _, before = string.find(message, '^{"body": ?"')
-  local quote = before and string.find(message, '"', before + 1, true)
-  if not quote or string.byte(message, quote - 1) == 92 then
-    return nil
-  end
-  local size = #message - quote + 1
-  local rest = size >= MARK and size <= MOST_REST and string.sub(message, quote)
-  return rest and string.find(rest, '"task"', 1, true) and rest
-end
-
-local function short(message)
-  if #message <= LARGE then
-    return message
-  elseif #message > LARGEST then
-    return { #message, string.sub(message, -MARK) }
-  end
-  local rest = rest_of(message)
-  return rest and { #message, rest } or message
 end
 
 -- How far an index is from the nearer end, and how many messages to read at once from there on.
