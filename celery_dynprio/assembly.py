@@ -16,7 +16,7 @@ from celery_dynprio.levels import Scale, steps_in
 from celery_dynprio.ports.broker import Broker, BrokerErrors, WorkersOfQueues
 from celery_dynprio.ports.guidance import EXPIRY
 from celery_dynprio.ports.installation import installation_of
-from celery_dynprio.ports.lease import Kind
+from celery_dynprio.ports.lease import Kind, Leases
 from celery_dynprio.ports.stores import Usage
 from celery_dynprio.settings import MAX_EVENTS, Settings
 from celery_dynprio.tracing.runs import span_of_headers
@@ -39,7 +39,8 @@ BROKER_STEPS = (
 #: Seconds for which the levels of a queue may be used after the leader last said so; more where it ticks rarely.
 LEVELS_TTL = 30.0
 
-#: Seconds for which a queue in which nothing waits goes without a tick; what comes meanwhile is noticed all the same.
+#: Seconds for which a queue in which nothing waits goes without a tick, at least; what comes meanwhile is noticed all
+#: the same.
 IDLE_REST = 30.0
 
 
@@ -116,13 +117,14 @@ def reprioritizers(
     slots: Callable[[str], int] = lambda _: 0,
     workers: WorkersOfQueues | None = None,
     usage: Usage | None = None,
+    leases: Leases | None = None,
 ) -> list[Reprioritizer]:
     """Return the reprioritizers of ``queues`` (all managed queues if None) on this broker.
 
     ``owner`` names this process in the lease. They report what the settings want to be monitored. ``slots`` gives how
     many tasks of a queue run at once, 0 if it cannot tell. ``workers`` knows where the workers take tasks from; without
     it only those levels are used that workers without the add-on take from too. ``usage`` replaces what the broker
-    remembers of use and runtimes.
+    remembers of use and runtimes. ``leases`` are those that this process shares out with others.
     """
     from celery_dynprio.engine.guiding import Guiding  # noqa: PLC0415 - see the module
     from celery_dynprio.engine.keeper import Keeper  # noqa: PLC0415
@@ -130,7 +132,9 @@ def reprioritizers(
     from celery_dynprio.engine.tick import Reprioritizer  # noqa: PLC0415
 
     guard = _guards(broker, settings, slots)
-    keeper = Keeper(settings.lease_ttl)
+    names = settings.queues if queues is None else queues
+    leases = leases or broker.leases(names, owner, kind, settings.lease_ttl)
+    keeper = Keeper(settings.lease_ttl, renew=leases.renew)
     usage = usage or broker.stores.usage(settings.half_life)
     paused = broker.stores.switch().paused
     running, shares = broker.stores.running(), broker.stores.shares()
@@ -138,7 +142,7 @@ def reprioritizers(
     return [
         Reprioritizer(
             backlog=broker.backlog(queue, settings.window, clock=broker.clock, beat=keeper.beat),
-            lease=broker.lease(queue, owner, kind, settings.lease_ttl),
+            lease=leases.of(queue),
             planner=Planner(len(broker.scale.levels), settings.window, settings.hysteresis),
             policy=settings.policy,
             usage=usage,
@@ -156,10 +160,10 @@ def reprioritizers(
             levels=broker.levels(queue, workers, max(LEVELS_TTL, 3 * settings.interval)),
             owner=owner,
             keeper=keeper,
-            rest=_rest(settings),
+            rest=0.0 if settings.objectives else IDLE_REST,  # a breach may end
             clock=broker.clock,
         )
-        for queue in (settings.queues if queues is None else queues)
+        for queue in names
     ]
 
 
@@ -200,14 +204,6 @@ def _guards(broker: Broker, settings: Settings, slots: Callable[[str], int]) -> 
     attainment = broker.stores.attainment(settings.objectives, broker.clock, settings.interval)
     admission = Admission(settings.interval)
     return lambda queue: Guard(queue, settings.objectives, attainment, slots, admission, clean_up=close_connections)
-
-
-def _rest(settings: Settings) -> float:
-    """Return the seconds for which a queue in which nothing waits may go without a tick."""
-    if settings.objectives:
-        return 0.0  # a breach may end
-    # Metrics tell of a leader for the life of its lease after its last tick.
-    return IDLE_REST if settings.metrics_port is None else settings.lease_ttl / 2
 
 
 def _trace_of(headers: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from celery.bin.base import COMMA_SEPARATED_LIST, LOG_LEVEL, CeleryCommand, Cele
 from celery_dynprio.cli.session import duration, installed_in, one_line_errors, settings_of, stop_on_signals
 
 if TYPE_CHECKING:
+    from celery_dynprio.engine.sharing import Sharing
     from celery_dynprio.engine.tick import Reprioritizer
     from celery_dynprio.models import Report
     from celery_dynprio.monitoring.observers import Observers
@@ -119,8 +120,8 @@ def run(
 ) -> None:
     """Rescore pending tasks every second and move them.
 
-    Any number may run: one moves tasks, the others stand by. SIGTERM and SIGINT finish the current batch and release
-    the lease.
+    Any number may run: they share the queues out, and one moves the tasks of each. SIGTERM and SIGINT finish the
+    current batch and release the leases.
 
     For example:
 
@@ -156,13 +157,15 @@ def _reprioritize(
     app: Any, settings: Settings, owner: str, stop: threading.Event, *, dry_run: bool, once: bool, embedded: bool
 ) -> bool:
     from celery_dynprio.assembly import operations, reprioritizers  # noqa: PLC0415 - see the package
-    from celery_dynprio.models import Role  # noqa: PLC0415
+    from celery_dynprio.engine.sharing import Needed, Sharing  # noqa: PLC0415
     from celery_dynprio.operators.fleet import Fleet  # noqa: PLC0415
     from celery_dynprio.operators.workers import Slots  # noqa: PLC0415
 
+    needed = Needed(settings.lease_ttl)
+
     def is_over(reports: Sequence[Report]) -> bool:
         # An embedded one that leads nowhere leaves the waiting to its worker's timer.
-        return once or (embedded and bool(reports) and all(report.role is Role.STANDBY for report in reports))
+        return once or (embedded and not needed.by(reports))
 
     with closing(_observers(installed_in(app), settings, lenient=embedded)) as observers:
         broker = _connect_or_wait(app, settings, stop, observers, patient=not once)
@@ -173,12 +176,14 @@ def _reprioritize(
             if len(broker.scale.plain) < len(broker.scale.levels):
                 fleet.start()
             kind: Kind = "embedded" if embedded else "dedicated"
+            leases = broker.leases(settings.queues, owner, kind, settings.lease_ttl)
             chosen = reprioritizers(
-                broker, settings, owner, kind=kind, dry_run=dry_run, slots=Slots(app), workers=fleet
+                broker, settings, owner, kind=kind, dry_run=dry_run, slots=Slots(app), workers=fleet, leases=leases
             )
+            sharing = None if once or dry_run else Sharing(leases, owner, kind, settings.interval, settings.lease_ttl)
             _log_start(app, settings, owner, dry_run=dry_run)
             listeners = _listeners(observers, operations(app, broker, settings), broker.errors)
-            reported = _serve(chosen, settings.interval, stop, is_over, listeners, broker)
+            reported = _serve(chosen, settings.interval, stop, is_over, listeners, broker, sharing)
         finally:
             fleet.stop()
             broker.close()
@@ -204,6 +209,7 @@ def _serve(  # noqa: PLR0917 - as the loop's
     is_over: Callable[[Sequence[Report]], bool],
     listeners: Listeners,
     broker: Broker,
+    sharing: Sharing | None,
 ) -> int:
     """Tick until it is over or stopped; return how many reprioritizers reported in the last tick."""
     from celery_dynprio.engine.loop import serve  # noqa: PLC0415 - see the package
@@ -227,6 +233,7 @@ def _serve(  # noqa: PLR0917 - as the loop's
         failed=failed,
         clean_up=close_connections,
         occupied=broker.occupied,
+        sharing=sharing,
     )
     return reported
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Final
@@ -22,15 +22,21 @@ class Keeper:
     """Renews the leases of one process while it works, however long a step of that takes, from a thread of its own.
 
     ``ttl`` (seconds) is the life of a lease. A process that hangs loses its leases all the same: it has to give a sign
-    of life (:meth:`beat`) at least every :data:`PATIENCE` times the life of a lease. ``clock`` gives seconds that never
-    go back.
+    of life (:meth:`beat`) at least every :data:`PATIENCE` times the life of a lease. ``renew`` renews some leases, one
+    by one unless it is given. ``clock`` gives seconds that never go back.
     """
 
-    def __init__(self, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ttl: float,
+        clock: Callable[[], float] = time.monotonic,
+        renew: Callable[[Sequence[Lease]], object] | None = None,
+    ) -> None:
+        self._renew = renew or _one_by_one
         self._period = ttl / 3
         self._patience = PATIENCE * ttl
         self._clock = clock
-        self._leases: list[Lease] = []
+        self._leases: dict[Lease, None] = {}
         self._lock = threading.Lock()
         self._workers = 0
         self._thread: threading.Thread | None = None
@@ -42,14 +48,12 @@ class Keeper:
     def hold(self, lease: Lease) -> None:
         """Renew this lease from now on."""
         with self._lock:
-            if lease not in self._leases:
-                self._leases.append(lease)
+            self._leases[lease] = None
 
     def drop(self, lease: Lease) -> None:
         """Renew it no more: it is given back, or lost."""
         with self._lock:
-            if lease in self._leases:
-                self._leases.remove(lease)
+            self._leases.pop(lease, None)
 
     def rest(self, seconds: float) -> None:
         """Expect no sign of life for so long."""
@@ -74,11 +78,10 @@ class Keeper:
         """Renew all leases now; what goes wrong is tried again soon enough."""
         with self._lock:
             leases = list(self._leases)
-        for lease in leases:
-            try:
-                lease.renew()
-            except Exception as exc:  # noqa: BLE001 - also what a connection raises that is closed meanwhile
-                logger.debug("could not renew a lease: %s", exc)
+        try:
+            self._renew(leases)
+        except Exception as exc:  # noqa: BLE001 - also what a connection raises that is closed meanwhile
+            logger.debug("could not renew the leases: %s", exc)
 
     def _work(self) -> None:
         seen, since = -1, 0.0  # what the last look counted itself, and when others last did
@@ -94,6 +97,11 @@ class Keeper:
             seen = beats
             if now <= max(since, self._until) + self._patience:
                 self.renew()
+
+
+def _one_by_one(leases: Sequence[Lease]) -> None:
+    for lease in leases:
+        lease.renew()
 
 
 def follows(fence: str | None, earlier: str | None) -> bool:

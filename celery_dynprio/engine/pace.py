@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, TypeAlias
@@ -14,6 +15,9 @@ SHARE: Final = 0.05
 
 #: Seconds from the beginning of one tick to the next, at least; less only if the interval is.
 SHORTEST: Final = 0.1
+
+#: Queues in which nothing waits that are ticked in an interval, at most.
+MOST_IDLE: Final = 10
 
 #: Returns those of these queues in which something waits.
 Occupied: TypeAlias = Callable[[Collection[str]], Collection[str]]
@@ -35,7 +39,9 @@ class Pace:
         self._clock = clock
         self._reports: dict[str, Report] = {}
         self._ticked: dict[str, float] = {}
-        self._asked = clock()
+        self._asked = -math.inf
+        #: Those in which nothing was found when that was asked last.
+        self._idle: list[Reprioritizer] = []
 
     @property
     def reports(self) -> Sequence[Report]:
@@ -46,14 +52,17 @@ class Pace:
         """Return those that are to tick now."""
         now = self._clock()
         waiting = [each for each in reprioritizers if not self._waits(each.backlog.queue, now)]
-        resting = {each.backlog.queue for each in waiting if self._rests(each, now)}
-        if not resting:
+        idle = [each for each in waiting if self._is_idle(each)]
+        self._idle = []
+        if not idle:
             return waiting
-        found: Collection[str] = ()
-        if now - self._asked >= self._interval:
+        due: Collection[str] = ()
+        if now - self._asked >= 0.9 * self._interval:
             self._asked = now
-            found = self._ask(resting)
-        return [each for each in waiting if each.backlog.queue not in resting or each.backlog.queue in found]
+            due = self._found(idle, now)
+            self._idle = [each for each in idle if each.backlog.queue not in due]
+        left = {each.backlog.queue for each in idle if each.backlog.queue not in due}
+        return [each for each in waiting if each.backlog.queue not in left]
 
     def note(self, ticked: Iterable[Reprioritizer], reports: Iterable[Report]) -> None:
         """Take in the reports of a round; a queue without one had a tick that failed."""
@@ -62,6 +71,12 @@ class Pace:
             self._reports.pop(each.backlog.queue, None)
             self._ticked[each.backlog.queue] = now
         self._reports.update({report.queue: report for report in reports})
+
+    def idle(self) -> list[Report]:
+        """Return reports of the queues in which this round found nothing without a tick."""
+        reports = [each.rest_on(self._reports.get(each.backlog.queue)) for each in self._idle]
+        self._reports.update({report.queue: report for report in reports})
+        return reports
 
     def pause(self, seconds: float) -> float:
         """Return the seconds from the beginning of this round, which took so many, to that of the next."""
@@ -73,18 +88,26 @@ class Pace:
         """Whether the queue has nothing to be put in order quickly, and was ticked within the interval."""
         report = self._reports.get(queue)
         # A moment early is early enough: rounds come in intervals, too.
-        return report is not None and not _hurries(report) and now - self._ticked[queue] < 0.9 * self._interval
-
-    def _rests(self, each: Reprioritizer, now: float) -> bool:
-        """Whether nothing was in the queue when it was ticked, which is not long ago."""
-        report = self._reports.get(each.backlog.queue)
         return (
-            self._occupied is not None
-            and report is not None
-            and report.role is Role.LEADER
-            and not (report.front or report.overflow or report.cancelled)
-            and now - self._ticked[each.backlog.queue] < each.rest
+            report is not None
+            and not _hurries(report)
+            and now - self._ticked.get(queue, -math.inf) < 0.9 * self._interval
         )
+
+    def _is_idle(self, each: Reprioritizer) -> bool:
+        """Whether this process leads the queue, and as far as is known nothing is in it."""
+        if self._occupied is None or not each.rest or not each.leads:
+            return False
+        report = self._reports.get(each.backlog.queue)
+        if report is None:
+            return each.backlog.queue not in self._ticked  # or else its last tick failed
+        return report.role is Role.LEADER and not (report.front or report.overflow or report.cancelled)
+
+    def _found(self, idle: Sequence[Reprioritizer], now: float) -> set[str]:
+        """Those in which something waits, and a few that were not ticked for long."""
+        last = {each.backlog.queue: self._ticked.get(each.backlog.queue, -math.inf) for each in idle}
+        old = [each.backlog.queue for each in idle if now - last[each.backlog.queue] >= each.rest]
+        return {*self._ask(set(last)), *sorted(old, key=last.__getitem__)[:MOST_IDLE]}
 
     def _ask(self, queues: Collection[str]) -> Collection[str]:
         try:

@@ -147,6 +147,33 @@ class Reprioritizer:
         with self.keeper.working() if self.keeper else nullcontext():
             return self._tick()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process led the queue when it last took the lease."""
+        return self._fence is not None
+
+    def take(self, fence: str | None) -> None:
+        """Take in what the lease gave; forget what was read if others led meanwhile, who may have moved anything."""
+        earlier, self._fence = self._fence, fence
+        if self.keeper:
+            (self.keeper.drop if fence is None else self.keeper.hold)(self.lease)
+        if not follows(fence, earlier):
+            self.backlog.close()
+
+    def stand_by(self) -> Report:
+        """Leave the queue to others."""
+        if self.leads:
+            self.take(None)
+            self.lease.release()
+        return self._report(Role.STANDBY, self.clock(), 0.0, None, _Work())
+
+    def rest_on(self, last: Report | None) -> Report:
+        """Return the report of a queue that was found empty without a tick, as the ``last`` one of it was, if any."""
+        now = self.clock()
+        return replace(
+            last or Report(self.backlog.queue, Role.LEADER, now), started=now, seconds=0.0, moves=(), outcomes=()
+        )
+
     def close(self) -> None:
         """Give the lease and the backlog back, and see to it that nothing waits where no worker looks."""
         try:
@@ -210,14 +237,9 @@ class Reprioritizer:
         return (Role.PAUSED if self.paused() else Role.LEADER), fence
 
     def _lead(self) -> str | None:
-        """Take or renew the lease; forget what was read if others led meanwhile, who may have moved anything."""
-        fence, earlier = self.lease.acquire(), self._fence
-        self._fence = fence
-        if self.keeper:
-            (self.keeper.drop if fence is None else self.keeper.hold)(self.lease)
-        if not follows(fence, earlier):
-            self.backlog.close()
-        return fence
+        """Take or renew the lease; return the fence, or None if another process leads."""
+        self.take(self.lease.acquire())
+        return self._fence
 
     def _idle(self, now: float) -> _Look | None:
         """What a paused leader does: it moves nothing."""

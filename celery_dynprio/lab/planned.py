@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from celery_dynprio.brokers.memory import MemoryBacklog, MemoryLease, MemoryLeases
+from celery_dynprio.brokers.memory import MemoryBacklog, MemoryLeader, MemoryLease
 from celery_dynprio.engine.guiding import Guiding
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
@@ -26,7 +26,7 @@ QUEUE: Final = "lab"
 class _Backlog(MemoryBacklog):
     """A backlog in which a move costs what it costs at a broker."""
 
-    def __init__(self, levels: int, leases: MemoryLeases, move_seconds: float) -> None:
+    def __init__(self, levels: int, leases: MemoryLeader, move_seconds: float) -> None:
         super().__init__(QUEUE, levels, leases)
         self._move_seconds = move_seconds
 
@@ -82,7 +82,7 @@ class Planned:
         guidance = MemoryGuidance(math.inf, lambda: self._now)  # a leader in production renews it, idle or not
         self._placement = producers(_Guide(guidance, lambda: self._now))
         levels = len(self._placement.scale.levels)
-        leases = MemoryLeases(lambda: self._now)
+        leases = MemoryLeader(lambda: self._now)
         self._backlog = _Backlog(levels, leases, move_seconds)
         self._reprioritizer = Reprioritizer(
             self._backlog,

@@ -91,7 +91,7 @@ class Exporter(Collector):
         """Store the report of a tick."""
         queue = self._queues[report.queue]
         queue.report = report
-        if report.snapshot is not None:
+        if report.snapshot is not None and report.seconds:  # an empty queue that was only looked at was not ticked
             queue.ticks.add(report.seconds)
         for move, outcome in zip(report.moves, report.outcomes, strict=False):
             if outcome is Outcome.MOVED:

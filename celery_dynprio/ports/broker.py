@@ -12,7 +12,7 @@ from celery_dynprio.errors import DynPrioError
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import Move, Outcome, PendingTask, Place, Snapshot
 from celery_dynprio.ports.health import Health
-from celery_dynprio.ports.lease import TTL, Kind, Lease
+from celery_dynprio.ports.lease import TTL, Kind, Lease, Leases
 from celery_dynprio.ports.stores import Stores
 
 
@@ -242,6 +242,9 @@ class Broker(Protocol):
 
     def lease(self, queue: str, owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> Lease:
         """Return the right to move the tasks of a queue, for ``owner``; it lives ``ttl`` seconds unless renewed."""
+
+    def leases(self, queues: Collection[str], owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> Leases:
+        """Return the same of many queues, for a process that shares them out with others."""
 
     def levels(self, queue: str, workers: WorkersOfQueues | None = None, ttl: float = 30.0) -> UsableLevels:
         """Return the levels of a queue that may be used.

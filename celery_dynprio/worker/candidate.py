@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -26,6 +26,7 @@ from celery_dynprio.complaints import Complaints
 from celery_dynprio.errors import DynPrioError
 from celery_dynprio.ports.broker import Broker
 from celery_dynprio.ports.installation import Installation, installation_of
+from celery_dynprio.ports.lease import Holder
 from celery_dynprio.settings import Settings
 
 logger = logging.getLogger("celery_dynprio.embedded")
@@ -43,6 +44,9 @@ LONG_LIFE: Final = 30.0
 
 #: Seconds that a child gets to finish its batch before it is killed.
 STOP_TIMEOUT: Final = 5.0
+
+#: One child leads so many queues, and more only if no other worker can help.
+QUEUES_EACH: Final = 100
 
 #: Seconds that a child may take until it renews its leases itself.
 START_TIMEOUT: Final = 30.0
@@ -103,8 +107,14 @@ class Child:
         self._process = None
 
 
+def needs_another(holders: Collection[Holder]) -> bool:
+    """Whether those who lead the queues are embedded, and so few that each has more than :data:`QUEUES_EACH`."""
+    owners = {holder.owner for holder in holders}
+    return len(holders) > QUEUES_EACH * len(owners) and all(holder.kind == "embedded" for holder in holders)
+
+
 class Watch:
-    """Looks at the leases of an app's queues, and has the child started when one of them is free.
+    """Looks at the leases of an app's queues, and has the child started when one is free, or a child has very many.
 
     ``connect`` opens a connection that gives up soon. Broker trouble is logged once a minute and otherwise ignored: the
     next look may succeed.
@@ -143,10 +153,12 @@ class Watch:
     def _acquire(self) -> bool:
         if self._broker is None:
             self._broker = self._connect()
-        broker, ttl = self._broker, self._settings.lease_ttl
-        leases = [broker.lease(queue, self._owner, "embedded", ttl) for queue in self._settings.queues]
-        fences = [lease.acquire() for lease in leases]  # all that are free, and what a child that died left
-        return any(fence is not None for fence in fences)
+        leases = self._broker.leases(self._settings.queues, self._owner, "embedded", self._settings.lease_ttl)
+        holders = leases.holders()
+        # All that are free, and what a child that died left.
+        free = [queue for queue in self._settings.queues if queue not in holders or holders[queue].owner == self._owner]
+        fences = leases.acquire(free) if free else {}
+        return any(fence is not None for fence in fences.values()) or needs_another(holders.values())
 
     def _broker_errors(self) -> tuple[type[Exception], ...]:
         return () if self._broker is None else self._broker.errors.any

@@ -91,3 +91,47 @@ def test_a_fence_of_a_lease_that_was_given_back_moves_nothing(connect: Connect) 
     lease.release()
     with pytest.raises(LeaseLostError):
         broker.backlog("celery").apply([MOVE], fence)
+
+
+def test_many_leases_are_taken_renewed_and_told_at_once(connect: Connect) -> None:
+    queues = [f"queue {number}" for number in range(5)]
+    one, other = connect().leases(queues, "one"), connect().leases(queues, "other")
+    assert one.holders() == {}
+    fences = one.acquire(queues[:3])
+    assert set(fences) == set(queues[:3])
+    assert None not in fences.values()
+    assert one.acquire(queues[:3]) == fences
+    assert [bool(fence) for fence in other.acquire(queues[2:]).values()] == [False, True, True]
+    assert {queue: holder.owner for queue, holder in other.holders().items()} == dict(
+        zip(queues, ["one", "one", "one", "other", "other"], strict=True)
+    )
+    one.renew([one.of(queue) for queue in queues])
+    one.of(queues[0]).release()
+    other.renew([one.of(queues[1]), other.of(queues[3])])
+    assert list(one.holders()) == queues[1:]
+
+
+def test_a_lease_of_many_is_like_any_other(connect: Connect) -> None:
+    leases = connect().leases(["celery", "mail"], "one")
+    fence = leases.of("celery").acquire()
+    assert leases.of("celery") is leases.of("celery")
+    assert leases.acquire(["celery"]) == {"celery": fence}
+    assert connect().lease("celery", "other").acquire() is None
+    leases.of("celery").release()
+    assert leases.holders() == {}
+
+
+def test_those_meet_who_have_the_same_queues(connect: Connect) -> None:
+    one, other = connect().leases(["a", "b"], "one"), connect().leases(["b", "a"], "other")
+    assert one.meet() == {"dedicated": 1}
+    assert other.meet() == {"dedicated": 2}
+    assert connect().leases(["a", "b"], "worker", "embedded").meet() == {"dedicated": 2, "embedded": 1}
+    assert connect().leases(["a"], "third").meet() == {"dedicated": 1}
+    other.leave()
+    assert one.meet() == {"dedicated": 1, "embedded": 1}
+
+
+def test_who_is_not_heard_of_for_the_life_of_a_lease_counts_no_more(connect: Connect) -> None:
+    connect().leases(["a"], "one", ttl=0.2).meet()
+    other = connect().leases(["a"], "other")
+    wait_until(lambda: other.meet() == {"dedicated": 1})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.engine.pace import SHARE, SHORTEST, Pace
+from celery_dynprio.engine.pace import MOST_IDLE, SHARE, SHORTEST, Pace
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.models import Report, Role
 
@@ -24,9 +24,14 @@ class Rounds:
         self.asked: list[set[str]] = []
         self.problem: Exception | None = None
         self.pace = Pace(1.0, self.occupied if asks else None, lambda: self.now)
-        self.all = [
-            cast("Reprioritizer", SimpleNamespace(backlog=SimpleNamespace(queue=each), rest=rest)) for each in queues
-        ]
+        self.all = [self._reprioritizer(each, rest) for each in queues]
+
+    def _reprioritizer(self, queue: str, rest: float) -> Reprioritizer:
+        def rest_on(last: Report | None) -> Report:
+            return last or Report(queue, Role.LEADER, self.now)
+
+        backlog = SimpleNamespace(queue=queue)
+        return cast("Reprioritizer", SimpleNamespace(backlog=backlog, rest=rest, leads=True, rest_on=rest_on))
 
     def occupied(self, queues: Collection[str]) -> set[str]:
         self.asked.append(set(queues))
@@ -45,6 +50,7 @@ class Rounds:
             if name not in failing
         ]
         self.pace.note(due, reports)
+        self.idle = queues(self.pace.idle())
         return names
 
 
@@ -77,7 +83,8 @@ def test_an_empty_queue_is_asked_about_and_not_ticked() -> None:
     rounds = Rounds("one", "other")
     assert rounds.play(0) == ["one", "other"]
     assert [rounds.play(1) for _ in range(5)] == [[]] * 5
-    assert rounds.asked == [{"one", "other"}] * 5
+    assert rounds.idle == ["one", "other"]
+    assert rounds.asked == [{"one", "other"}] * 6
     rounds.found = {"other"}
     assert rounds.play(1, other=3) == ["other"]
     assert rounds.play(0.1, other=3) == ["other"]
@@ -86,6 +93,26 @@ def test_an_empty_queue_is_asked_about_and_not_ticked() -> None:
 def test_an_empty_queue_is_ticked_now_and_then_all_the_same() -> None:
     rounds = Rounds("empty", rest=3.0)
     assert [rounds.play(1) for _ in range(8)] == [["empty"], [], [], ["empty"], [], [], ["empty"], []]
+
+
+def test_of_many_empty_queues_few_are_ticked_at_a_time_those_first_that_were_not_for_longest() -> None:
+    names = [f"queue {number}" for number in range(3 * MOST_IDLE)]
+    rounds = Rounds(*names, rest=30.0)
+    first = [rounds.play(1) for _ in range(4)]
+    assert [len(ticked) for ticked in first] == [MOST_IDLE] * 3 + [0]
+    assert sorted(name for ticked in first for name in ticked) == sorted(names)
+    assert len(rounds.idle) == len(rounds.pace.reports) == len(names)
+    rounds.now += 60
+    assert rounds.play(1) == first[0]
+    rounds.found = {names[-1]}
+    assert names[-1] in rounds.play(1)
+
+
+def test_a_queue_that_is_not_led_is_ticked_to_find_out() -> None:
+    rounds = Rounds("other's")
+    rounds.all[0].leads = False  # type: ignore[misc]  # a stand-in
+    assert [rounds.play(1, role=Role.STANDBY) for _ in range(3)] == [["other's"]] * 3
+    assert rounds.asked == []
 
 
 def test_a_queue_that_must_not_rest_is_ticked_in_each_interval() -> None:

@@ -2,6 +2,6 @@
 
 from celery_dynprio.brokers.memory.backlog import MemoryBacklog, MemoryScan
 from celery_dynprio.brokers.memory.broker import MemoryBroker
-from celery_dynprio.brokers.memory.lease import MemoryLease, MemoryLeases
+from celery_dynprio.brokers.memory.lease import MemoryLeader, MemoryLease
 
-__all__ = ["MemoryBacklog", "MemoryBroker", "MemoryLease", "MemoryLeases", "MemoryScan"]
+__all__ = ["MemoryBacklog", "MemoryBroker", "MemoryLeader", "MemoryLease", "MemoryScan"]

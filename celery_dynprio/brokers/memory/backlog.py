@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from celery_dynprio import message
-from celery_dynprio.brokers.memory.lease import MemoryLeases
+from celery_dynprio.brokers.memory.lease import MemoryLeader
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import (
     CANCELLED,
@@ -51,7 +51,7 @@ class MemoryBacklog:
     the queue, whose fence counts then.
     """
 
-    def __init__(self, queue: str, levels: int = 10, leases: MemoryLeases | None = None) -> None:
+    def __init__(self, queue: str, levels: int = 10, leases: MemoryLeader | None = None) -> None:
         self._leases = leases
         self.queue = queue
         self.capabilities = Capabilities()

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from celery_dynprio.brokers.memory.backlog import MemoryBacklog
-from celery_dynprio.brokers.memory.lease import MemoryLease, MemoryLeases
+from celery_dynprio.brokers.memory.lease import MemoryLeader, MemoryLease, MemoryLeases
 from celery_dynprio.errors import BrokerUnavailableError, DynPrioError
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import HELD, PendingTask, Place
@@ -33,7 +33,9 @@ class MemoryBroker:
         self.stores = MemoryStores(clock)
         self.health = MemoryHealth(self)
         self.connection: Any = None
-        self._leases: dict[str, MemoryLeases] = {}
+        self._leases: dict[str, MemoryLeader] = {}
+        #: By the queues that are shared out, who does so, and until when.
+        self._sharing: dict[frozenset[str], dict[str, float]] = {}
         self._backlogs: dict[str, MemoryBacklog] = {}
 
     def backlog(
@@ -52,6 +54,11 @@ class MemoryBroker:
     def lease(self, queue: str, owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> MemoryLease:
         """Return the right to move the tasks of a queue."""
         return MemoryLease(self._leases_of(queue), owner, kind, ttl)
+
+    def leases(self, queues: Collection[str], owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> MemoryLeases:
+        """Return the same of many queues."""
+        each = {queue: self.lease(queue, owner, kind, ttl) for queue in queues}
+        return MemoryLeases(each, owner, kind, ttl, self._sharing.setdefault(frozenset(queues), {}))
 
     def levels(self, queue: str, workers: WorkersOfQueues | None = None, ttl: float = 30.0) -> MemoryLevels:  # noqa: ARG002 - as MemoryLevels
         """Return the levels of a queue that may be used: all."""
@@ -84,8 +91,8 @@ class MemoryBroker:
     def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    def _leases_of(self, queue: str) -> MemoryLeases:
-        return self._leases.setdefault(queue, MemoryLeases())
+    def _leases_of(self, queue: str) -> MemoryLeader:
+        return self._leases.setdefault(queue, MemoryLeader())
 
 
 class MemoryLevels:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from celery_dynprio.ports.lease import TTL, Holder, Kind
+from celery_dynprio.ports.lease import TTL, Holder, Kind, Lease
 
 _RANKS: Final = {"embedded": 0, "dedicated": 1, "operator": 2}
 
 
 @dataclass(slots=True)
-class MemoryLeases:
+class MemoryLeader:
     """Who leads one queue, and until when: what all leases of that queue share."""
 
     #: Seconds; never goes back.
@@ -36,7 +37,7 @@ class MemoryLeases:
 class MemoryLease:
     """One owner's lease: a more important kind takes it over from a lesser one. ``ttl`` is in seconds."""
 
-    def __init__(self, leases: MemoryLeases, owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> None:
+    def __init__(self, leases: MemoryLeader, owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> None:
         self.owner = owner
         self._leases = leases
         self._kind = kind
@@ -74,3 +75,43 @@ class MemoryLease:
     def _is_ours(self) -> bool:
         holder = self._leases.holder
         return holder is not None and holder.token == self._token
+
+
+class MemoryLeases:
+    """The leases of one owner on many queues; ``sharing`` has who shares the same queues out, and until when."""
+
+    def __init__(
+        self, leases: Mapping[str, MemoryLease], owner: str, kind: Kind, ttl: float, sharing: dict[str, float]
+    ) -> None:
+        self._leases = leases
+        self._me = f"{kind}:{owner}"
+        self._ttl = ttl
+        self._sharing = sharing
+
+    def of(self, queue: str) -> MemoryLease:
+        """Return the lease of one of the queues."""
+        return self._leases[queue]
+
+    def holders(self) -> dict[str, Holder]:
+        """Return who leads each of the queues."""
+        found = {queue: lease.holder() for queue, lease in self._leases.items()}
+        return {queue: holder for queue, holder in found.items() if holder is not None}
+
+    def acquire(self, queues: Collection[str]) -> dict[str, str | None]:
+        """Take or renew the leases of some queues."""
+        return {queue: self._leases[queue].acquire() for queue in queues}
+
+    def renew(self, leases: Iterable[Lease]) -> None:
+        """Lengthen those of these leases that are still ours."""
+        for lease in leases:
+            lease.renew()
+
+    def meet(self) -> dict[str, int]:
+        """Say that this process shares the queues out, and return how many do."""
+        now = time.monotonic()
+        self._sharing[self._me] = now + self._ttl
+        return Counter(name.partition(":")[0] for name, until in self._sharing.items() if until >= now)
+
+    def leave(self) -> None:
+        """Say that it does so no more."""
+        self._sharing.pop(self._me, None)

@@ -15,7 +15,7 @@ from celery_dynprio.brokers.redis.feed import RedisFeed
 from celery_dynprio.brokers.redis.guidance import RedisGuidance
 from celery_dynprio.brokers.redis.health import RedisHealth
 from celery_dynprio.brokers.redis.histograms import RedisHistograms
-from celery_dynprio.brokers.redis.lease import RedisLease
+from celery_dynprio.brokers.redis.lease import RedisLease, RedisLeases
 from celery_dynprio.brokers.redis.reading import Reader
 from celery_dynprio.brokers.redis.running import RedisRunning
 from celery_dynprio.brokers.redis.shares import RedisShares
@@ -60,6 +60,10 @@ class RedisBroker:
     def lease(self, queue: str, owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> RedisLease:
         """Return the right to move the tasks of a queue."""
         return RedisLease(self.client, queue, owner, kind, ttl)
+
+    def leases(self, queues: Collection[str], owner: str, kind: Kind = "dedicated", ttl: float = TTL) -> RedisLeases:
+        """Return the same of many queues."""
+        return RedisLeases(self.client, queues, owner, kind, ttl=ttl, clock=self.clock)
 
     def levels(self, queue: str, workers: WorkersOfQueues | None = None, ttl: float = 30.0) -> RedisUsableLevels:
         """Return the levels of a queue that may be used."""

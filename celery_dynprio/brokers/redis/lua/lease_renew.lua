@@ -1,9 +1,12 @@
--- Lengthen the lease of one queue.
+-- Lengthen the leases of some queues.
 --
--- KEYS  1 the lease
--- ARGV  1 the fence, 2 time to live (milliseconds)
--- Returns 1 if it was held under this fence, else 0 (and leaves it alone).
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+-- KEYS  the leases
+-- ARGV  1 time to live (milliseconds), then the fence of each lease
+-- Returns how many were held under this fence; it leaves the others alone.
+local held = 0
+for i = 1, #KEYS do
+  if redis.pcall('GET', KEYS[i]) == ARGV[i + 1] then -- an error if it is no lease any more
+    held = held + redis.call('PEXPIRE', KEYS[i], ARGV[1])
+  end
 end
-return 0
+return held
