@@ -123,3 +123,21 @@ def test_a_queue_that_fills_up_among_idle_ones_is_put_in_order(broker: RedisBrok
     thread.join(60)
     other.close()
     assert not thread.is_alive()
+
+
+def test_what_is_no_lease_is_led_by_nobody(broker: RedisBroker) -> None:
+    """A copy of the data by hand leaves a lease without an end; a key of another type is none."""
+    redis = broker.client.redis
+    redis.set("dynprio:queue-1:lease", "5:dedicated:gone")
+    redis.set("dynprio:queue-2:lease", "nonsense", ex=600)
+    redis.lpush("dynprio:queue-3:lease", "")
+    leases = broker.leases(QUEUES[:5], "one")
+    assert leases.acquire(QUEUES[4:5]) == {"queue-4": "1:dedicated:one"}
+    assert list(leases.holders()) == ["queue-4"]
+    assert None not in leases.acquire(QUEUES[:4]).values()
+    assert list(leases.holders()) == list(QUEUES[:5])
+    redis.delete("dynprio:queue-3:lease")
+    redis.lpush("dynprio:queue-3:lease", "")
+    redis.pexpire("dynprio:queue-4:lease", 100_000)
+    leases.renew([leases.of(queue) for queue in QUEUES[:5]])
+    assert redis.pttl("dynprio:queue-4:lease") <= 10_000, "renewed for the life of a lease"
