@@ -89,6 +89,8 @@ class Runtimes(Mapping[str, float]):
         self.pairs = pairs
         self._known: dict[str, Estimate] = {}
         self._found = _Found(means, pairs)
+        #: The tasks whose means were asked for last, and these: factors ask for the same ones in turn.
+        self._asked: tuple[list[Named], Sequence[float | None]] = [], ()
         self._usual: Estimate | None = None
 
     def __getitem__(self, name: str) -> float:
@@ -120,10 +122,15 @@ class Runtimes(Mapping[str, float]):
 
     def means(self, tasks: Sequence[Named]) -> Sequence[float | None]:
         """Return the :meth:`mean` of each of many tasks, in less time: each kind is looked up once."""
-        found = self._found
-        if self.pairs:
-            return [found[task.name, task.key] for task in tasks]
-        return [found[task.name, None] for task in tasks]
+        asked, means = self._asked
+        if tasks != asked:
+            found = self._found
+            if self.pairs:
+                means = [found[task.name, task.key] for task in tasks]
+            else:
+                means = [found[task.name, None] for task in tasks]
+            self._asked = list(tasks), means
+        return means
 
     def largest(self, most: int) -> Runtimes:
         """Return so many names, and so many pairs of name and key: those that took the most time."""

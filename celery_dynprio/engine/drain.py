@@ -55,9 +55,8 @@ class Drain:
         if len(self._names) > MOST_NAMES:
             self._names.clear()
         tasks = list(chain.from_iterable(snapshot.levels))
-        front = {
-            task.id: seconds or UNKNOWN_RUNTIME for task, seconds in zip(tasks, runtimes.means(tasks), strict=True)
-        }
+        expected = [seconds or UNKNOWN_RUNTIME for seconds in runtimes.means(tasks)]
+        front = dict(zip([task.id for task in tasks], expected, strict=True))
         self._names.update([task.name for task in tasks])
         gone = [each for each in self._front if each not in front and each not in snapshot.overflow]
         waiting = math.fsum(front.values())
