@@ -18,7 +18,7 @@ from typing import Final
 from celery_dynprio.engine.budget import Budget
 from celery_dynprio.engine.homes import Homes
 from celery_dynprio.engine.near import Near
-from celery_dynprio.engine.scored import Front, Scored, age, rank
+from celery_dynprio.engine.scored import Front, Scored, age, best_of
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot
 from celery_dynprio.policies.base import all_of
@@ -121,9 +121,9 @@ class Planner:
         """Return who leaves the front and who enters it: refill it to the window, or swap when it is full."""
         room = self.window - sum(snapshot.depths)
         if not parked or room > 0:
-            return [], heapq.nsmallest(room, parked, key=rank)
+            return [], best_of(parked, room)
         margin = self.hysteresis * bands.width
-        best = heapq.nsmallest(MOST_SWAPS, parked, key=rank)
+        best = best_of(parked, MOST_SWAPS)
         worst = front.without(snapshot.overflow).worst(MOST_SWAPS)
         pairs = list(takewhile(lambda pair: _gains(*pair, margin), zip(worst, best, strict=False)))
         return [out for out, _ in pairs], [into for _, into in pairs]

@@ -39,6 +39,12 @@ def rank(each: Scored) -> tuple[float, float, str]:
     return -each.score, each.task.published, each.task.id
 
 
+def best_of(tasks: Sequence[Scored], count: int) -> list[Scored]:
+    """Return so many of these, the best first."""
+    scores = sorted([each.score for each in tasks], reverse=True)[: max(count, 0)]
+    return heapq.nsmallest(count, [each for each in tasks if each.score >= scores[-1]], key=rank) if scores else []
+
+
 @dataclass(frozen=True, slots=True)
 class Front:
     """The tasks in the levels that the policy orders, and their scores, level by level, the next to run first.

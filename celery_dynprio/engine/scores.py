@@ -13,23 +13,20 @@ which all were scored. So all scores are of one moment, and tasks that are alike
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import compress, islice
-from operator import attrgetter
+from itertools import compress
+from math import isnan
 from typing import Final, cast
 
 from celery_dynprio.models import Context, Contribution, PendingTask
 from celery_dynprio.policies.ahead import Ahead, bind_known
 from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, is_number
 
-_published: Final = attrgetter("published")
-
 #: The scores stand while the ticks since then have scored so many tasks each in the mean, and for so many seconds, and
 #: while no more than this part of the tasks is new.
-AT_ONCE: Final = 2000
+AT_ONCE: Final = 1000
 STANDING: Final = 5.0
 NEW: Final = 0.1
 
@@ -84,7 +81,6 @@ class Scores:
         self._complain = complain
         self._beat = beat
         self._last: dict[str, float] = {}
-        self._rota: Iterator[str] = iter(())
         self._moment: _Moment | None = None
 
     def stand(self, pending: int, now: float) -> bool:
@@ -163,9 +159,9 @@ class Scores:
         """Return those of these tasks that have valid scores, and the scores."""
         with suppress(Exception):  # the user's code may raise anything; then each task is scored for itself
             scores = list(map(float, moment.scorer.all(tasks)))
-            valid = [0.0 <= value <= 1.0 for value in scores]
             if len(scores) == len(tasks):
-                if not all(valid):
+                if scores and not (min(scores) >= 0.0 and max(scores) <= 1.0 and not isnan(sum(scores))):
+                    valid = [0.0 <= value <= 1.0 for value in scores]
                     tasks, scores = list(compress(tasks, valid)), list(compress(scores, valid))
                 self._last.update(zip([task.id + task.copy for task in tasks], scores, strict=True))
                 return tasks, scores
@@ -192,23 +188,23 @@ class Scores:
             self._complain(exc)
         return None
 
-    def candidates(self, overflow: Mapping[str, PendingTask], score: Scorer, limit: int) -> Mapping[str, PendingTask]:
-        """Choose the ``limit`` tasks of a long overflow with the best scores (of equals the oldest), in bounded time.
+    def renew(self, tasks: Sequence[PendingTask], score: Scorer) -> None:
+        """Score tasks only to remember it; ``score`` is what :meth:`bind` returned last."""
+        valid = self._score_at_once(self._moment, tasks)[0] if self._moment else ()
+        if len(valid) < len(tasks):
+            done = {task.ref for task in valid}
+            for task in tasks:
+                if task.ref not in done:
+                    score(task)
 
-        Scoring a million tasks takes seconds. So each tick scores the tasks without a score and a slice of the others,
-        in rotation; the rest count with their last score. The oldest task is always chosen, because it may be starving.
-        """
-        if len(overflow) <= limit:
-            return overflow
-        self._rescore([overflow[ref] for ref in self._turn(overflow, 5 * limit)], score)
+    def knows(self, ref: str) -> bool:
+        """Tell whether the task of this name (``PendingTask.ref``) has a score that is remembered."""
+        return ref in self._last
+
+    def last_of(self, refs: Iterable[str]) -> Sequence[float]:
+        """Return the scores that are remembered of the tasks of these names; 0 for a task without any."""
         last = self._last.get
-        known = [last(task_id, 0.0) for task_id in overflow]
-        least = heapq.nlargest(limit, known)[-1]
-        tasks = overflow.values()
-        above = [task for task, value in zip(tasks, known, strict=True) if value > least]
-        equal = (task for task, value in zip(tasks, known, strict=True) if value == least)
-        chosen = [*above, *heapq.nsmallest(limit - len(above), equal, key=_published), min(tasks, key=_published)]
-        return {task.id: task for task in chosen}
+        return [last(ref, 0.0) for ref in refs]
 
     def prune(self, front: Callable[[], Container[str]], overflow: Container[str], known: int) -> None:
         """Forget tasks that are in neither of these (ids), once more than twice ``known`` tasks are remembered.
@@ -220,18 +216,3 @@ class Scores:
             gone = [task_id for task_id in self._last if task_id not in ids and task_id not in overflow]
             for task_id in gone:
                 del self._last[task_id]
-
-    def _rescore(self, tasks: Sequence[PendingTask], score: Scorer) -> None:
-        valid = self._score_at_once(self._moment, tasks)[0] if self._moment else ()
-        if len(valid) < len(tasks):
-            done = {task.ref for task in valid}
-            for task in tasks:
-                if task.ref not in done:
-                    score(task)
-
-    def _turn(self, overflow: Mapping[str, PendingTask], size: int) -> list[str]:
-        turn = list(islice((task_id for task_id in overflow if task_id not in self._last), size))
-        again = list(islice(self._rota, size - len(turn)))
-        if not again:
-            self._rota = iter(list(overflow))
-        return turn + [task_id for task_id in again if task_id in overflow]

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, Final
 
 from celery_dynprio.complaints import Complaints
+from celery_dynprio.engine.candidates import Candidates
 from celery_dynprio.engine.drain import Drain
 from celery_dynprio.engine.guard import Guard, Watched
 from celery_dynprio.engine.guiding import Guiding
@@ -124,6 +125,9 @@ class Reprioritizer:
     clock: Callable[[], float] = time.time
     _scores: Scores = field(init=False)
     _beat: Callable[[], object] = field(init=False)
+    #: Of the overflow, and of what yields to an objective.
+    _candidates: Candidates = field(init=False)
+    _spared: Candidates = field(init=False)
     #: What was known when all tasks were scored last.
     _context: Context = field(init=False, default_factory=lambda: Context(0.0))
     #: What was best of the overflow at the last tick.
@@ -138,6 +142,7 @@ class Reprioritizer:
         queue = self.backlog.queue.replace("%", "%%")
         complain = Complaints(logger, f"dynprio {queue}: the policy failed, the last scores stand: %r")
         self._scores = Scores(self.policy, complain, self._beat)
+        self._candidates, self._spared = Candidates(self._scores), Candidates(self._scores)
 
     def tick(self) -> Report:
         """Put the queue in order once, if this process leads it.
@@ -298,14 +303,14 @@ class Reprioritizer:
             return None
 
         def best(tasks: Mapping[str, PendingTask]) -> list[PendingTask]:
-            chosen = self._scores.candidates(tasks, score, self.window)
+            chosen = self._spared.choose(tasks, score, self.window)
             return sorted(chosen.values(), key=lambda task: (-score(task), task.published))
 
         watched = self.guard.look(snapshot, now, acts=not self.dry_run)
         return self.guard.relax(watched, snapshot, now, runtimes, best)
 
     def _plan(self, look: _Look, score: Scorer, now: float, usable: Sequence[Place] | None, budget: float) -> Plan:
-        self._best = candidates = self._scores.candidates(look.overflow, score, self.window)
+        self._best = candidates = self._candidates.choose(look.overflow, score, self.window)
         return self.planner.plan(
             replace(look.snapshot, overflow=candidates),
             score,

@@ -46,41 +46,6 @@ def test_a_policy_that_raises_never_raises_here() -> None:
     assert [str(problem) for problem in complaints] == ["no idea"]
 
 
-def test_a_short_overflow_is_handed_on_whole() -> None:
-    scores = Scores(1 * Weight(), print)
-    overflow = {each.id: each for each in map(task, range(10))}
-    assert scores.candidates(overflow, scores.bind(NOW), 10) is overflow
-
-
-def test_the_best_of_a_long_overflow_are_chosen_and_of_equals_the_oldest() -> None:
-    scores = Scores(1 * Weight(), print)
-    tasks = [task(n, weight=float(n % 5), published=float(-n)) for n in range(100)]
-    overflow = {each.id: each for each in tasks}
-    score = scores.bind(NOW)
-    for _ in range(2):  # 100 tasks are scored in two turns of 50
-        chosen = scores.candidates(overflow, score, 10)
-    heaviest = sorted((each for each in tasks if each.weight == 4), key=lambda each: each.published)[:10]
-    assert set(chosen) == {each.id for each in heaviest}
-
-
-def test_the_oldest_of_all_is_always_chosen() -> None:
-    scores = Scores(1 * Weight(), print)
-    tasks = [task(n, weight=9.0) for n in range(1, 50)] + [task(0, weight=0.0)]
-    overflow = {each.id: each for each in tasks}
-    assert "0" in scores.candidates(overflow, scores.bind(NOW), 5)
-
-
-def test_a_score_that_changes_is_noticed_when_its_turn_comes() -> None:
-    weights = {str(n): 1.0 for n in range(100)}
-    scores = of(lambda task: weights[task.id] / 10, [])
-    overflow = {each.id: each for each in map(task, range(100))}
-    for _ in range(2):
-        scores.candidates(overflow, scores.bind(NOW), 10)
-    weights["77"] = 9.0
-    found = ["77" in scores.candidates(overflow, scores.bind(NOW), 10) for _ in range(4)]
-    assert found[-1]
-
-
 def test_what_is_gone_is_forgotten_and_what_is_pending_is_not() -> None:
     answers = {str(n): 0.7 for n in range(3000)}
     scores = of(lambda task: answers[task.id], [])
