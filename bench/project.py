@@ -1,7 +1,8 @@
 """The app of the throughput benchmark, as ``BENCH_APP`` says.
 
-plain, dynprio, untraced (the add-on less its tracing), monitored (the add-on with metrics, events and an objective), or
-recorded (the add-on with a recording, to the file BENCH_RECORDING).
+plain, dynprio, bare (the add-on, set neither to learn nor to keep traces), untraced (the add-on less its tracing),
+monitored (the add-on with metrics, events and an objective), or recorded (the add-on with a recording, to the file
+BENCH_RECORDING).
 
 As a program it is a producer: for each line with a number on its input it publishes so many tasks, and answers with
 the seconds that this took.
@@ -34,7 +35,8 @@ if os.environ["BENCH_APP"] != "plain":
         app.conf.dynprio_objectives = [Objective("work starts soon", "*.work", within=1)]
     if os.environ["BENCH_APP"] == "recorded":
         app.conf.dynprio_record = os.environ["BENCH_RECORDING"]
-    app.conf.dynprio_trace = os.environ["BENCH_APP"] != "untraced"
+    app.conf.dynprio_trace = os.environ["BENCH_APP"] not in {"bare", "untraced"}
+    app.conf.dynprio_learn = os.environ["BENCH_APP"] != "bare"
     dynprio = DynPrio(app)
     if os.environ["BENCH_APP"] == "untraced":
         # Runs are followed all the same, to learn from them; and headers are completed.

@@ -56,8 +56,11 @@ Figures: TypeAlias = dict[str, float]
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """What the add-on costs plain Celery."""
-    return compare("plain", "dynprio", quick=quick)
+    """What the add-on costs plain Celery: with everything at its default, and with neither learning nor traces."""
+    return {
+        "defaults": compare("plain", "dynprio", quick=quick),
+        "learning and tracing off": compare("plain", "bare", quick=quick),
+    }
 
 
 def run_tracing(*, quick: bool) -> dict[str, Any]:
@@ -131,12 +134,17 @@ class Pairs:
 
     def _figure(self, figure: str) -> dict[str, Any]:
         base, other = ([runs[side][figure] for runs in self._runs] for side in self._sides)
+        medians = {
+            side: round(statistics.median(values)) for side, values in zip(self._sides, (base, other), strict=True)
+        }
+        if not all(base):  # plain Celery has no reprioritizer
+            return medians
         ratios = sorted(after / before for before, after in zip(base, other, strict=True))
         low, middle, high = statistics.quantiles(ratios, n=4)
         # Distribution-free: the true median is between these two of n values with 95 % probability, from six pairs on.
         outside = max(round(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5), 1)
         return {
-            **{side: round(statistics.median(values)) for side, values in zip(self._sides, (base, other), strict=True)},
+            **medians,
             "ratio, median": round(middle, 3),
             "its 95 % interval": [round(ratios[outside - 1], 3), round(ratios[-outside], 3)],
             "ratio, quartiles": [round(low, 3), round(high, 3)],
@@ -212,17 +220,26 @@ class Side:
         for name in LISTS:
             pipe.copy(f"stock {name}", name)
         pipe.execute()
-        start, took = time.perf_counter(), self._took()
+        start, before = time.perf_counter(), self._took()
         while self._left():
             time.sleep(0.01)  # each question is work for the server
-        seconds, took = time.perf_counter() - start, self._took() - took
+        seconds, after = time.perf_counter() - start, self._took()
         self._consumed += tasks
-        return {"tasks/s": tasks / seconds, "processor time, us a task": took * 1e6 / tasks}
+        took = {party: (after[party] - before[party]) * 1e6 / tasks for party in after}
+        each = {f"us a task, {party}": spent for party, spent in took.items()}
+        return {"tasks/s": tasks / seconds, "processor time, us a task": sum(took.values()), **each}
 
-    def _took(self) -> float:
-        """Seconds of all processors for the worker, its pool, its reprioritizer and the server, so far."""
-        processes = [self._worker, *self._worker.children(recursive=True), self.server]
-        return sum(sum(process.cpu_times()[:2]) for process in processes)
+    def _took(self) -> dict[str, float]:
+        """Seconds of all processors, by party, so far."""
+        children = self._worker.children(recursive=True)
+        leaders = [child for child in children if "dynprio" in child.cmdline()]
+        parties = {
+            "worker": [self._worker],
+            "pool": [child for child in children if child not in leaders],
+            "reprioritizer": leaders,
+            "server": [self.server],
+        }
+        return {party: sum(sum(each.cpu_times()[:2]) for each in parties[party]) for party in parties}
 
     def _left(self) -> int:
         pipe = self.client.pipeline()
