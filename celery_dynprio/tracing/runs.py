@@ -15,7 +15,7 @@ from celery_dynprio import message
 from celery_dynprio.levels import Scale
 from celery_dynprio.models import Moved, is_level
 from celery_dynprio.tracing.context import Deferred
-from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, ancestors, ids, read
+from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, ancestors, ids, state_of
 from celery_dynprio.untrusted import clean, number, whole
 
 #: The number of parts of the lineage header.
@@ -190,21 +190,26 @@ def span_of_headers(
     Malformed headers count as absent. Without a trace in the message, the ids are derived from those of task and root.
     """
     delivery = delivery_info if isinstance(delivery_info, Mapping) else {}
-    task_id, retries = clean(headers.get("id")), retries_of(headers)
-    known = read(headers.get(TRACEPARENT), headers.get(TRACESTATE))
+    task_id, retries, fields = clean(headers.get("id")), retries_of(headers), headers.get(message.HEADER)
+    known = ids(headers.get(TRACEPARENT))
+    trace_id, span_id, flags = known or (
+        _digest(headers.get("root_id") or task_id)[:32],
+        _digest(f"{task_id} {retries}")[:16],
+        "01",
+    )
     _, rows, parent = _parts(headers.get(LINEAGE))
     return Span(
-        known.trace_id if known else _digest(headers.get("root_id") or task_id)[:32],
-        known.span_id if known else _digest(f"{task_id} {retries}")[:16],
+        trace_id,
+        span_id,
         parent if isinstance(parent, str) and len(parent) == 16 and _HEXADECIMAL.issuperset(parent) else "",  # noqa: PLR2004
-        known.flags if known else 1,
-        known.tracestate if known else "",
+        int(flags, 16),
+        state_of(headers.get(TRACESTATE)) if known else "",
         task_id,
         clean(headers.get("task") if name is None else name),
         clean(delivery.get("routing_key")),
         clean(host),
-        level_of(message.moves_of(headers.get(message.HEADER)), delivery.get("priority"), scale),
-        _wait(headers.get(message.HEADER), started),
+        level_of(message.moves_of(fields), delivery.get("priority"), scale),
+        _wait(fields, started),
         retries + 1,
         started,
         ancestors(rows),

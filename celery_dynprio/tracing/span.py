@@ -112,9 +112,15 @@ def read(traceparent: object, tracestate: object = None) -> Span | None:
     known = ids(traceparent)
     if known is None:
         return None
-    printable = isinstance(tracestate, str) and len(tracestate) <= MAX_STATE and tracestate.isprintable()
     trace_id, span_id, flags = known
-    return Span(trace_id, span_id, flags=int(flags, 16), tracestate=str(tracestate) if printable else "")
+    return Span(trace_id, span_id, flags=int(flags, 16), tracestate=state_of(tracestate))
+
+
+def state_of(tracestate: object) -> str:
+    """Read the other header; "" if it is invalid."""
+    if not isinstance(tracestate, str) or len(tracestate) > MAX_STATE:
+        return ""
+    return tracestate if tracestate.isprintable() else ""
 
 
 def bounded(lineage: Sequence[T]) -> Sequence[T]:
