@@ -52,11 +52,11 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(self.lines())
 
-    def wait_for(self, text: str, deadline: float = 30.0) -> list[str]:
+    def wait_for(self, text: str, deadline: float = 60.0) -> list[str]:
         """Wait until a text is on the screen; return the lines of that look."""
         return self.wait_until(lambda lines: text in "\n".join(lines), repr(text), deadline)
 
-    def wait_until(self, holds: Callable[[list[str]], object], what: str, deadline: float = 30.0) -> list[str]:
+    def wait_until(self, holds: Callable[[list[str]], object], what: str, deadline: float = 60.0) -> list[str]:
         """Wait until something holds of the lines; return those of which it did, as the next look may find others:
         a program draws a screen in pieces.
         """

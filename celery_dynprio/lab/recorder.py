@@ -72,7 +72,8 @@ class Recorder:
         newest = next(self._audit.read(), None)
         self._operated = newest.at if newest else 0.0
         self._parts = Parts(target.path, self._header, clock, size=target.size, files=target.files)
-        self._next_write = self._next_look = -math.inf
+        #: When it was last written, and looked at workers; a clock may go back.
+        self._written = self._looked = -math.inf
         #: Slots of each worker as last written, and when it answered last.
         self._workers: dict[str, int] = {}
         self._answered: dict[str, float] = {}
@@ -91,8 +92,8 @@ class Recorder:
         """Ask workers to tell, and write down what they and operators did."""
         self._feed.ask(ASKED)
         now = self._clock()
-        if now >= self._next_look:
-            self._next_look = now + WORKERS_INTERVAL
+        if not 0 <= now - self._looked < WORKERS_INTERVAL:
+            self._looked = now
             self._look(now)
         for batch in self._feed.read():
             self._count(batch)
@@ -100,9 +101,9 @@ class Recorder:
                 self._write(self._task(ended))
                 if ended.worker not in self._workers:  # it came after the last question
                     self._workers[ended.worker] = 0
-                    self._next_look = now
-        if now >= self._next_write:
-            self._next_write = now + WRITE_INTERVAL
+                    self._looked = -math.inf
+        if not 0 <= now - self._written < WRITE_INTERVAL:
+            self._written = now
             self._flush(now)
 
     def close(self) -> None:
@@ -150,7 +151,7 @@ class Recorder:
             self._answered[worker] = now
             self._change(worker, slots, now)
         for worker, at in list(self._answered.items()):
-            if now - at > SILENCE:
+            if not 0 <= now - at <= SILENCE:
                 del self._answered[worker]
                 self._change(worker, 0, at)
 

@@ -11,7 +11,6 @@ from typing import Final
 
 from celery_dynprio.assembly import broker_errors, recorder
 from celery_dynprio.complaints import Complaints
-from celery_dynprio.errors import DynPrioError
 from celery_dynprio.lab.recorder import ROUND, Recorder, Target
 from celery_dynprio.models import Report, Role
 from celery_dynprio.ports.installation import Installation
@@ -86,13 +85,12 @@ class Recording:
         self._thread = None
 
     def _run(self, stop: threading.Event) -> None:
-        errors: tuple[type[Exception], ...] = (DynPrioError, *broker_errors().any)
         while not stop.is_set():
             try:
                 with closing(self._installation.connect()) as broker:
                     recording = recorder(self._installation.app, broker, self._settings, self._target)
                     logger.info("recording to %s", self._target.path)
                     record(recording, stop.wait)
-            except errors as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the next one may go well
                 self._complain(exc)
             stop.wait(AGAIN)

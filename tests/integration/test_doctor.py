@@ -128,6 +128,7 @@ def test_a_primary_that_does_not_wait_for_its_replica(start_server: StartServer)
         wait_until(lambda: client.info("replication")["connected_slaves"] == 1)
         (finding,) = troubles(good_app(server.url()))
         assert (finding.severity, finding.check) == ("warning", "replication")
+        client.config_set("min-replicas-max-lag", 600)
         client.config_set("min-replicas-to-write", 1)
         wait_until(lambda: client.info("replication")["min_slaves_good_slaves"] == 1)
         assert troubles(good_app(server.url())) == []

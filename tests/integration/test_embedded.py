@@ -154,7 +154,7 @@ def test_worker_and_child_survive_a_restart_of_the_broker(
     broker.restart()
     with broker.client() as client:
         wait_until(lambda: b":embedded:" in holder(client), deadline=60)
-    assert project.load().work.delay(5).get(timeout=30) == 5
+    assert project.load().work.delay(5).get(timeout=120) == 5
     child = the_child(worker)
     child.kill()
     wait_until(another_child(worker, than=child), deadline=60, message="its timer outlived the lost connection")

@@ -24,7 +24,7 @@ BODY = """
     sender.LAST_SEND_TIMEOUT = 60.0
     DynPrio(app)
 
-    @dynprio_task(app=app, deadline=60)
+    @dynprio_task(app=app, deadline=3600)
     def work(seconds):
         import time
         time.sleep(seconds)

@@ -136,6 +136,15 @@ def test_how_a_task_ended_is_written(made: Made, path: Path, state: str, outcome
     assert [task.outcome for task in tasks(path)] == [outcome]
 
 
+def test_a_clock_that_is_set_back_holds_up_nothing(made: Made, path: Path) -> None:
+    made.turn()
+    made.tell(tried())
+    made.workers = {"w@h": 2, "other@h": 1}
+    made.turn(-3600.0)
+    assert len(tasks(path)) == 1
+    assert [line["slots"] for line in lines(path) if line.get("worker") == "other@h"] == [1]
+
+
 def test_tries_become_one_task_with_its_pauses(made: Made, path: Path) -> None:
     made.tell(tried(1, state="RETRY", key="ada"), tried(2))
     made.turn()
