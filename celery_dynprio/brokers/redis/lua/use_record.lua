@@ -15,23 +15,28 @@
 local clock = redis.call('TIME')
 local now, half_life = tonumber(clock[1]) + tonumber(clock[2]) / 1e6, tonumber(ARGV[1])
 local bound, changes_kept = tonumber(ARGV[2]), tonumber(ARGV[3])
-local SUMS = { 2, 2, 3 }
+local PATTERNS = { '^(%S+) (%S+) (%S+)$', '^(%S+) (%S+) (%S+)$', '^(%S+) (%S+) (%S+) (%S+)$' }
+local FORMATS = { '%.9g %.9g ', '%.9g %.9g ', '%.9g %.9g %.9g ' }
+for i = 1, 3 do
+  FORMATS[i] = FORMATS[i] .. string.format('%.6f', now)
+end
 
+local function is_sum(number)
+  return number and number >= 0 and number < 1e30
+end
+
+-- The three sums of a field as of now; the third is 0 where there are two.
 local function decayed(index, value)
-  local found, sums = {}, {}
-  for number in string.gmatch(value or '', '%S+') do
-    found[#found + 1] = tonumber(number)
+  local seconds, count, squares, at = string.match(value or '', PATTERNS[index])
+  if index < 3 then
+    squares, at = 0, squares
   end
-  local at = found[SUMS[index] + 1]
-  local share = #found == SUMS[index] + 1 and 2 ^ (math.min(at - now, 0) / half_life) or 0
-  for i = 1, SUMS[index] do
-    local sum = (found[i] or 0) * share
-    if not (share > 0 and sum >= 0 and found[i] < 1e30) then
-      return { 0, 0, 0 }
-    end
-    sums[i] = sum
+  seconds, count, squares, at = tonumber(seconds), tonumber(count), tonumber(squares), tonumber(at)
+  local share = at and 2 ^ (math.min(at - now, 0) / half_life) or 0
+  if share > 0 and is_sum(seconds) and is_sum(count) and is_sum(squares) then
+    return seconds * share, count * share, squares * share
   end
-  return sums
+  return 0, 0, 0
 end
 
 -- Who may not drop fields adds none: these change nothing, as no field is so long.
@@ -48,16 +53,25 @@ local function note(index, field, value)
   change[#change + 1], change[#change + 2], change[#change + 3] = index, field, value
 end
 
+local entries = { {}, {}, {} }
 for _, entry in ipairs(cjson.decode(ARGV[4])) do
-  local index, field = entry[1], entry[2]
-  local sums = decayed(index, redis.call('HGET', KEYS[index], field))
-  local value = ''
-  for j = 1, SUMS[index] do
-    value = value .. string.format('%.9g ', sums[j] + entry[2 + j])
+  table.insert(entries[entry[1]], entry)
+end
+for index = 1, 3 do
+  local fields, values = {}, {}
+  for i, entry in ipairs(entries[index]) do
+    fields[i] = entry[2]
   end
-  value = value .. string.format('%.6f', now)
-  redis.call('HSET', KEYS[index], field, value)
-  note(index, field, value)
+  local known = #fields > 0 and redis.call('HMGET', KEYS[index], unpack(fields)) or {}
+  for i, entry in ipairs(entries[index]) do
+    local seconds, count, squares = decayed(index, known[i])
+    local value = string.format(FORMATS[index], seconds + entry[3], count + entry[4], squares + entry[5])
+    values[2 * i - 1], values[2 * i] = entry[2], value
+    note(index, entry[2], value)
+  end
+  if #values > 0 then
+    redis.call('HSET', KEYS[index], unpack(values))
+  end
 end
 
 local dropped = 0
@@ -68,8 +82,8 @@ for index = 1, 3 do
     local entries = {}
     local sample = redis.call('HRANDFIELD', KEYS[index], math.min(3 * excess + 10, 400), 'WITHVALUES')
     for j = 1, #sample, 2 do
-      local sums = decayed(index, sample[j + 1])
-      entries[#entries + 1] = { sample[j], index == 1 and sums[1] or sums[2] }
+      local seconds, count = decayed(index, sample[j + 1])
+      entries[#entries + 1] = { sample[j], index == 1 and seconds or count }
     end
     table.sort(entries, function(a, b) return a[2] < b[2] end)
     for j = 1, math.min(excess, math.ceil(#entries / 3)) do
