@@ -32,7 +32,7 @@ class Guide(Protocol):
     """Where placement looks for guidance."""
 
     def of(self, queue: str) -> Guidance | None:
-        """Return what is known of this queue; called with each publish, so it takes no more than a look."""
+        """Return what is known of this queue; called several times a second, so it takes no more than a look."""
 
     def wanted(self, queue: str) -> None:
         """Hear that something is published to this queue; called every few seconds at most."""

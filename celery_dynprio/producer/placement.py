@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from celery_dynprio.complaints import Complaints
 from celery_dynprio.levels import Bands, Scale, at_or_before
@@ -27,6 +27,9 @@ logger = logging.getLogger("celery_dynprio.router")
 #: Seconds for which a bound policy is used again: what it reads (see Gauge) is not read with each publish.
 BOUND_SECONDS: Final = 5.0
 
+#: Seconds for which nobody looks whether the leader has told anything new.
+LOOK_SECONDS: Final = 0.25
+
 #: How many tasks that look different are remembered for as long.
 MAX_REMEMBERED: Final = 10_000
 
@@ -35,6 +38,19 @@ STEPS: Final = 8
 
 #: The score of a task that the policy cannot score.
 MIDDLE: Final = 0.5
+
+#: The kombu priority of a task, and what its key is charged for it in seconds.
+_Placed: TypeAlias = tuple[int, float]
+
+
+class Kind(NamedTuple):
+    """Calls of one task to one queue that say nothing but what the task declares: they differ by their key alone."""
+
+    queue: str
+    name: str
+    weight: float
+    #: Seconds from publishing.
+    deadline: float | None
 
 
 @dataclass(slots=True)
@@ -46,6 +62,8 @@ class _Bound:
     """
 
     at: float
+    #: When the guide is to be looked at again, and when this is to be bound anew.
+    look: float
     until: float
     guidance: Guidance | None
     bands: Bands
@@ -58,7 +76,7 @@ class _Bound:
     #: What was published, in seconds by key.
     published: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     #: The priorities of tasks that look alike, and what their key is charged for each.
-    tasks: dict[tuple[Any, ...], tuple[int, float]] = field(default_factory=dict)
+    tasks: dict[tuple[Any, ...], _Placed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scorer = _middle
@@ -95,8 +113,8 @@ class Placement:
             return self._priorities[pin]
         now: float = header["at"]
         bound = self._bound.get(queue)
-        if bound is None or not bound.at <= now < bound.until or self._guide.of(queue) is not bound.guidance:
-            bound = self._bind(queue, now)
+        if bound is None or not bound.at <= now < bound.look:
+            bound = self._look(queue, now)
         # Moves all times to the moment at which the policy was bound.
         due: float | None = header.get("due")
         slack = None if due is None else int((due - now) * 1000)  # milliseconds, so that calls look alike
@@ -104,14 +122,27 @@ class Placement:
         key: str | None = header.get("key")
         step = bound.step(key or "") if bound.published else 0
         features = task_id, name, header.get("w", 1.0), slack, key, header.get("n", 0), waited, step
-        known = bound.tasks.get(features)
-        if known is None:
+        placed = bound.tasks.get(features)
+        if placed is None:
             deadline = None if slack is None else bound.at + slack / 1000
             task = PendingTask(task_id, name, bound.at - waited, features[2], deadline, key, features[5])
-            known = bound.priorities[bound.bands.level(self._score(bound.scorer, task))], bound.charge(task)
-            if len(bound.tasks) < MAX_REMEMBERED:
-                bound.tasks[features] = known
-        priority, seconds = known
+            placed = self._place(bound, features, task)
+        priority, seconds = placed
+        if seconds:
+            bound.published[key or ""] += seconds
+        return priority
+
+    def priority_of(self, kind: Kind, key: str | None, now: float) -> int:
+        """Return what :meth:`priority` does for a call of this kind, sooner: nothing but the key is looked at."""
+        bound = self._bound.get(kind.queue)
+        if bound is None or not bound.at <= now < bound.look:
+            bound = self._look(kind.queue, now)
+        features = kind, key, bound.step(key or "") if bound.published else 0
+        placed = bound.tasks.get(features)
+        if placed is None:
+            deadline = None if kind.deadline is None else bound.at + kind.deadline
+            placed = self._place(bound, features, PendingTask("", kind.name, bound.at, kind.weight, deadline, key))
+        priority, seconds = placed
         if seconds:
             bound.published[key or ""] += seconds
         return priority
@@ -124,6 +155,20 @@ class Placement:
             return priority
         return priority if self.scale.numbers[level] == self._priorities[level] else self._priorities[level]
 
+    def _place(self, bound: _Bound, features: tuple[Any, ...], task: PendingTask) -> _Placed:
+        placed = bound.priorities[bound.bands.level(self._score(bound.scorer, task))], bound.charge(task)
+        if len(bound.tasks) < MAX_REMEMBERED:
+            bound.tasks[features] = placed
+        return placed
+
+    def _look(self, queue: str, now: float) -> _Bound:
+        """Return the policy as it is bound for a queue, which is bound anew where the leader has told something new."""
+        bound = self._bound.get(queue)
+        if bound is None or not bound.at <= now < bound.until or self._guide.of(queue) is not bound.guidance:
+            bound = self._bind(queue, now)
+        bound.look = min(now + LOOK_SECONDS, bound.until)
+        return bound
+
     def _bind(self, queue: str, now: float) -> _Bound:
         self._guide.wanted(queue)
         guidance, bands, context = self._guide.of(queue), self._bands, Context(now)
@@ -133,7 +178,7 @@ class Placement:
             bands, context = guidance.bands, guidance.context(now)
             charged, priorities = Charges(context), self._priorities_in(guidance.levels)
         until = now + (BOUND_SECONDS if queue in self._bound else FIRST_READ)
-        bound = self._bound[queue] = _Bound(now, until, guidance, bands, priorities, context, charged)
+        bound = self._bound[queue] = _Bound(now, now, until, guidance, bands, priorities, context, charged)
         try:
             bound.scorer = self._policy.bind(bound.context)
         except Exception as exc:  # noqa: BLE001 - as in _score

@@ -36,8 +36,13 @@ class Publishing:
 
     def publishing(self, headers: Any = None, properties: Any = None, body: Any = None, **_: Any) -> None:
         """Write into a message that is about to be published."""
-        self._router.complete(headers, properties, body)
-        # The signal does not name the app: with two apps in a process, the first one does it.
-        if headers is not getattr(_last, "headers", None):
+        router = self._router.complete(headers, properties, body)
+        # The signal does not name the app. With two apps in a process, the one that has routed the task does it; of a
+        # task for no managed queue, the first one.
+        if router is None:
+            if headers is getattr(_last, "headers", None):
+                return
             _last.headers = headers
-            self._propagation.write(headers, properties, body)
+        elif router is not self._router:
+            return
+        self._propagation.write(headers, properties, body)

@@ -10,8 +10,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from celery._state import get_current_worker_task
@@ -23,11 +22,12 @@ from celery_dynprio.complaints import Complaints
 from celery_dynprio.errors import OptionError
 from celery_dynprio.levels import Scale
 from celery_dynprio.message import HEADER
+from celery_dynprio.producer.calls import Call
 from celery_dynprio.producer.canvas import UNLOCK, body_of_chord, dependents
 from celery_dynprio.producer.placement import Routing
 from celery_dynprio.producer.ways import OPTION, Way, is_plain
 from celery_dynprio.protocol1 import is_protocol_1, of_body
-from celery_dynprio.task import Doubt, TaskOptions, call_fields, check_call, options_of, refuse
+from celery_dynprio.task import TaskOptions, call_fields, check_call, options_of, refuse
 from celery_dynprio.tracing.context import current_or_deferred
 from celery_dynprio.untrusted import number, unix_seconds
 
@@ -42,25 +42,14 @@ TOPIC: Final[Any] = STANDARD_EXCHANGE_TYPES["topic"]
 #: The arguments of a call of which a queue is asked, and that is not published now.
 _UNKNOWN: Final = object()
 
-#: The queue, the header on its way into a message, and the fields of it that the call itself asked for.
-_Draft: TypeAlias = tuple[str, dict[str, Any], Mapping[str, Any], Routing]
+#: Whose header is on its way into a message, the header, the managed queue, and what the call itself asked for of it.
+_Draft: TypeAlias = "tuple[DynPrioRouter, dict[str, Any], str, Mapping[str, Any], Routing]"
 
+#: The draft that each thread wrote last, whatever its app.
+_drafts: Final = threading.local()
 
-@dataclass(slots=True)
-class _Call:
-    """A call of a task, on its way into a message."""
-
-    name: str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    #: The task, None if it is not known.
-    task: Any
-    #: With what it is published: its own, not lent.
-    options: dict[str, Any]
-    #: Is given what is wrong with the data of the call.
-    doubt: Doubt
-    #: Fields of the header that the route or the call itself asks for.
-    fields: dict[str, Any]
+#: Of a call that asks for nothing.
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class DynPrioRouter:
@@ -76,7 +65,6 @@ class DynPrioRouter:
         self._app = app
         self._routing = routing
         self._clock = clock
-        self._local = threading.local()
         #: By name: a task that was published, and what it declares. Looked up quicker than by a weak reference.
         self._declared: dict[str, tuple[Any, TaskOptions]] = {}
         #: By the task's name.
@@ -91,39 +79,46 @@ class DynPrioRouter:
         Nothing that is given is changed: it may belong to a signature that is used again, to a task, to the user's
         routes, or be the arguments of another task (``Backend.fallback_chord_unlock`` asks for a queue like that).
         """
+        way = self._ways.get(name)
+        if way is not None and args is not _UNKNOWN and way.leads(celery, options, task_type):
+            routing = way.routing
+            doubt = refuse if routing.strict else self._complain
+            routed = way.take(args or (), kwargs or {}, self._clock(), doubt)
+            _drafts.last = self, routed["headers"][HEADER], way.name, _NOTHING, routing
+            return routed
+        return self._route(celery, options, name, args, kwargs, task_type)
+
+    def _route(  # noqa: PLR0917 - as route
+        self, celery: Any, options: Any, name: str, args: Any, kwargs: Any, task_type: Any
+    ) -> dict[str, Any]:
         now, routing = self._clock(), self._routing()
         doubt = refuse if routing is not None and routing.strict else self._complain
-        way = self._ways.get(name)
-        if way is not None and args is not _UNKNOWN and way.leads(celery, options, task_type, routing):
-            header = self._declares(task_type, name).fields(name, args or (), kwargs or {}, now, doubt)
-            header["at"] = now
-            return self._place({**options, "queue": way.queue}, name, (way.name, _known(header), {}, way.routing))
         if args is _UNKNOWN:
             args, doubt = (), _ignore
-        call = _Call(name, args or (), kwargs or {}, task_type, dict(options), doubt, {})
+        call = Call(name, args or (), kwargs or {}, task_type, dict(options), doubt, {})
         self._merge(celery, call, routing, now)
         routed = call.options
         queue = None if routing is None else self._managed_queue(routing, celery.queues, routed)
         if routing is not None and queue is not None:
             if name == UNLOCK:
                 call = self._call_of_body(celery, call, routing, now)
-            elif is_plain(celery, options, queue):
-                self._ways[name] = Way(task_type, dict(options), routed["queue"], queue, routing)
+            elif task_type is not None and is_plain(celery, options, queue):
+                self._ways[name] = Way.of(call, options, queue, routing, self._declares(task_type, name))
             check_call(call.name, call.options)
-            self._place(routed, call.name, (queue, self._header(call, routing, now), call.fields, routing))
+            self._place(routed, call.name, (self, self._header(call, routing, now), queue, call.fields, routing))
         elif routing is not None and routed.get("priority"):
             routed["priority"] = routing.placement.unmanaged(routed["priority"])
         return routed
 
-    def _place(self, routed: dict[str, Any], name: str, draft: _Draft) -> dict[str, Any]:
+    @staticmethod
+    def _place(routed: dict[str, Any], name: str, draft: _Draft) -> None:
         """Give a call for a managed queue its header, and the level of a call of the task ``name``."""
-        queue, header, _, routing = self._local.draft = draft
+        _, header, queue, _, routing = _drafts.last = draft
         headers = routed.get("headers")
         routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
         routed["priority"] = routing.placement.priority(queue, "", name, header)
-        return routed
 
-    def _merge(self, celery: Any, call: _Call, routing: Routing | None, now: float) -> None:
+    def _merge(self, celery: Any, call: Call, routing: Routing | None, now: float) -> None:
         """Merge options and route as ``Router.route`` does, but over a copy of the route."""
         name, options, doubt = call.name, call.options, call.doubt
         if "queue" in options:
@@ -148,7 +143,7 @@ class DynPrioRouter:
         call.options = options
         call.task = call.task or self._app._tasks.get(name)  # noqa: SLF001 - app.tasks would finalize the app
 
-    def _call_of_body(self, celery: Any, call: _Call, routing: Routing, now: float) -> _Call:
+    def _call_of_body(self, celery: Any, call: Call, routing: Routing, now: float) -> Call:
         """Of a call that waits for the parts of a chord, return the call of the body that it is going to make."""
         headers = call.options.get("headers")
         again = "origin" in call.options and headers and headers.get(HEADER) is not None  # a retry keeps what it had
@@ -161,7 +156,7 @@ class DynPrioRouter:
         options = {**{k: v for k, v in declared.items() if v is not None}, **body["options"]}
         results = () if body.get("immutable") else (None,)  # what they are is not known yet
         args = (*results, *(body.get("args") or ()))
-        body_call = _Call(name, args, body.get("kwargs") or {}, task, options, _ignore, {})
+        body_call = Call(name, args, body.get("kwargs") or {}, task, options, _ignore, {})
         self._merge(celery, body_call, routing, now)
         return body_call
 
@@ -180,7 +175,7 @@ class DynPrioRouter:
         managed = (each for each in queues.values() if each.name in routing.queues)
         return next((each.name for each in managed if _bound(each, name, routing_key)), None)
 
-    def _header(self, call: _Call, routing: Routing, now: float) -> dict[str, Any]:
+    def _header(self, call: Call, routing: Routing, now: float) -> dict[str, Any]:
         """What the call asks for, before what its task declares, before what comes from a parent or an earlier try."""
         parent, options, task = self._parent(), call.options, call.task
         headers = options.get("headers")
@@ -243,12 +238,22 @@ class DynPrioRouter:
         task = get_current_worker_task()
         return None if task is None else task.request
 
-    def complete(self, headers: Any, properties: Any, body: Any) -> None:
-        """Add to the header of a message what only the message says, and place the task again. Never raises."""
-        draft: _Draft | None = getattr(self._local, "draft", None)
+    def complete(self, headers: Any, properties: Any, body: Any) -> DynPrioRouter | None:
+        """Add to the header of a message what only the message says, and place the task again. Never raises.
+
+        Returns the router whose header it is, None if it has none. It completes the headers that it has written itself.
+        """
+        draft: _Draft | None = getattr(_drafts, "last", None)
         if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft[1]:
-            return
-        queue, header, fields, routing = draft
+            return None
+        if draft[0] is self and (
+            type(body) is not tuple or "first" in draft[1] or headers.get("replaced_task_nesting") or dependents(body)
+        ):
+            self._complete(draft, headers, properties, body)
+        return draft[0]
+
+    def _complete(self, draft: _Draft, headers: dict[str, Any], properties: Any, body: Any) -> None:
+        _, header, queue, fields, routing = draft
         try:
             about: Mapping[str, Any] = headers
             if is_protocol_1(headers) and isinstance(body, Mapping):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from celery_dynprio.producer.placement import Routing
+from celery_dynprio.errors import OptionError
+from celery_dynprio.message import HEADER
+from celery_dynprio.producer.calls import Call
+from celery_dynprio.producer.placement import Kind, Routing
+from celery_dynprio.task import Doubt, TaskOptions
+from celery_dynprio.task.keys import find_key
 from celery_dynprio.tracing.context import current_or_deferred
 
 #: The option of a call, and the name under which a route may give the same.
@@ -15,8 +21,13 @@ OPTION: Final = "dynprio"
 _PLAIN: Final = frozenset({"compression", "delivery_mode", "immediate", "mandatory", "queue", "serializer"})
 
 
-class Way(NamedTuple):
-    """How the last plain call of a task was routed: while nothing has changed, one with equal options goes the same."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the last plain call of a task was routed: while nothing has changed, one with equal options goes the same.
+
+    All that can be worked out before a call is here, because a publish pays dearly for each function and each object
+    that it meets: what it does between two publishes has driven them from the processor's caches.
+    """
 
     task: Any
     options: dict[str, Any]
@@ -24,17 +35,47 @@ class Way(NamedTuple):
     queue: Any
     name: str
     routing: Routing
+    declared: TaskOptions
+    #: What all such calls are published with, and what the header of each of them says.
+    routed: dict[str, Any]
+    header: dict[str, Any]
+    kind: Kind
 
-    def leads(self, celery: Any, options: Any, task: Any, routing: Routing | None) -> bool:
+    @classmethod
+    def of(cls, call: Call, options: Mapping[str, Any], queue: str, routing: Routing, declared: TaskOptions) -> Way:
+        """Return the way of a plain call that Celery's router, given these ``options``, sent to this managed queue."""
+        header = {} if declared.weight is None else {"w": declared.weight}
+        kind = Kind(queue, call.name, header.get("w", 1.0), declared.deadline)
+        # An option that is None says to Celery what one says that is not there, and takes it longer.
+        routed = {option: value for option, value in call.options.items() if value is not None}
+        return cls(call.task, dict(options), routed["queue"], queue, routing, declared, routed, header, kind)
+
+    def leads(self, celery: Any, options: Any, task: Any) -> bool:
         """Whether Celery's router, ``celery``, would send a call with these options the same way."""
         return (
-            self.options == options
-            and self.task is task is not None
-            and self.routing is routing
+            self.task is task
+            and self.options == options
             and not celery.routes
             and celery.queues.get(self.name) is self.queue
             and current_or_deferred() is None  # in a task, its header may depend on that
         )
+
+    def take(self, args: Sequence[Any], kwargs: Mapping[str, Any], now: float, doubt: Doubt) -> dict[str, Any]:
+        """Return what a call at ``now`` (Unix seconds) is published with; ``doubt`` as in :meth:`TaskOptions.fields`."""
+        declared, header, routed, key = self.declared, self.header.copy(), self.routed.copy(), None
+        if declared.deadline is not None:
+            header["due"] = now + declared.deadline
+        if declared.key is not None:
+            try:
+                key = find_key(self.kind.name, declared.key, args, kwargs)
+            except OptionError as exc:
+                doubt(exc)
+            if key is not None:
+                header["key"] = key
+        header["at"] = now
+        routed["headers"] = {HEADER: header}
+        routed["priority"] = self.routing.placement.priority_of(self.kind, key, now)
+        return routed
 
 
 def is_plain(celery: Any, options: Mapping[str, Any], queue: str) -> bool:

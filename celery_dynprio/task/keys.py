@@ -17,9 +17,14 @@ KeyFinder = Callable[[Sequence[Any], Mapping[str, Any]], object]
 def find_key(task: str, key: KeyFinder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """Return the key of a call; :class:`~celery_dynprio.errors.OptionError` if it has none that can be used."""
     try:
-        value = key(args, kwargs)
+        if type(key) is _Path and key.position is not None and not key.path and key.position < len(args):
+            value = args[key.position]  # as it finds itself, sooner
+        else:
+            value = key(args, kwargs)
     except Exception as exc:  # the user's code, or the user's objects, may raise anything
         raise OptionError(task, "key", key, f"failed for the arguments of this call: {exc!r}") from exc
+    if type(value) is str and 0 < len(value) <= MAX_KEY:
+        return value
     return key_text(task, value)
 
 

@@ -10,6 +10,12 @@ from typing import Any
 from celery_dynprio.tracing.span import Span
 
 
+def is_idle() -> bool:
+    """Whether no OpenTelemetry span is active, as far as can be seen without asking for it, which takes longer."""
+    get: Any = getattr(sys.modules.get("opentelemetry.context"), "get_current", None)
+    return get is None or not get()
+
+
 def active_span() -> Span | None:
     """Return the active OpenTelemetry span; None if there is none, or OpenTelemetry is not imported."""
     trace: Any = sys.modules.get("opentelemetry.trace")

@@ -23,8 +23,10 @@ from celery_dynprio.hosting.signals import Connections
 from celery_dynprio.levels import Scale
 from celery_dynprio.protocol1 import is_protocol_1
 from celery_dynprio.tracing import context, opentelemetry
+from celery_dynprio.tracing.context import current_or_deferred
 from celery_dynprio.tracing.failure_report import exception_line
 from celery_dynprio.tracing.ids import new_ids, new_traceparent
+from celery_dynprio.tracing.opentelemetry import is_idle
 from celery_dynprio.tracing.runs import Running, retries_of
 from celery_dynprio.tracing.span import LINEAGE, TRACEPARENT, TRACESTATE, Span, bounded, read
 from celery_dynprio.untrusted import clean
@@ -115,12 +117,12 @@ class Propagation:
 
     def write(self, headers: dict[str, Any], properties: Any, body: Any = None) -> None:
         """Write the trace into a message; the body of one of protocol 1 has the task's id and retries."""
-        span, active = context.current(), opentelemetry.active_span()
-        if span is None and active is None and TRACEPARENT not in headers:  # the usual case outside of tasks
+        if TRACEPARENT not in headers and current_or_deferred() is None and is_idle():  # outside of tasks, mostly
             headers[TRACEPARENT] = new_traceparent()
             headers.pop(TRACESTATE, None)
             headers.pop(LINEAGE, None)
             return
+        span, active = context.current(), opentelemetry.active_span()
         if active is not None and span is not None and active.span_id == span.span_id:
             active = None  # the span itself
         # OpenTelemetry's instrumentation will continue its own trace, so do we.
