@@ -25,7 +25,7 @@ from celery_dynprio.message import HEADER
 from celery_dynprio.producer.calls import Call
 from celery_dynprio.producer.canvas import UNLOCK, body_of_chord, dependents
 from celery_dynprio.producer.placement import Routing
-from celery_dynprio.producer.ways import OPTION, Way, is_plain
+from celery_dynprio.producer.ways import OPTION, Way, is_plain, set_options
 from celery_dynprio.protocol1 import is_protocol_1, of_body
 from celery_dynprio.task import TaskOptions, call_fields, check_call, options_of, refuse
 from celery_dynprio.tracing.context import current_or_deferred
@@ -55,8 +55,8 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 class DynPrioRouter:
     """Stands in for ``Router.route`` of Celery's router: the user's routes decide, then managed tasks get their level.
 
-    ``plan`` is called with each publish; None means that the broker cannot have managed queues. ``clock`` gives Unix
-    seconds.
+    ``routing`` returns the same each time, None if the broker cannot have managed queues; it is called when it is first
+    needed. ``clock`` gives Unix seconds.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class DynPrioRouter:
         routed = call.options
         queue = None if routing is None else self._managed_queue(routing, celery.queues, routed)
         if routing is not None and queue is not None:
+            routed = set_options(routed)
             if name == UNLOCK:
                 call = self._call_of_body(celery, call, routing, now)
             elif task_type is not None and is_plain(celery, options, queue):

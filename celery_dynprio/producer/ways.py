@@ -17,6 +17,22 @@ from celery_dynprio.tracing.context import current_or_deferred
 #: The option of a call, and the name under which a route may give the same.
 OPTION: Final = "dynprio"
 
+#: The options that each task has, most of them None: to Celery that is as if they were left out, but takes longer.
+_OF_TASKS: Final = frozenset(
+    {
+        "compression",
+        "delivery_mode",
+        "exchange",
+        "expires",
+        "immediate",
+        "mandatory",
+        "priority",
+        "queue",
+        "routing_key",
+        "serializer",
+    }
+)
+
 #: Options that change nothing of where a call goes, and nothing of its header; and the queue, by its own name.
 _PLAIN: Final = frozenset({"compression", "delivery_mode", "immediate", "mandatory", "queue", "serializer"})
 
@@ -46,8 +62,7 @@ class Way:
         """Return the way of a plain call that Celery's router, given these ``options``, sent to this managed queue."""
         header = {} if declared.weight is None else {"w": declared.weight}
         kind = Kind(queue, call.name, header.get("w", 1.0), declared.deadline)
-        # An option that is None says to Celery what one says that is not there, and takes it longer.
-        routed = {option: value for option, value in call.options.items() if value is not None}
+        routed = set_options(call.options)
         return cls(call.task, dict(options), routed["queue"], queue, routing, declared, routed, header, kind)
 
     def leads(self, celery: Any, options: Any, task: Any) -> bool:
@@ -61,7 +76,7 @@ class Way:
         )
 
     def take(self, args: Sequence[Any], kwargs: Mapping[str, Any], now: float, doubt: Doubt) -> dict[str, Any]:
-        """Return what a call at ``now`` (Unix seconds) is published with; ``doubt`` as in :meth:`TaskOptions.fields`."""
+        """Return what a call at ``now`` (Unix seconds) is published with; ``doubt`` as in ``TaskOptions.fields``."""
         declared, header, routed, key = self.declared, self.header.copy(), self.routed.copy(), None
         if declared.deadline is not None:
             header["due"] = now + declared.deadline
@@ -76,6 +91,11 @@ class Way:
         routed["headers"] = {HEADER: header}
         routed["priority"] = self.routing.placement.priority_of(self.kind, key, now)
         return routed
+
+
+def set_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call without those of its task that are not set."""
+    return {option: value for option, value in options.items() if value is not None or option not in _OF_TASKS}
 
 
 def is_plain(celery: Any, options: Mapping[str, Any], queue: str) -> bool:

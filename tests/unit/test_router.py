@@ -34,7 +34,7 @@ from celery_dynprio.errors import OptionError
 from celery_dynprio.levels import KOMBU_STEPS, Bands, Scale
 from celery_dynprio.ports.guidance import Guidance
 from celery_dynprio.producer.canvas import dependents
-from celery_dynprio.producer.placement import Placement
+from celery_dynprio.producer.placement import LOOK_SECONDS, Placement
 from celery_dynprio.producer.router import DynPrioRouter
 from celery_dynprio.runtimes import Runtimes
 
@@ -762,6 +762,12 @@ class Guide:
     def __init__(self) -> None:
         self.known: dict[str, Guidance] = {}
         self.heard: list[str] = []
+        self.now = 100.0
+
+    def tell(self, known: dict[str, Guidance]) -> None:
+        """Know something else, which is seen at the next look."""
+        self.known = known
+        self.now += LOOK_SECONDS
 
     def of(self, queue: str) -> Guidance | None:
         return self.known.get(queue)
@@ -770,17 +776,17 @@ class Guide:
         self.heard.append(queue)
 
 
-def test_what_the_leader_told_counts_at_once_and_for_its_queue_only() -> None:
+def test_what_the_leader_told_counts_soon_and_for_its_queue_only() -> None:
     guide = Guide()
     placement = Placement(1 * Weight(), Scale.of(range(10)), guide)
 
     def levels() -> list[int]:
-        return [placement.priority(queue, "", "work", {"at": 100.0, "w": 2.0}) for queue in ("mails", "orders")]
+        return [placement.priority(queue, "", "work", {"at": guide.now, "w": 2.0}) for queue in ("mails", "orders")]
 
     assert levels() == [7, 7]
-    guide.known = {"mails": Guidance(Bands(0.1, 0.2, 10))}
+    guide.tell({"mails": Guidance(Bands(0.1, 0.2, 10))})
     assert levels() == [0, 7]
-    guide.known = {}
+    guide.tell({})
     assert levels() == [7, 7]
     assert guide.heard == ["mails", "orders", "mails", "mails"]
 
@@ -788,11 +794,11 @@ def test_what_the_leader_told_counts_at_once_and_for_its_queue_only() -> None:
 def test_producers_score_with_the_runtimes_and_the_use_that_the_leader_knows() -> None:
     guide = Guide()
     figures = Runtimes({"long": 600.0, "short": 1.0}), {"heavy": 900.0, "light": 1.0}
-    guide.known = {"celery": Guidance(Bands.equal(10), *figures)}
+    guide.tell({"celery": Guidance(Bands.equal(10), *figures)})
     placement = Placement(1 * ShortestFirst(scale=60) + 1 * FairShare(), Scale.of(range(10)), guide)
 
     def level(name: str, key: str) -> int:
-        return placement.priority("celery", "", name, {"at": 100.0, "key": key})
+        return placement.priority("celery", "", name, {"at": guide.now, "key": key})
 
     assert level("short", "light") < level("short", "heavy") < level("long", "heavy")
 
@@ -801,11 +807,11 @@ def test_what_waits_and_what_was_published_since_goes_before_a_task_of_the_same_
     guide = Guide()
     use = {"flood": 100.0, "light": 100.0, "third": 100.0}
     guidance = Guidance(Bands.equal(10), Runtimes({"work": 10.0}), use, waiting={"third": 2000.0})
-    guide.known = {"celery": guidance}
+    guide.tell({"celery": guidance})
     placement = Placement(1 * FairShare(), Scale.of(range(10)), guide)
 
     def level(key: str) -> int:
-        return placement.priority("celery", "", "work", {"at": 100.0, "key": key})
+        return placement.priority("celery", "", "work", {"at": guide.now, "key": key})
 
     light = level("light")
     assert light < level("third")
@@ -813,7 +819,7 @@ def test_what_waits_and_what_was_published_since_goes_before_a_task_of_the_same_
     assert flood[0] == light
     assert flood == sorted(flood)
     assert flood[-1] > flood[0] + 2
-    guide.known = {"celery": replace(guidance)}  # newer: it knows of what was published
+    guide.tell({"celery": replace(guidance)})  # newer: it knows of what was published
     assert level("flood") == flood[0]
 
 
@@ -822,26 +828,26 @@ def test_levels_in_between_are_published_to_only_while_the_leader_lets_them_be_u
     placement = Placement(1 * Weight(), Scale(tuple(range(10)), KOMBU_STEPS), guide)
 
     def levels() -> list[int]:
-        return [placement.priority("celery", "", "work", {"at": 1.0, "w": weight}) for weight in (0, 3, 5, 10)]
+        return [placement.priority("celery", "", "work", {"at": guide.now, "w": weight}) for weight in (0, 3, 5, 10)]
 
     plain = levels()
     assert plain == [9, 6, 3, 0]
     guidance = Guidance(Bands.equal(10))  # as of a leader that says nothing about levels
-    guide.known = {"celery": guidance}
+    guide.tell({"celery": guidance})
     assert levels() == plain
-    guide.known = {"celery": replace(guidance, levels=range(10))}
+    guide.tell({"celery": replace(guidance, levels=range(10))})
     assert levels() == [9, 6, 4, 0]
-    guide.known = {"celery": replace(guidance, levels=(0, 1, 3, 5, 6, 9))}
+    guide.tell({"celery": replace(guidance, levels=(0, 1, 3, 5, 6, 9))})
     assert levels() == [9, 6, 3, 0]
-    guide.known = {"celery": replace(guidance, levels=(99, -1))}
+    guide.tell({"celery": replace(guidance, levels=(99, -1))})
     assert levels() == plain
-    guide.known = {}
+    guide.tell({})
     assert levels() == plain
 
 
 def test_guidance_for_another_number_of_levels_counts_for_nothing() -> None:
     guide = Guide()
-    guide.known = {"celery": Guidance(Bands(0.1, 0.2, 4))}
+    guide.tell({"celery": Guidance(Bands(0.1, 0.2, 4))})
     assert Placement(1 * Weight(), Scale.of(range(10)), guide).priority("celery", "", "work", {"at": 1.0}) == 8
 
 

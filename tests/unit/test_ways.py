@@ -117,11 +117,23 @@ def test_routes_that_come_later_are_seen() -> None:
     assert "headers" not in publish(app, router)
 
 
-def test_other_settings_of_the_addon_are_seen() -> None:
+def test_other_settings_are_seen_once_the_addon_is_installed_anew() -> None:
     app, router = make_app()
     publish(app, router)
-    router._routing = make_app(task_default_queue="other")[1]._routing
-    assert "headers" not in publish(app, router)
+    app.conf.task_default_queue = "other"
+    DynPrio(app)
+    assert "headers" not in app.amqp.router.route({}, "work", (), {}, app.tasks["work"])
+
+
+def test_what_a_task_does_not_say_is_left_out() -> None:
+    app, router = make_app()
+    for _ in range(2):
+        routed = publish(app, router, "work", serializer="json", correlation_id=None)
+        assert {option for option in routed if option not in {"headers", "priority"}} == {
+            "queue",
+            "serializer",
+            "correlation_id",
+        }
 
 
 def test_another_task_of_the_name_is_seen() -> None:
