@@ -27,6 +27,7 @@ app.conf.update(task_ignore_result=True, broker_transport_options={"priority_ste
 
 if os.environ["BENCH_APP"] != "plain":
     from celery_dynprio import DynPrio, Objective, dynprio_task, logs
+    from celery_dynprio.producer import publishing
     from celery_dynprio.tracing import failure_report
 
     app.conf.update(dynprio_queues=["celery"])
@@ -42,6 +43,7 @@ if os.environ["BENCH_APP"] != "plain":
         # Runs are followed all the same, to learn from them; and headers are completed.
         logs.connections(app, lambda: dynprio.settings).disconnect()
         failure_report.connections(app).disconnect()
+        publishing.new_traceparent = str  # type: ignore[assignment]
         dynprio._propagation.write = lambda *_: None  # type: ignore[method-assign]  # noqa: SLF001
         app.steps["consumer"].discard("celery_dynprio.worker.received:TraceReceived")
     task = dynprio_task(app=app, name=TASK, weight=5, deadline=3600, key="customer")

@@ -45,11 +45,11 @@ _UNKNOWN: Final = object()
 #: Whose header is on its way into a message, the header, the managed queue, and what the call itself asked for of it.
 _Draft: TypeAlias = "tuple[DynPrioRouter, dict[str, Any], str, Mapping[str, Any], Routing]"
 
-#: The draft that each thread wrote last, whatever its app.
-_drafts: Final = threading.local()
+#: Its attribute ``last`` is the draft that this thread wrote last, whatever its app.
+drafts: Final = threading.local()
 
-#: Of a call that asks for nothing.
-_NOTHING: Final[Mapping[str, Any]] = {}
+#: What a plain call asks for. It comes from outside of any task, and with no other headers.
+PLAIN: Final[Mapping[str, Any]] = {}
 
 
 class DynPrioRouter:
@@ -84,7 +84,7 @@ class DynPrioRouter:
             routing = way.routing
             doubt = refuse if routing.strict else self._complain
             routed = way.take(args or (), kwargs or {}, self._clock(), doubt)
-            _drafts.last = self, routed["headers"][HEADER], way.name, _NOTHING, routing
+            drafts.last = self, routed["headers"][HEADER], way.name, PLAIN, routing
             return routed
         return self._route(celery, options, name, args, kwargs, task_type)
 
@@ -114,7 +114,7 @@ class DynPrioRouter:
     @staticmethod
     def _place(routed: dict[str, Any], name: str, draft: _Draft) -> None:
         """Give a call for a managed queue its header, and the level of a call of the task ``name``."""
-        _, header, queue, _, routing = _drafts.last = draft
+        _, header, queue, _, routing = drafts.last = draft
         headers = routed.get("headers")
         routed["headers"] = {**headers, HEADER: header} if headers else {HEADER: header}
         routed["priority"] = routing.placement.priority(queue, "", name, header)
@@ -244,12 +244,10 @@ class DynPrioRouter:
 
         Returns the router whose header it is, None if it has none. It completes the headers that it has written itself.
         """
-        draft: _Draft | None = getattr(_drafts, "last", None)
+        draft: _Draft | None = getattr(drafts, "last", None)
         if draft is None or not isinstance(headers, dict) or headers.get(HEADER) is not draft[1]:
             return None
-        if draft[0] is self and (
-            type(body) is not tuple or "first" in draft[1] or headers.get("replaced_task_nesting") or dependents(body)
-        ):
+        if draft[0] is self:
             self._complete(draft, headers, properties, body)
         return draft[0]
 
