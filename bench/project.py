@@ -43,7 +43,7 @@ if os.environ["BENCH_APP"] != "plain":
         # Runs are followed all the same, to learn from them; and headers are completed.
         logs.connections(app, lambda: dynprio.settings).disconnect()
         failure_report.connections(app).disconnect()
-        publishing.new_traceparent = str  # type: ignore[assignment]
+        vars(publishing)["new_traceparent"] = str
         dynprio._propagation.write = lambda *_: None  # type: ignore[method-assign]  # noqa: SLF001
         app.steps["consumer"].discard("celery_dynprio.worker.received:TraceReceived")
     task = dynprio_task(app=app, name=TASK, weight=5, deadline=3600, key="customer")
