@@ -18,6 +18,7 @@ from bench import (
     objectives,
     operators,
     order,
+    publishing,
     reading,
     recording,
     throughput,
@@ -26,6 +27,7 @@ from bench import (
 
 BENCHMARKS = {
     "throughput": throughput.run,
+    "publishing": publishing.run,
     "tracing": throughput.run_tracing,
     "monitoring": throughput.run_monitoring,
     "recording": recording.run,

@@ -5,7 +5,8 @@ monitored (the add-on with metrics, events and an objective), or recorded (the a
 BENCH_RECORDING).
 
 As a program it is a producer: for each line with a number on its input it publishes so many tasks, and answers with
-the seconds that this took.
+the seconds that this took, and with those that it had a processor for. After the word "group" it publishes them as a
+group, after "batch" as a group that kombu sends in batches.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 
-from celery import Celery
+from celery import Celery, group
 
 #: Where the monitored app answers Prometheus.
 METRICS_PORT = 19_808
@@ -56,14 +58,30 @@ def work(customer: int, text: str) -> None:
     """Do nothing: what is measured is everything else."""
 
 
-def publish(tasks: int) -> float:
-    """Publish so many tasks; return the seconds that it took."""
-    start = time.perf_counter()
+def publish(tasks: int) -> None:
+    """Publish so many tasks one after the other."""
     for n in range(tasks):
         work.delay(n % 50, "x" * 300)
-    return time.perf_counter() - start
+
+
+def publish_group(tasks: int, *, batch: bool) -> None:
+    """Publish so many tasks at once."""
+    parts = group([work.s(n % 50, "x" * 300) for n in range(tasks)], app=app)
+    with app.producer_or_acquire() as producer, producer.batch() if batch else nullcontext():
+        parts.apply_async(producer=producer)
+
+
+def answer(line: str) -> str:
+    """Do what a line asks for; return the seconds that it took, and those of the processor."""
+    *how, tasks = line.split()
+    start, took = time.perf_counter(), time.process_time()
+    if how:
+        publish_group(int(tasks), batch=how == ["batch"])
+    else:
+        publish(int(tasks))
+    return f"{time.perf_counter() - start} {time.process_time() - took}"
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(publish(int(line)), flush=True)
+        print(answer(line), flush=True)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,7 +96,7 @@ def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
     publish, consume = Pairs(base, other, 200), Pairs(base, other, 500 if quick else 2000)
     with ValkeyServer() as server:
         sides = {which: Side(which, server.port, db) for db, which in enumerate((base, other))}
-        _pin(sides[base].server.pid, 0)
+        pin(sides[base].server.pid, 0)
         for _ in range(starts):
             with ExitStack() as producers:
                 for side in sides.values():
@@ -120,7 +120,7 @@ class Pairs:
         self._sides = (base, other)
         self._runs: list[dict[str, Figures]] = []
 
-    def add(self, count: int, actions: dict[str, Callable[[int], Figures]]) -> None:
+    def add(self, count: int, actions: Mapping[str, Callable[[int], Figures]]) -> None:
         """Let both do it in turn, after a pair that warms up."""
         for pair in range(count + 1):
             runs = {which: actions[which](self.tasks) for which in sorted(actions, reverse=bool(pair % 2))}
@@ -168,14 +168,15 @@ class Side:
         command = [sys.executable, "-m", PROJECT]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, env=self._env, stdin=pipe, stdout=pipe, text=True) as self._producer:
-            _pin(self._producer.pid, 1)
+            pin(self._producer.pid, 1)
             yield
             self._producer.communicate()
 
-    def publish(self, tasks: int) -> Figures:
-        """What the producer does when it publishes so many tasks."""
+    def publish(self, tasks: int, how: str = "") -> Figures:
+        """What the producer does when it publishes so many tasks: as :mod:`bench.project` says, of which ``how`` is."""
         self.client.flushdb()
-        return {"tasks/s": tasks / self._publish(tasks)}
+        seconds, took = self._publish(tasks, how)
+        return {"tasks/s": tasks / seconds, "tasks a second of its processor": tasks / took}
 
     def stock_up(self, tasks: int) -> None:
         """Keep so many messages, in other lists than the worker's, for each run of ``consume``."""
@@ -185,9 +186,10 @@ class Side:
             if self.client.exists(name):
                 self.client.rename(name, f"stock {name}")
 
-    def _publish(self, tasks: int) -> float:
-        print(tasks, file=self._producer.stdin, flush=True)
-        return float(self._producer.stdout.readline())  # type: ignore[union-attr]
+    def _publish(self, tasks: int, how: str = "") -> tuple[float, float]:
+        print(how, tasks, file=self._producer.stdin, flush=True)
+        seconds, took = map(float, self._producer.stdout.readline().split())  # type: ignore[union-attr]
+        return seconds, took
 
     @contextmanager
     def worker(self) -> Iterator[None]:
@@ -274,7 +276,7 @@ def _scraped(url: str) -> Iterator[list[int]]:
         thread.join()
 
 
-def _pin(process: int, core: int) -> None:
+def pin(process: int, core: int) -> None:
     """Keep a process on one core, where there are two: a scheduler that moves it about is most of the noise."""
     if hasattr(os, "sched_setaffinity") and core in os.sched_getaffinity(0):
         os.sched_setaffinity(process, {core})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from kombu import Producer
 
 from celery_dynprio import DynPrio
 from tests.apps import make_app
@@ -206,6 +207,25 @@ def test_retries_and_replacements_keep_what_they_had(project: Project, app: Cele
         assert (fields(pinned), pinned["priority"]) == ({"pin": 6}, 6)
     replaced = result(app, module.tell_by_another.apply_async(dynprio=GIVEN).id)
     assert (replaced["header"]["w"], replaced["header"]["key"], replaced["priority"]) == (8, "other", 3)
+
+
+@pytest.mark.skipif(not hasattr(Producer, "batch"), reason="kombu sends batches from 5.7 on")
+def test_a_batch_of_kombu_s_is_placed_task_by_task(valkey: Database, project: Project, app: Celery) -> None:
+    module = project.load()
+    heavy = module.tell.s().set(dynprio={"weight": 10})
+    parts = group([*(module.tell_declared.s(tenant) for tenant in ("acme", "globex", "acme")), heavy], app=app)
+    with app.producer_or_acquire() as producer, producer.batch():
+        sent = parts.apply_async(producer=producer)
+        assert pending(valkey.client) == []
+    told = {each["headers"]["id"]: header(each) for each in pending(valkey.client)}
+    assert [told[each.id] for each in sent.results] == [
+        {"w": 3, "key": "acme"},
+        {"w": 3, "key": "globex"},
+        {"w": 3, "key": "acme"},
+        {"w": 10},
+    ]
+    levels = [each["properties"]["priority"] for each in pending(valkey.client)]
+    assert len(set(levels)) == 2
 
 
 def test_links_inherit(project: Project, app: Celery, start_worker: StartWorker) -> None:

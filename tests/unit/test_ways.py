@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import kombu.entity
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,3 +150,54 @@ def test_a_call_in_a_task_is_routed_by_it(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("celery_dynprio.producer.router.get_current_worker_task", lambda: task)
     with tracing.use():
         assert publish(app, router, "plain")["headers"]["dynprio"]["key"] == "globex"
+
+
+# What the one receiver writes into the message of such a call
+
+TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01")
+
+
+def send(routed: dict[str, Any], name: str = "work", chain: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The headers and properties with which Celery publishes it."""
+    headers = {"task": name, "id": "1", **routed["headers"]}
+    properties = {"priority": routed["priority"]}
+    body: Any = (), {}, {"callbacks": None, "errbacks": None, "chain": chain, "chord": None}
+    signals.before_task_publish.send(name, headers=headers, properties=properties, body=body)
+    return headers, properties
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_apps_the_one_that_routes_a_task_writes_its_trace(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    apps = [make_app() for _ in range(2)]
+    app, router = apps[first]
+    monkeypatch.setattr(DynPrio.of(apps[1 - first][0])._propagation, "write", None)  # type: ignore[union-attr]
+    for chain in (None, None, [app.tasks["plain"].si()]):
+        headers, _ = send(publish(app, router), chain=chain)
+        assert TRACE.fullmatch(headers["traceparent"])
+
+
+def test_what_waits_for_a_task_and_a_trace_around_it_are_seen_at_each_call() -> None:
+    app, router = make_app()
+    for _ in range(2):
+        headers, _ = send(publish(app, router))
+        assert headers.keys() == {"task", "id", "dynprio", "traceparent"}
+        assert "n" not in headers["dynprio"]
+        headers, _ = send(publish(app, router), chain=[app.tasks["plain"].si()])
+        assert headers["dynprio"]["n"] == 1
+        with tracing.use() as span:
+            headers, _ = send(publish(app, router))
+        assert headers["traceparent"].split("-")[1] == span.trace_id
+        assert headers["dynprio_lineage"][2] == span.span_id
+        trace = {"traceparent": span.traceparent, "dynprio_lineage": "of another message"}
+        headers, _ = send(publish(app, router, headers=trace))
+        assert headers["traceparent"].split("-")[1] == span.trace_id
+        assert headers["dynprio_lineage"][2] == span.span_id
+
+
+def test_another_message_after_a_plain_one_is_not_taken_for_it() -> None:
+    app, router = make_app()
+    headers, _ = send(publish(app, router))
+    again = {**headers, "dynprio": dict(headers["dynprio"])}
+    signals.before_task_publish.send("work", headers=again, properties={"priority": 7}, body=((), {}, {}))
+    assert again["traceparent"] != headers["traceparent"]
+    assert again["traceparent"].split("-")[1] == headers["traceparent"].split("-")[1]
