@@ -138,6 +138,21 @@ def test_what_a_stranger_writes_over_is_seen_within_a_round_of_comparisons(
     assert sum(weights[-1]) == 39 + 7
 
 
+def test_what_a_stranger_takes_out_is_seen_within_a_round_even_if_the_newest_message_is_published_again(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is as long as it was, and begins and ends as it did."""
+    monkeypatch.delenv(CHECKED)
+    leader.backlog = RedisBacklog(leader.client, QUEUE)
+    leader.publish(40)
+    leader.read()
+    raws = leader.client.redis.lrange(leader.key, 0, -1)
+    leader.client.redis.lrem(leader.key, 1, raws[15])
+    leader.client.redis.lpush(leader.key, raws[0])
+    known = [len(leader.read()) for _ in range(2 * len(leader.backlog.count()))]
+    assert known[-1] == 39, "one message has the id of another"
+
+
 def test_after_a_read_that_broke_off_all_that_is_read_can_be_moved(
     leader: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
