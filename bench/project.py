@@ -1,8 +1,8 @@
 """The app of the throughput benchmark, as ``BENCH_APP`` says.
 
-plain, dynprio, bare (the add-on, set neither to learn nor to keep traces), untraced (the add-on less its tracing),
-monitored (the add-on with metrics, events and an objective), or recorded (the add-on with a recording, to the file
-BENCH_RECORDING).
+plain, ranch (Celery Ranch, a peer), dynprio, bare (the add-on, set neither to learn nor to keep traces), untraced (the
+add-on less its tracing), monitored (the add-on with metrics, events and an objective), or recorded (the add-on with a
+recording, to the file BENCH_RECORDING).
 
 As a program it is a producer: for each line with a number on its input it publishes so many tasks, and answers with
 the seconds that this took, and with those that it had a processor for. After the word "group" it publishes them as a
@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from importlib import import_module
 
 from celery import Celery, group
 
@@ -27,7 +28,12 @@ TASK = "bench.work"
 app = Celery("bench", broker=os.environ["BENCH_BROKER"])
 app.conf.update(task_ignore_result=True, broker_transport_options={"priority_steps": list(range(10))})
 
-if os.environ["BENCH_APP"] != "plain":
+if os.environ["BENCH_APP"] == "ranch":
+    ranch, prioritize = import_module("celery_ranch"), import_module("celery_ranch.utils.prioritize")
+
+    prioritize.configure(app, config={"broker_url": os.environ["BENCH_BROKER"]})
+    task = ranch.lru_task(app, name=TASK)
+elif os.environ["BENCH_APP"] != "plain":
     from celery_dynprio import DynPrio, Objective, dynprio_task, logs
     from celery_dynprio.producer import publishing
     from celery_dynprio.tracing import failure_report
@@ -61,7 +67,10 @@ def work(customer: int, text: str) -> None:
 def publish(tasks: int) -> None:
     """Publish so many tasks one after the other."""
     for n in range(tasks):
-        work.delay(n % 50, "x" * 300)
+        if os.environ["BENCH_APP"] == "ranch":
+            work.lru_delay(str(n % 50), n % 50, "x" * 300)
+        else:
+            work.delay(n % 50, "x" * 300)
 
 
 def publish_group(tasks: int, *, batch: bool) -> None:

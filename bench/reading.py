@@ -1,10 +1,16 @@
-"""What a tick reads and writes: bytes, commands and time, by the size of the messages; beside reading all each time."""
+"""What a tick reads and writes: bytes, commands and processor time, by the size of the messages.
+
+Beside it, in the same run: the ticks of a new leader until it knows all, and what it takes to
+read all messages with their bodies, as every tick did once.
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -20,12 +26,15 @@ from celery_dynprio.engine.tick import Reprioritizer
 #: Pending messages, and letters in the body of each: whole messages of about 0.8, 1, 20 and 1,000 KB.
 SIZES = ((10_000, 0), (10_000, 300), (10_000, 15_000), (100, 740_000))
 
-#: Ticks that a backlog gets at most to come into order, and that are measured of each of the two kinds.
-SETTLING, STEADY = 100, 10
+#: Ticks that a backlog gets at most to come into order, and that are measured of each kind.
+SETTLING, STEADY = 100, 6
+
+#: Messages that are read at once where all are.
+AT_ONCE = 200
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """For each size: steady ticks, every second of which reads all again."""
+    """For each size: steady ticks and both others, in turn."""
     sizes = SIZES[:2] if quick else SIZES
     return {f"{count:,} of {letters:,} letters": _measure(count, letters) for count, letters in sizes}
 
@@ -42,23 +51,51 @@ def _measure(count: int, letters: int) -> dict[str, Any]:
             if not reprioritizer.tick().moves:
                 break
         size = sum(map(len, client.redis.lrange(client.level_key("celery", 5), 0, 9))) / 10 * count
-        kinds: dict[str, list[dict[str, float]]] = {"what is new": [], "all": []}
-        for turn in range(2 * STEADY):
-            kind = list(kinds)[turn % 2]
-            disturb(client, max(int(count * MOVING), 1), turn, letters)
-            if kind == "all":
-                for mirror in reprioritizer.backlog._front._mirrors:  # type: ignore[attr-defined]  # noqa: SLF001
-                    mirror.stale = True
-            kinds[kind].append(_tick(client, reprioritizer, size))
+        ways: dict[str, Callable[[], int]] = {
+            "what is new": partial(_tick, reprioritizer),
+            "all, by a new leader": partial(_lead_anew, reprioritizer),
+            "all, with bodies": partial(_read_everything, client),
+        }
+        found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        for turn in range(STEADY):
+            for number, (way, doing) in enumerate(ways.items()):
+                disturb(client, max(int(count * MOVING), 1), len(ways) * turn + number, letters)
+                found[way].append(_measured(client, doing, size))
         return {
-            kind: {name: round(statistics.median(tick[name] for tick in ticks), 2) for name in ticks[0]}
-            for kind, ticks in kinds.items()
+            way: {name: round(statistics.median(each[name] for each in measured), 2) for name in measured[0]}
+            for way, measured in found.items()
         }
 
 
-def _tick(client: RedisClient, reprioritizer: Reprioritizer, size: float) -> dict[str, float]:
+def _tick(reprioritizer: Reprioritizer) -> int:
+    return len(reprioritizer.tick().moves)
+
+
+def _lead_anew(reprioritizer: Reprioritizer) -> int:
+    """Forget what is known, and tick until all is known again."""
+    reprioritizer.backlog.close()
+    moves, known = 0, False
+    while not known:
+        report = reprioritizer.tick()
+        moves += len(report.moves)
+        known = report.read >= report.front
+    return moves
+
+
+def _read_everything(client: RedisClient) -> int:
+    """Read each message, a few at a time, and parse it; return 0: nothing is moved."""
+    for level in client.scale.levels:
+        start = 0
+        while raws := client.redis.lrange(client.level_key("celery", level), start, start + AT_ONCE - 1):
+            start += len(raws)
+            for raw in raws:
+                json.loads(raw)
+    return 0
+
+
+def _measured(client: RedisClient, doing: Callable[[], int], size: float) -> dict[str, float]:
     before, began = client.redis.info(), time.process_time()
-    report = reprioritizer.tick()
+    moves = doing()
     spent = time.process_time() - began
     between = client.redis.info()
     after = client.redis.info()
@@ -69,14 +106,13 @@ def _tick(client: RedisClient, reprioritizer: Reprioritizer, size: float) -> dic
 
     read = passed("output")
     return {
-        "tick, ms": report.seconds * 1000,
         "processor time of the reprioritizer, ms": spent * 1000,
         "processor time of the server, ms": 1000 * (_processor(between) - _processor(before)),
         "read, KB": read / 1000,
         "read, % of the backlog": 100 * read / size,
         "written, KB": passed("input") / 1000,
         "commands": between["total_commands_processed"] - before["total_commands_processed"] - 1,
-        "moves": len(report.moves),
+        "moves": moves,
     }
 
 
