@@ -25,6 +25,9 @@ from celery_dynprio.settings import Settings
 #: Share of the pending tasks that change their level in each steady tick.
 MOVING = 0.01
 
+#: Steady ticks: some of them score all that waits.
+STEADY = 20
+
 #: Ticks that a backlog gets at most to come into order once nothing is left to be parked in bulk.
 SETTLING = 200
 
@@ -65,7 +68,7 @@ def _ticks(client: RedisClient, reprioritizer: Reprioritizer, size: int) -> dict
         if not report.moves and not report.spilled:
             break
     steady, moves = [], 0
-    for turn in range(10):
+    for turn in range(STEADY):
         disturb(client, int(min(size, 10_000) * MOVING), turn)
         report = reprioritizer.tick()
         steady.append(report.seconds)
@@ -75,6 +78,7 @@ def _ticks(client: RedisClient, reprioritizer: Reprioritizer, size: int) -> dict
         "of these the longest, s": round(max(settling), 3),
         "moves a second while settling": round(moved / sum(settling)),
         "steady tick, median, ms": round(statistics.median(steady) * 1000, 1),
+        "steady tick, mean, ms": round(statistics.mean(steady) * 1000, 1),
         "steady tick, longest, ms": round(max(steady) * 1000, 1),
         "moves in a steady tick": moves / len(steady),
         "overflow": client.redis.hlen(client.queue_key("celery", "overflow")),

@@ -54,7 +54,7 @@ class Homes:
         Left out are units without any move that changes what runs next.
         """
         coming = [each for each in entering if each.task.pinned is None]
-        scores = {*self._leaving(front, near), *_spread(front), *(each.score for each in coming)}
+        scores = {*self._leaving(front, near), *_spread(front, near), *(each.score for each in coming)}
         if not scores:
             return
         equals: dict[float, list[Scored]] = {}
@@ -101,14 +101,14 @@ class Homes:
         )
 
 
-def _spread(front: Front) -> set[float]:
-    """Return the scores of tasks that are in several levels."""
+def _spread(front: Front, near: Near) -> set[float]:
+    """Return the scores of tasks that are in several levels, one of which is near."""
     seen: set[float] = set()
     spread: set[float] = set()
-    for scores in front.scores:
-        own = set(scores)
-        spread |= seen & own
-        seen |= own
+    for place, scores in enumerate(front.scores):
+        spread.update(seen.intersection(scores))
+        if near.reaches(place):
+            seen.update(scores)
     return spread
 
 

@@ -266,7 +266,7 @@ class Reprioritizer:
         score = self._scores.bind(self._context, _Places(snapshot))
         look = self._look(snapshot, self._watch(snapshot, now, score, known.runtimes))
         self._turned += look.turned
-        self._drain.follow(snapshot, known.runtimes, self.running.read(now) if self.running else (), now)
+        self._drain.follow(snapshot, self._context.runtimes, self.running.read(now) if self.running else (), now)
         plan = self._plan(look, score, now, usable, max(self.budget - spent, 0.0))
         self._bands = plan.bands
         self._forget(snapshot)

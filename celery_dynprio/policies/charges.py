@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Final, TypeAlias
 
 from celery_dynprio.models import Context, RunningTask
@@ -19,8 +20,9 @@ CAUTIOUS: Final = 10.0
 
 def usual_use(context: Context) -> float:
     """Return the mean use of a key in seconds, what runs now included; 0 if none is known."""
-    keys = {*context.use, *context.running}
-    return (sum(context.use.values()) + sum(context.running.values())) / len(keys) if keys else 0.0
+    use, running = context.use, context.running
+    keys = len(use) + sum(key not in use for key in running)
+    return (sum(use.values()) + sum(running.values())) / keys if keys else 0.0
 
 
 #: From a task to the seconds that its key is charged for it.
@@ -36,15 +38,15 @@ class Charges:
     """
 
     def __init__(self, context: Context) -> None:
+        self._context = context
         self._runtimes, self._use = context.runtimes, context.use
-        self._cautious = max(usual_use(context), CAUTIOUS)
 
     def __call__(self, task: Named) -> float:
         """Return the seconds of one task."""
         expected = self._runtimes.mean(task)
-        if expected is None:
-            return self._cautious
-        return expected if (task.key or "") in self._use else max(expected, self._cautious)
+        if expected is not None and (task.key or "") in self._use:
+            return expected
+        return self._cautious if expected is None else max(expected, self._cautious)
 
     def all(self, tasks: Sequence[Named]) -> Sequence[float]:
         """Return the seconds of each of many tasks."""
@@ -53,6 +55,10 @@ class Charges:
             cautious if mean is None or (mean < cautious and (task.key or "") not in use) else mean
             for task, mean in zip(tasks, self._runtimes.means(tasks), strict=True)
         ]
+
+    @cached_property
+    def _cautious(self) -> float:
+        return max(usual_use(self._context), CAUTIOUS)
 
 
 def charged(running: Iterable[RunningTask], context: Context) -> Mapping[str, float]:
