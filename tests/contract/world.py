@@ -1,9 +1,8 @@
 """A queue to which everything happens at random, with a leader who has to know at each read what is in it.
 
-``python -m tests.contract.world SERVER_URL STEPS SEED`` lets it go on for long, and says how far it came. It went on for
-334,000 steps on Valkey 9.1 (seed 1501), 334,000 on Redis 6.2 (seed 1503), and 470,000 on Redis 7.0 (seeds 1504 and 1505):
-nothing was lost or doubled. What happens depends on the
-server's answers, too: a seed alone repeats no run.
+``python -m tests.contract.world SERVER_URL STEPS SEED`` lets it go on for long, and says how far it came. It went on
+for 334,000 steps on Valkey 9.1 (seed 1501), 334,000 on Redis 6.2 (seed 1503), and 470,000 on Redis 7.0 (seeds 1504 and
+1505): nothing was lost or doubled. What happens depends on the server's answers, too: a seed alone repeats no run.
 """
 
 from __future__ import annotations
