@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
 from math import isnan
 from typing import Final, cast
@@ -100,11 +101,7 @@ class Scores:
         very context, also in an earlier tick, keep their scores.
         """
         last, beat, fail = self._last, self._beat, _Once(self._complain)
-
-        def stand(task: PendingTask) -> float:
-            value = last.get(task.ref)
-            return fallback(task) if value is None else value
-
+        stand = partial(self._last_or, fallback)
         moment = self._enter(context, fail)
         if moment is None:
             return BulkScorer(stand, lambda tasks: list(map(stand, tasks)))
@@ -125,15 +122,21 @@ class Scores:
                 fail(exc)
             return stand(task)
 
-        def score_all(tasks: Sequence[PendingTask]) -> Sequence[float]:
-            found = list(map(known.get, map(id, tasks)))
-            if None not in found:
-                return cast("list[float]", found)
-            new = [task for task, value in zip(tasks, found, strict=True) if value is None]
-            moment.keep(*self._score_at_once(moment, new))
-            return [score(task) if value is None else value for task, value in zip(tasks, found, strict=True)]
+        return BulkScorer(score, partial(self._score_all, moment, score))
 
-        return BulkScorer(score, score_all)
+    def _last_or(self, fallback: Scorer, task: PendingTask) -> float:
+        value = self._last.get(task.ref)
+        return fallback(task) if value is None else value
+
+    def _score_all(self, moment: _Moment, score: Scorer, tasks: Sequence[PendingTask]) -> Sequence[float]:
+        """Return the scores of these tasks: those that are known, and of the others what is found at once."""
+        known = moment.scores
+        found = list(map(known.get, map(id, tasks)))
+        if None not in found:
+            return cast("list[float]", found)
+        new = [task for task, value in zip(tasks, found, strict=True) if value is None]
+        moment.keep(*self._score_at_once(moment, new))
+        return [score(task) if value is None else value for task, value in zip(tasks, found, strict=True)]
 
     def _enter(self, context: Context, fail: Callable[[object], None]) -> _Moment | None:
         """Return what is known of this context; None if the policy cannot be bound to it."""
