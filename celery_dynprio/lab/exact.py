@@ -6,7 +6,8 @@ Scoring all that waits at each start would take minutes for a long recording. Tw
 package spare most of it. Of tasks that differ in nothing but their age, the oldest has the highest score: so one of
 each such group is looked at. And between two ticks a score grows by no more than a known rate: so a score of a moment
 ago bounds the one of now, and only tasks whose bound reaches the best score are scored again. With a gauge, or a factor
-of the user's own, neither is known, and every task is scored at each start.
+of the user's own, neither is known, and every task is scored at each start. Tasks that lose their urgency once they are
+late are looked at one by one.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class ExactOrder:
     def __init__(self, policy: Policy, learning: Learning, levels: int = 10) -> None:
         self._policy, self._learning = policy, learning
         self._rate = growth(policy)
+        self._lets_go = any(_lets_go(factor) for _, factor in policy.terms)
         self._scores = Scores(policy, lambda _: None)
         self._pins = Bands.equal(levels)
         self._groups: dict[Hashable, _Group] = {}
@@ -218,6 +220,8 @@ class ExactOrder:
         task, seen = job.task, job.pending
         if len(job.failing) != len(task.failed):  # a retry is older than those that came before it
             return job.index
+        if self._lets_go and seen.deadline is not None:  # the oldest may be late, and a younger one not
+            return job.index
         # A task that had to wait for its time is published late, so that its slack is its own.
         first = seen.published == task.at
         slack = task.deadline if first else seen.deadline
@@ -242,3 +246,10 @@ def _growth(factor: Factor) -> float | None:
         rates = [_growth(each) for each in factor.factors]
         return None if None in rates else max(rate for rate in rates if rate is not None)
     return None
+
+
+def _lets_go(factor: Factor) -> bool:
+    """Whether a task is less urgent once it is late."""
+    if isinstance(factor, (Max, Min)):
+        return any(map(_lets_go, factor.factors))
+    return isinstance(factor, Deadline) and factor.late < 1

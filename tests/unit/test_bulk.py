@@ -41,6 +41,7 @@ FACTORS = [
     Age(0.1),
     Deadline(40),
     Deadline(40, finish=0.9),
+    Deadline(40, late=0),
     Dependents(3),
     FairShare(),
     FairShare({"ada": 3.0}),

@@ -32,6 +32,8 @@ from celery_dynprio.producer.placement import Placement
 
 POLICY: Final = 4 * Deadline(horizon=20) + 2 * Weight() + 3 * FairShare() + 1 * Age(saturation=30) + 1 * ShortestFirst()
 MIXED: Final = 1 * Max(Weight(), Deadline(5)) + 1 * Min(Age(9), FairShare())
+#: Late tasks make room for others, which may be younger and otherwise alike.
+LETS_GO: Final = 4 * Deadline(horizon=2, late=0) + 1 * ShortestFirst() + 1 * Age(saturation=30)
 PRODUCTION: Final = Production()
 CONTENDERS: Final = {each.name: each.make for each in contenders({"policy": POLICY}, PRODUCTION)}
 
@@ -159,7 +161,7 @@ class Brute(ExactOrder):
 @given(
     recording=recordings(),
     workers=st.integers(1, 3),
-    policy=st.sampled_from([POLICY, 1 * Age(saturation=5), MIXED, 1 * Weight()]),
+    policy=st.sampled_from([POLICY, 1 * Age(saturation=5), MIXED, 1 * Weight(), LETS_GO]),
 )
 def test_exact_order_is_the_same_with_and_without_its_short_cuts(
     recording: list[Task], workers: int, policy: Policy

@@ -58,6 +58,7 @@ factors: list[Factor] = [
     Age(saturation=300),
     Deadline(horizon=60),
     Deadline(horizon=60, finish=0.9),
+    Deadline(horizon=60, late=0.25),
     FairShare(),
     ShortestFirst(scale=60),
     Dependents(saturation=10),
@@ -87,6 +88,18 @@ class TestFactors:
     def test_deadline(self, left: float | None, value: float) -> None:
         task = replace(TASK, deadline=None if left is None else NOW + left)
         assert Deadline(horizon=60)(task, context()) == value
+
+    @pytest.mark.parametrize("late", [0, 0.25, 1])
+    def test_a_late_task_makes_room_for_those_that_can_be_in_time(self, late: float) -> None:
+        factor = Deadline(horizon=60, late=late)
+        in_time, just, missed = (factor(replace(TASK, deadline=NOW + left), context()) for left in (45, 0, -0.001))
+        assert (in_time, just, missed) == (0.25, 1, late)
+        assert factor(TASK, context()) == 0
+
+    @pytest.mark.parametrize("late", [-0.1, 1.1, "0", True, math.nan, None])
+    def test_late_is_a_number_from_0_to_1(self, late: Any) -> None:
+        with pytest.raises(PolicyError, match="use a number from 0 to 1"):
+            Deadline(late=late)
 
     def test_a_deadline_is_for_the_start_however_long_a_task_runs(self) -> None:
         task = replace(TASK, deadline=NOW + 45)
