@@ -295,10 +295,10 @@ def test_what_a_worker_keeps_until_its_time_is_withdrawn(
 ) -> None:
     module = project.load()
     worker = start_worker(project, concurrency=1)
-    reminder, kept = (module.report.apply_async(("ada", page), countdown=15) for page in (1, 2))
+    reminder, kept = (module.report.apply_async(("ada", page), countdown=30) for page in (1, 2))
     wait_until(lambda: valkey.client.hlen("unacked") == 2)
     assert operator("cancel", reminder.id).startswith(f"{reminder.id}: done (it was scheduled at ")
-    wait_until(kept.ready)
+    wait_until(kept.ready, 90)
     wait_until(lambda: f"Discarding revoked task: shop.report[{reminder.id}]" in worker.logs())
     assert (ran(valkey.client), reminder.state) == (["2"], "REVOKED")
 

