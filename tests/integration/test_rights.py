@@ -28,7 +28,7 @@ from tests.servers import Database
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
 
 #: Words of the scripts that look like commands.
-OPTIONS = {"LEFT", "LIMIT", "MAXLEN", "PX", "RANK", "RIGHT", "WITHVALUES", "XX"}
+OPTIONS = {"COUNT", "LEFT", "LIMIT", "MAXLEN", "MINID", "PX", "RANK", "RIGHT", "WITHVALUES", "XX"}
 
 MakeUser = Callable[..., str]
 
