@@ -79,16 +79,16 @@ for index = 1, 3 do
   local excess = redis.call('HLEN', KEYS[index]) - bound
   if excess > 0 then
     -- Rarely more than the few fields just added; a hash that somebody else filled shrinks over several calls.
-    local entries = {}
+    local smallest = {}
     local sample = redis.call('HRANDFIELD', KEYS[index], math.min(3 * excess + 10, 400), 'WITHVALUES')
     for j = 1, #sample, 2 do
       local seconds, count = decayed(index, sample[j + 1])
-      entries[#entries + 1] = { sample[j], index == 1 and seconds or count }
+      smallest[#smallest + 1] = { sample[j], index == 1 and seconds or count }
     end
-    table.sort(entries, function(a, b) return a[2] < b[2] end)
-    for j = 1, math.min(excess, math.ceil(#entries / 3)) do
-      dropped = dropped + redis.call('HDEL', KEYS[index], entries[j][1])
-      note(index, entries[j][1], '')
+    table.sort(smallest, function(a, b) return a[2] < b[2] end)
+    for j = 1, math.min(excess, math.ceil(#smallest / 3)) do
+      dropped = dropped + redis.call('HDEL', KEYS[index], smallest[j][1])
+      note(index, smallest[j][1], '')
     end
   end
 end
