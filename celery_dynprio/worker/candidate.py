@@ -230,8 +230,9 @@ class Candidate(bootsteps.StartStopStep):
             if self._watch is not None:
                 self._watch.look()
         except Exception:  # a timer that raises would be the last look, or the end of the worker
-            logger.exception("could not start the embedded reprioritizer")
-        finally:
+            if number == self._round:  # or else a stop in another greenlet closed the connection
+                logger.exception("could not start the embedded reprioritizer")
+        if number == self._round:
             self._schedule(c, self._ttl / 2 * random.uniform(0.8, 1.0))  # noqa: S311
 
 
