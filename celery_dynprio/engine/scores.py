@@ -210,9 +210,9 @@ class Scores:
         return [last(ref, 0.0) for ref in refs]
 
     def prune(self, front: Callable[[], Container[str]], overflow: Container[str], known: int) -> None:
-        """Forget tasks that are in neither of these (ids), once more than twice ``known`` tasks are remembered.
+        """Forget tasks that are in neither of these, once more than twice ``known`` tasks are remembered.
 
-        ``front`` is called only then.
+        Both are by ``PendingTask.ref``; ``front`` is called only then.
         """
         if len(self._last) > 2 * known + 1000:
             ids = front()

@@ -349,7 +349,7 @@ class Reprioritizer:
 
     def _forget(self, snapshot: Snapshot) -> None:
         def front() -> Container[str]:
-            return {task.id for tasks in snapshot.levels for task in tasks}
+            return {task.ref for tasks in snapshot.levels for task in tasks}
 
         known = sum(map(len, snapshot.levels)) + len(snapshot.overflow)
         self._scores.prune(front, snapshot.overflow, known=known)

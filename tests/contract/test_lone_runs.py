@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.models import Moved
 from celery_dynprio.ports.spans import Spans
-from celery_dynprio.stores.memory import MemorySpans
 from celery_dynprio.tracing.records import LoneRun, SpanRecord, lone_from_json, lone_to_json
-from tests.apps import make_app
+from tests.contract.spans import every_store, redis_spans  # noqa: F401 - a fixture
 from tests.processes import wait_until
 from tests.servers import Database
 
@@ -28,21 +24,6 @@ def lone(n: int, **known: Any) -> LoneRun:
     """The run that is alone in the nth trace."""
     ids = (f"{n:032x}", f"{n:016x}", f"task-{n}")
     return LoneRun(*ids, "a.work", "celery", "w@h", 1000.0, 1001.5, 5, 3, 0.25, MOVES)._replace(**known)
-
-
-@pytest.fixture(params=["memory", "valkey", "redis", "redis62"])
-def store(request: pytest.FixtureRequest) -> Iterator[Spans]:
-    if request.param == "memory":
-        yield MemorySpans()
-        return
-    database: Database = request.getfixturevalue("open_database")(request.param)
-    spans = redis_spans(database.url)
-    yield spans
-    spans.close()
-
-
-def redis_spans(url: str, prefix: str = "", **bounds: Any) -> RedisSpans:
-    return RedisSpans(RedisClient.from_app(make_app(url, prefix=prefix)), **bounds)
 
 
 def read(store: Spans, wanted: str) -> list[SpanRecord]:
@@ -120,6 +101,18 @@ def test_the_oldest_are_dropped(server: Database, together: int) -> None:
     found = kept(server.client)
     assert found == [f"task-{n}" for n in range(first + together - len(found), first + together)]
     assert len(found) > 150 - min(together, 100)
+    spans.close()
+
+
+def test_a_search_of_many_small_entries_takes_few_round_trips(server: Database) -> None:
+    spans = redis_spans(server.url)
+    for n in range(400):  # as a worker leaves them that runs less than a task a second
+        spans.add([], [lone(n)])
+    server.client.config_resetstat()
+    assert spans.read("unknown") is None
+    assert server.client.info("commandstats")["cmdstat_xrevrange"]["calls"] <= 6
+    (found,) = read(spans, "task-0")
+    assert found.trace_id == lone(0).trace_id
     spans.close()
 
 

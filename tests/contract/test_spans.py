@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +11,11 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.brokers.redis.client import RedisClient
-from celery_dynprio.brokers.redis.spans import RedisSpans
 from celery_dynprio.models import Moved
 from celery_dynprio.ports.spans import Spans
-from celery_dynprio.stores.memory import MemorySpans
 from celery_dynprio.tracing import Ancestor
 from celery_dynprio.tracing.records import SpanRecord
-from tests.apps import make_app
+from tests.contract.spans import every_store, redis_spans  # noqa: F401 - a fixture
 from tests.processes import wait_until
 from tests.servers import Database
 
@@ -46,21 +42,6 @@ FULL = record(
     lineage=(Ancestor("proj.root", "task-9", "v@h", 3, 0.5, 1.0), Ancestor("proj.a", "task-0")),
     moves=(Moved(1000.5, 3, 0, 0.75, "score"), Moved(1001.0, -1, 3, 0.5, "refill")),
 )
-
-
-@pytest.fixture(params=["memory", "valkey", "redis", "redis62"])
-def store(request: pytest.FixtureRequest) -> Iterator[Spans]:
-    if request.param == "memory":
-        yield MemorySpans()
-        return
-    database: Database = request.getfixturevalue("open_database")(request.param)
-    spans = redis_spans(database.url)
-    yield spans
-    spans.close()
-
-
-def redis_spans(url: str, prefix: str = "", **bounds: Any) -> RedisSpans:
-    return RedisSpans(RedisClient.from_app(make_app(url, prefix=prefix)), **bounds)
 
 
 def read(store: Spans, trace_id: str) -> dict[str, SpanRecord]:

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.brokers.redis.reading import Pace
 from celery_dynprio.chunks import chunks
 from celery_dynprio.tracing.records import LoneRun, SpanRecord, lone_from_json, lone_to_json
 
 #: Runs in one entry: less than a millisecond of the server's time.
 CHUNK: Final = 100
-
-#: Entries that are read at a time.
-READ: Final = 20
 
 
 class Found(NamedTuple):
@@ -43,13 +41,9 @@ class LoneRuns:
             self._record(keys=[self._key], args=[*self._bounds, len(chunk), lone_to_json(chunk)])
             yield len(chunk)
 
-    def of_trace(self, trace_id: str) -> list[SpanRecord]:
-        """Return the runs of this trace, the newest first."""
-        return [found.record for found in self._with(_quoted(trace_id)) if found.record.trace_id == trace_id]
-
-    def newest_of_task(self, task_id: str) -> Found | None:
-        """Return the newest run of this task; None if there is none."""
-        return next((found for found in self._with(_quoted(task_id)) if found.record.task_id == task_id), None)
+    def with_id(self, wanted: str) -> list[Found]:
+        """Return the runs whose trace or task has this id, the newest first."""
+        return [each for each in self._with(_quoted(wanted)) if wanted in {each.record.trace_id, each.record.task_id}]
 
     def ids_with(self, start: str) -> set[str]:
         """Return the ids of traces and tasks that begin with this text."""
@@ -58,11 +52,12 @@ class LoneRuns:
 
     def _with(self, text: bytes) -> Iterator[Found]:
         """Return the runs of all entries that have this in their JSON, the newest first."""
-        now, last = self._client.server_time(), "+"
-        while rows := self._client.redis.xrevrange(self._key, max=last, min="-", count=READ):
+        now, last, pace = self._client.server_time(), "+", Pace()
+        while rows := self._client.redis.xrevrange(self._key, max=last, min="-", count=pace.size):
             last = f"({rows[-1][0].decode()}"
-            for _, fields in rows:
-                runs, until = fields.get(b"runs", b""), _number(fields.get(b"until"))
+            entries = [(fields.get(b"runs", b""), _number(fields.get(b"until"))) for _, fields in rows]
+            pace.learn(len(rows), sum(len(runs) for runs, _ in entries))
+            for runs, until in entries:
                 if text in runs and until > now:
                     yield from (Found(until, record) for record in reversed(lone_from_json(runs)))
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.hashes import Hashes
-from celery_dynprio.brokers.redis.lone_runs import LoneRuns
+from celery_dynprio.brokers.redis.lone_runs import Found, LoneRuns
 from celery_dynprio.brokers.redis.search import escaped
 from celery_dynprio.chunks import chunks
 from celery_dynprio.ports.spans import CAUSES
@@ -71,14 +71,15 @@ class RedisSpans:
         Anything malformed in Redis is ignored.
         """
         wanted = clean(trace_or_task_id)
-        lone = self._lone.of_trace(wanted)
-        if lone or self._client.redis.exists(self._trace_key(wanted)):
+        lone = self._lone.with_id(wanted)
+        if any(each.record.trace_id == wanted for each in lone) or self._client.redis.exists(self._trace_key(wanted)):
             return self._trace(wanted, lone)
-        trace_id = self._trace_of(wanted)
-        return None if trace_id is None else self._trace(trace_id, self._lone.of_trace(trace_id))
+        trace_id = self._trace_of(wanted, lone[0] if lone else None)
+        return None if trace_id is None else self._trace(trace_id, self._lone.with_id(trace_id))
 
-    def _trace(self, trace_id: str, lone: Sequence[SpanRecord]) -> Trace:
+    def _trace(self, trace_id: str, found: Sequence[Found]) -> Trace:
         # A run may be there several times, and in both places: its message was delivered again.
+        lone = [each.record for each in found if each.record.trace_id == trace_id]
         spans = {record.field: record for record in reversed(lone[: self._bounds[1]])}
         dropped = 0
         for field, value in self._client.redis.hscan_iter(self._trace_key(trace_id), count=CHUNK):
@@ -127,9 +128,12 @@ class RedisSpans:
         self.dropped += refused
         return [trace_id.decode(errors="replace") for trace_id in ids]
 
-    def _trace_of(self, task_id: str) -> str | None:
-        """Find the newest trace with a task of this id. All traces are searched, so that no index must be kept."""
-        trace_id, lone = self._larger_trace_of(task_id), self._lone.newest_of_task(task_id)
+    def _trace_of(self, task_id: str, lone: Found | None) -> str | None:
+        """Find the newest trace with a task of this id, of whose lone runs ``lone`` is the newest.
+
+        All traces are searched, so that no index must be kept.
+        """
+        trace_id = self._larger_trace_of(task_id)
         if trace_id is None or lone is None:
             return trace_id if lone is None else lone.record.trace_id
         until = self._client.redis.zscore(self._keys[0], trace_id)
