@@ -138,6 +138,20 @@ def test_what_a_stranger_writes_over_is_seen_within_a_round_of_comparisons(
     assert sum(weights[-1]) == 39 + 7
 
 
+@pytest.mark.parametrize("index", range(0, 40, 13))
+def test_a_round_of_comparisons_ends_though_one_call_looks_at_few_messages(
+    leader: Leader, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CHECKED)
+    monkeypatch.setattr(news, "MOST_MESSAGES", 9)
+    leader.backlog = RedisBacklog(leader.client, QUEUE)
+    leader.publish(40, w=1)
+    leader.read()
+    leader.client.redis.lset(leader.key, index, small(39 - index, w=7))
+    weights = [[task.weight for task in leader.read()] for _ in range(40 + 2 * len(leader.backlog.count()))]
+    assert sum(weights[-1]) == 39 + 7
+
+
 def test_what_a_stranger_takes_out_is_seen_within_a_round_even_if_the_newest_message_is_published_again(
     leader: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

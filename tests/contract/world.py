@@ -79,11 +79,14 @@ class World:
         self.pending: Counter[str] = Counter()
         self.taken: list[tuple[int, bytes]] = []
         self.reading = False
-        #: What others did since the last read that the next one cannot tell at once if both happened: a message was
-        #: taken out without a count, and the newest that is known published again, so that a list is as long as it was
-        #: and begins and ends as it did. For so many reads the leader may be wrong.
+        #: What others did since what is known was read, and since the current read began, that no read can tell at once
+        #: if both happened: a message was taken out without a count, and the newest that is known published again, so
+        #: that a list is as long as it was and begins and ends as it did.
         self.strange: set[str] = set()
-        self.unsure = 0
+        self.lately: set[str] = set()
+        #: Whether the leader may be wrong therefore, until a comparison finds it, and how many reads found it so.
+        self.doubted = False
+        self.wrong = 0
         self.leader = RedisBacklog(client, QUEUE, beat=self.interfere)
         self.rivals = RedisBacklog(client, QUEUE)
         self.known: list[tuple[PendingTask, Place]] = []
@@ -146,16 +149,26 @@ class World:
 
     def read(self) -> None:
         """The leader reads, while others go on; the read may break off."""
-        self.unsure = 2 * len(self.keys) if len(self.strange) > 1 else max(self.unsure - 1, 0)
-        self.strange.clear()
-        self.leader._news.checked = not self.unsure and self.random.random() < self.checked
+        self.leader._news.checked = self.random.random() < self.checked
+        self.lately.clear()
+        begun = bool(self.leader._front._begun)
         self.reading = True
         try:
             snapshot = self.leader.read(NOW)
         except BrokenOffError:
             return
+        except AssertionError:
+            if not self.doubted:
+                raise
+            self.doubted = False  # what ends a read ends what is known
+            self.wrong += 1
+            return
         finally:
             self.reading = False
+        if not begun and not self.leader._front._begun:  # otherwise part of what is known is older than this read
+            self.strange = set(self.lately)
+        if self.doubted and len(self.strange) < 2:
+            self.doubted = not self._knows_all()
         self.known = [(task, level) for level, tasks in enumerate(snapshot.levels) for task in tasks]
         self.known += [(task, OVERFLOW) for task in snapshot.overflow.values()]
 
@@ -196,13 +209,14 @@ class World:
         raws = self.redis.lrange(source, 0, -1)
         if not raws:
             return
-        raw = self.random.choice(raws)
-        self.strange.add("taken out")
+        self._note("taken out")
         if self.random.random() < 0.5:
+            raw = self.random.choice(raws)
             self._left(raw)
             self.redis.lrem(source, self.random.choice((1, -1)), raw)
         else:
             ends = self.random.choices(["LEFT", "RIGHT"], k=2)
+            self._note_newest(raws[0] if ends[0] == "LEFT" else raws[-1])
             self.redis.lmove(source, target, *ends)
 
     def purge(self) -> None:
@@ -240,9 +254,26 @@ class World:
         self.pending.update(map(tag, raws))
 
     def _note_newest(self, raw: bytes) -> None:
-        newest = (mirror.items[-1].entry for mirror in self.leader._front._mirrors if mirror.items)
-        if any(matches(entry, raw) for entry in newest):
-            self.strange.add("published again")
+        for mirror in self.leader._front._mirrors:
+            newest = mirror.find(lambda _: True, from_head=True)
+            if newest is not None and matches(newest.entry, raw):
+                self._note("published again")
+
+    def _note(self, what: str) -> None:
+        self.strange.add(what)
+        self.lately.add(what)
+        self.doubted |= len(self.strange) > 1
+
+    def _knows_all(self) -> bool:
+        """Whether the leader knows all lists as they are."""
+        pipe = self.redis.pipeline(transaction=False)
+        for key in self.keys:
+            pipe.lrange(key, 0, -1)
+        known = [[item.entry for item in reversed(mirror.items)] for mirror in self.leader._front._mirrors]
+        return all(
+            len(entries) == len(raws) and all(map(matches, entries, raws))
+            for entries, raws in zip(known, pipe.execute(), strict=True)
+        )
 
     def _left(self, raw: bytes) -> None:
         self.pending[tag(raw)] -= 1

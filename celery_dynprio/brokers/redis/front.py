@@ -70,7 +70,8 @@ class Front:
         #: How many moves were made in this queue, ever when it was read last, and here since; None if it was not.
         self._moves: int | None = None
         self._own_moves = 0
-        self._slice = (0, 0)
+        #: The level of which a part is compared next with what is known, and where behind its anchor that part begins.
+        self._slice: tuple[Place, int] = (0, 0)
 
     def read(
         self, depths: Sequence[int], now: float, most: float = math.inf
@@ -90,6 +91,7 @@ class Front:
             raise
         for level, look in looks.items():
             self._pauses[level] = look.pause_until
+        self._slice = self._next_slice(looks)
         self._reads = self._reads if self._begun else {}
         for level in self._begun:
             self._reads |= {item.entry: item.task for item in self._mirrors[level].items}
@@ -157,7 +159,7 @@ class Front:
         """What is to be read of each level, but of those that had messages too large to be looked at all the time."""
         looks = {}
         room, moment = self._room, time.monotonic()
-        slice_level, offset = self._next_slice()
+        slice_level, offset = self._slice
         for level, (depth, mirror, key) in enumerate(zip(depths, self._mirrors, self._lists, strict=True)):
             mirror.settle()
             wanted = min(depth, room) if depth <= 2 * self._reach else min(self._reach, room)
@@ -208,13 +210,13 @@ class Front:
         task = self._reads.get(entry) or recalled.get(entry) or self._parse(text_of(entry), now, size_of(entry))
         return Item(entry, task, level)
 
-    def _next_slice(self) -> tuple[Place, int]:
-        """The level of which a part is compared with what is known, and where behind its anchor that part begins."""
-        level, offset = self._slice
-        count = self._mirrors[level].slice_at(offset)
-        following = (level, offset + count) if count else ((level + 1) % len(self._lists), 0)
-        self._slice = following
-        return level, offset
+    def _next_slice(self, looks: Mapping[Place, Look]) -> tuple[Place, int]:
+        """What to compare after these: the rest of the level as far as it is known, or else the next level."""
+        level, _ = self._slice
+        look = looks.get(level)
+        if look is not None and look.compared is not None and look.compared < len(look.mirror.items):
+            return level, look.compared
+        return (level + 1) % len(self._lists), 0
 
     def _count_ids(self, looks: Iterable[Look]) -> None:
         """Keep in step which message is the first with its id; that takes a look at all if any two have the same."""

@@ -36,6 +36,9 @@ class Look:
         self.left: Sequence[Item] = ()
         #: What came.
         self.came: Sequence[Item] = ()
+        #: How many messages, from the newest on, this round of comparisons has behind it: they are new, or as they are
+        #: known. None if it was none of this level's turns.
+        self.compared: int | None = None
         #: Until when (``time.monotonic``) it is not read again.
         self.pause_until = 0.0
         self._key = key
@@ -84,6 +87,8 @@ class Look:
         self._heavy += sum(size for size in (size_of(item.entry) for item in ends) if size > MOST_BYTES)
         self.came = [make(entry) for entry in self._stretch.found]
         self.left = self.mirror.advance(popped, self.came)
+        if self._offset is not None:
+            self.compared = len(self.came) + self._offset + news.part
         return True
 
     def _replace(self, make: Callable[[Entry], Item]) -> bool:

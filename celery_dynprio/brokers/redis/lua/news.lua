@@ -93,8 +93,9 @@ local function look(key, start, size, text, offset, most)
   local tail, tail_digest, slice, slice_digest = 0, '', 0, ''
   if state == ANCHOR then
     tail, tail_digest = digest(key, length, -1, -1, math.min(TAIL, length - at), MARK, TAIL_BYTES)
-    if most > 0 and work_left() then
-      slice, slice_digest = digest(key, length, at + offset, 1, math.min(most, messages_left), LARGEST, bytes_left)
+    if most > 0 then -- one message at least, so that a round of comparisons ends
+      most = math.max(math.min(most, messages_left), 1)
+      slice, slice_digest = digest(key, length, at + offset, 1, most, LARGEST, math.max(bytes_left, 1))
     end
   end
   return { length, at - start, state, tail, tail_digest, slice, slice_digest, found }
