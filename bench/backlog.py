@@ -7,52 +7,92 @@ import json
 import multiprocessing
 import multiprocessing.synchronize
 import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
-from uuid import UUID
 
 import redis
 
 from celery_dynprio.brokers.redis.client import RedisClient
+from celery_dynprio.chunks import chunks
 
 #: Letters of the text that a task is published with: the whole message has about 1 KB.
 LETTERS = 300
 
 
+#: Messages in one command that fills a list or a hash, and such commands that are sent at once.
+AT_ONCE = 500
+COMMANDS = 10
+
+
 @cache
-def _body(letters: int) -> str:
-    """What Celery would publish."""
-    return base64.b64encode(json.dumps([["x" * letters], {}, {"callbacks": None, "errbacks": None}]).encode()).decode()
-
-
-def message(number: int, level: int, weight: int, key: int | None = None, letters: int = LETTERS) -> bytes:
-    task_id = str(UUID(int=number))
+def _template(letters: int) -> bytes:
+    """What Celery would publish, but for what is different in each message."""
+    body = base64.b64encode(json.dumps([["x" * letters], {}, {"callbacks": None, "errbacks": None}]).encode()).decode()
     headers = {
         "lang": "py",
-        "task": f"shop.task{number % 20}",
-        "id": task_id,
+        "task": "shop.task%(task)d",
+        "id": "00000000-0000-0000-0000-%(number)012x",
         "argsrepr": "()",
         "kwargsrepr": "{}",
         "origin": "bench",
-        "dynprio": {"at": time.time() - 1, "w": weight, "key": f"tenant {number % 97 if key is None else key}"},
+        "dynprio": {"at": "<%(at).6f>", "w": "<%(weight)d>", "key": "tenant %(key)d"},
     }
-    delivery = {"exchange": "", "routing_key": "celery"}
     properties = {
-        "priority": level,
-        "delivery_tag": task_id,
-        "delivery_info": delivery,
+        "priority": "<%(level)d>",
+        "delivery_tag": headers["id"],
+        "delivery_info": {"exchange": "", "routing_key": "celery"},
         "body_encoding": "base64",
     }
     kind = {"content-type": "application/json", "content-encoding": "utf-8"}
-    return json.dumps({"body": _body(letters), **kind, "headers": headers, "properties": properties}).encode()
+    text = json.dumps({"body": body, **kind, "headers": headers, "properties": properties})
+    return text.replace('"<', "").replace('>"', "").encode()  # these are numbers
+
+
+def message(number: int, level: int, weight: int, key: int | None = None, letters: int = LETTERS) -> bytes:
+    """What Celery would publish as task ``number``, a second ago."""
+    return _template(letters) % {
+        b"task": number % 20,
+        b"number": number,
+        b"at": time.time() - 1,
+        b"weight": weight,
+        b"key": number % 97 if key is None else key,
+        b"level": level,
+    }
+
+
+def weight_of(number: int) -> int:
+    """Return the weight with which task ``number`` is published."""
+    return number * 7 % 11
 
 
 def fill(client: RedisClient, size: int, letters: int = LETTERS) -> None:
-    for start in range(0, size, 1000):
+    """Publish so many tasks, by turns into each level."""
+    push(client, range(size), letters)
+
+
+def push(client: RedisClient, numbers: Sequence[int], letters: int = LETTERS) -> None:
+    """Publish these tasks, by turns into each level: whole commands of them, because there may be a million."""
+    for part in chunks(numbers, AT_ONCE * COMMANDS):
         pipe = client.redis.pipeline(transaction=False)
-        for number in range(start, min(start + 1000, size)):
-            level = number % 10
-            pipe.lpush(client.level_key("celery", level), message(number, level, number * 7 % 11, letters=letters))
+        for level, key in enumerate(client.level_key("celery", level) for level in client.scale.levels):
+            mine = part[level :: len(client.scale.levels)]
+            if mine:
+                pipe.lpush(key, *(message(number, level, weight_of(number), letters=letters) for number in mine))
+        pipe.execute()
+
+
+def park(client: RedisClient, numbers: Sequence[int], letters: int = LETTERS) -> None:
+    """Put these tasks where the leader parks what is behind the front."""
+    key = client.queue_key("celery", "overflow")
+    for part in chunks(numbers, AT_ONCE * COMMANDS):
+        pipe = client.redis.pipeline(transaction=False)
+        for few in chunks(part, AT_ONCE):
+            fields: list[bytes] = []
+            for number in few:
+                raw = message(number, 9, weight_of(number), letters=letters)
+                fields += (b"00000000-0000-0000-0000-%012x" % number, raw)
+            pipe.hset(key, items=fields)
         pipe.execute()
 
 

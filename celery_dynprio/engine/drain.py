@@ -8,11 +8,11 @@ policy cares for it. In an idle system that is soon, in a deep backlog late: no 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from celery_dynprio.models import RunningTask, Snapshot
+from celery_dynprio.models import PendingTask, RunningTask, Snapshot
 from celery_dynprio.runtimes import Runtimes
 
 #: Seconds in which what was seen of the pace loses half of its weight.
@@ -46,8 +46,10 @@ class Drain:
         #: Decayed sums of the spans in which something waited all the time, and of the work and the tasks that left.
         self._span = self._work = self._tasks = 0.0
         self._peak = 0.0
-        #: The expected seconds of each task that was in the front at the last tick, and the names of all lately.
-        self._front: Mapping[str, float] = {}
+        #: The expected seconds of each task that was in the front at the last tick, by these runtimes.
+        self._front: dict[str, float] = {}
+        self._runtimes: Runtimes | None = None
+        #: The names of all tasks lately.
         self._names: set[str] = set()
 
     def follow(self, snapshot: Snapshot, runtimes: Runtimes, running: Iterable[RunningTask], now: float) -> None:
@@ -55,16 +57,24 @@ class Drain:
         if len(self._names) > MOST_NAMES:
             self._names.clear()
         tasks = list(chain.from_iterable(snapshot.levels))
-        expected = [seconds or UNKNOWN_RUNTIME for seconds in runtimes.means(tasks)]
-        front = dict(zip([task.id for task in tasks], expected, strict=True))
-        self._names.update([task.name for task in tasks])
-        gone = [each for each in self._front if each not in front and each not in snapshot.overflow]
-        waiting = math.fsum(front.values())
-        if front:  # the others take as long
-            waiting *= max((sum(snapshot.depths) + snapshot.overflow_depth) / len(front), 1.0)
+        gone = self._front.keys() - {task.id for task in tasks}
+        took = {task_id: self._front.pop(task_id) for task_id in gone}
+        left = [seconds for task_id, seconds in took.items() if task_id not in snapshot.overflow]
+        self._add(tasks, runtimes)
+        waiting = math.fsum(self._front.values())
+        if tasks:  # the others take as long
+            waiting *= max((sum(snapshot.depths) + snapshot.overflow_depth) / len(tasks), 1.0)
         busy = sum(run.name in self._names for run in running)
-        self.note(waiting, math.fsum(map(self._front.__getitem__, gone)), len(gone), now, busy)
-        self._front = front
+        self.note(waiting, math.fsum(left), len(left), now, busy)
+
+    def _add(self, tasks: Sequence[PendingTask], runtimes: Runtimes) -> None:
+        """Note the expected seconds of those that came; of all where more is known of their runtimes."""
+        if runtimes is self._runtimes:
+            tasks = [task for task in tasks if task.id not in self._front]
+        self._runtimes = runtimes
+        expected = [seconds or UNKNOWN_RUNTIME for seconds in runtimes.means(tasks)]
+        self._front.update(zip([task.id for task in tasks], expected, strict=True))
+        self._names.update([task.name for task in tasks])
 
     def note(self, waiting: float, left: float, tasks: int, now: float, busy: int = 0) -> None:
         """Take in a tick: the expected seconds of all that waits, and those of the ``tasks`` that left since the last.

@@ -134,9 +134,11 @@ class Scores:
         found = list(map(known.get, map(id, tasks)))
         if None not in found:
             return cast("list[float]", found)
-        new = [task for task, value in zip(tasks, found, strict=True) if value is None]
-        moment.keep(*self._score_at_once(moment, new))
-        return [score(task) if value is None else value for task, value in zip(tasks, found, strict=True)]
+        new = [index for index, value in enumerate(found) if value is None]
+        moment.keep(*self._score_at_once(moment, [tasks[index] for index in new]))
+        for index in new:
+            found[index] = score(tasks[index])
+        return cast("list[float]", found)
 
     def _enter(self, context: Context, fail: Callable[[object], None]) -> _Moment | None:
         """Return what is known of this context; None if the policy cannot be bound to it."""
@@ -191,18 +193,24 @@ class Scores:
             self._complain(exc)
         return None
 
-    def renew(self, tasks: Sequence[PendingTask], score: Scorer) -> None:
-        """Score tasks only to remember it; ``score`` is what :meth:`bind` returned last."""
-        valid = self._score_at_once(self._moment, tasks)[0] if self._moment else ()
-        if len(valid) < len(tasks):
-            done = {task.ref for task in valid}
-            for task in tasks:
-                if task.ref not in done:
-                    score(task)
+    def renew(self, tasks: Sequence[PendingTask], score: Scorer) -> Sequence[float]:
+        """Score tasks to remember it; return their last valid scores, 0 for a task that never had one.
 
-    def knows(self, ref: str) -> bool:
-        """Tell whether the task of this name (``PendingTask.ref``) has a score that is remembered."""
-        return ref in self._last
+        ``score`` is what :meth:`bind` returned last.
+        """
+        valid, scores = self._score_at_once(self._moment, tasks) if self._moment else ((), ())
+        if len(valid) == len(tasks):
+            return scores
+        done = {task.ref for task in valid}
+        for task in tasks:
+            if task.ref not in done:
+                score(task)
+        return self.last_of([task.ref for task in tasks])
+
+    def unknown(self, refs: Iterable[str]) -> Sequence[str]:
+        """Return those of these tasks, by ``PendingTask.ref``, of which no score is remembered."""
+        last = self._last
+        return [ref for ref in refs if ref not in last]
 
     def last_of(self, refs: Iterable[str]) -> Sequence[float]:
         """Return the scores that are remembered of the tasks of these names; 0 for a task without any."""

@@ -260,9 +260,8 @@ class Reprioritizer:
         usable, spent = self._usable(fence)
         snapshot = self.backlog.read(now)
         known = Knowledge(self.usage, self.running, self.shares).context(now)
-        pending = list(self._pending(snapshot))
-        if not self._scores.stand(len(pending), now):
-            self._context = with_pending(known, pending, self.policy, self._beat)
+        if not self._scores.stand(self._count(snapshot), now):
+            self._context = with_pending(known, self._pending(snapshot), self.policy, self._beat)
         score = self._scores.bind(self._context, _Places(snapshot))
         look = self._look(snapshot, self._watch(snapshot, now, score, known.runtimes))
         self._turned += look.turned
@@ -276,6 +275,11 @@ class Reprioritizer:
             ahead = self._context.ahead
             self.guiding.tell(_guidance(plan.bands, known, ahead.totals if isinstance(ahead, Ahead) else {}), now)
         return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
+
+    def _count(self, snapshot: Snapshot) -> int:
+        """Return how many tasks are pending, about: what is scored at once."""
+        parked = len(snapshot.overflow)
+        return sum(map(len, snapshot.levels)) + (len(self._best) if parked > self.window else parked)
 
     def _pending(self, snapshot: Snapshot) -> Iterable[PendingTask]:
         """What waits for a worker; of a long overflow what was best last time, so that the time it takes is bounded.

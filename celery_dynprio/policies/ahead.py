@@ -83,7 +83,8 @@ def ahead_of_all(tasks: Sequence[PendingTask], context: Context) -> tuple[Sequen
     ahead = context.ahead
     if isinstance(ahead, Ahead) and tasks is ahead.tasks:
         return ahead.of_all(), ahead.keys_of_all
-    return list(map(ahead, tasks)), [task.key or "" for task in tasks]
+    keys = [task.key or "" for task in tasks]
+    return ahead.of_some(tasks, keys) if isinstance(ahead, Ahead) else list(map(ahead, tasks)), keys
 
 
 class Ahead:
@@ -117,17 +118,26 @@ class Ahead:
 
     def __call__(self, task: PendingTask) -> float:
         """Return the seconds that go before a task."""
-        if self._by_id is None:
-            ids = [each.id for each in reversed(self.tasks)]  # of two with one id the first counts
-            self._by_id = dict(zip(ids, reversed(self.of_all()), strict=True))
-        before = self._by_id.get(task.id)
+        before = self._before_by_id().get(task.id)
         return self._totals.get(task.key or "", 0.0) if before is None else before
+
+    def of_some(self, tasks: Sequence[PendingTask], keys: Sequence[str]) -> Sequence[float]:
+        """Return the seconds that go before each of many tasks, of which these are the keys."""
+        before, total = self._before_by_id().get, self._totals.get
+        found = [before(task.id) for task in tasks]
+        return [total(key, 0.0) if value is None else value for key, value in zip(keys, found, strict=True)]
 
     def of_all(self) -> Sequence[float]:
         """Return the seconds that go before each of the tasks."""
         if self._before is None:
             self._before = self._sum_up()
         return self._before
+
+    def _before_by_id(self) -> Mapping[str, float]:
+        if self._by_id is None:
+            ids = [each.id for each in reversed(self.tasks)]  # of two with one id the first counts
+            self._by_id = dict(zip(ids, reversed(self.of_all()), strict=True))
+        return self._by_id
 
     def _sum_up(self) -> Sequence[float]:
         tasks, keys, totals = self.tasks, self.keys_of_all, self._totals

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Final
+from typing import Final, cast
 
 from celery_dynprio.brokers.redis.look import Look
 from celery_dynprio.brokers.redis.mirror import Item, Mirror
@@ -252,13 +252,12 @@ class Front:
 
     def _tell(self, level: Place, mirror: Mirror) -> None:
         """Make anew what is told of a level that changed."""
-        tasks = (
-            [item.task for item in mirror.items if item not in self._second]
-            if self._second
-            else [item.task for item in mirror.items]
-        )
-        self._levels[level] = tuple([task for task in tasks if isinstance(task, PendingTask)])
-        self._foreign[level] = Counter([task for task in tasks if isinstance(task, str)])
+        items = [item for item in mirror.items if item not in self._second] if self._second else mirror.items
+        tasks = [item.task for item in items]
+        reasons = [task for task in tasks if isinstance(task, str)] if str in set(map(type, tasks)) else []
+        known = [task for task in tasks if isinstance(task, PendingTask)] if reasons else tasks
+        self._levels[level] = tuple(cast("list[PendingTask]", known))
+        self._foreign[level] = Counter(reasons)
         second = sum(item.level == level for item in self._second)
         if second:
             self._foreign[level][DUPLICATE] = second

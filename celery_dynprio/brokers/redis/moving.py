@@ -136,17 +136,20 @@ class Mover:
 
     def _run(self, steps: Sequence[_Step], fence: str | None, audit: str) -> list[Outcome]:
         """Call the script with as many of these steps as one call may carry; return the outcomes of those it made."""
-        arguments: list[Any] = [fence or "", SCRIPT_WORK]
+        rows: list[Any] = []
+        messages: list[bytes] = []
         weight = 0
         for move, entry, new, where in steps:
             target = _key_index(move.target) * (-1 if move.first else 1)
-            note = audit and _audit_of(audit, self._queue, move)
+            note = _audit_of(audit, self._queue, move) if audit else ""
             field = move.task.id if is_level(move.source) else move.task.ref
             size = entry.size if isinstance(entry, Stub) else 0
-            arguments += (_key_index(move.source), target, field, told(entry), size, new, where, note)
-            weight += size_of(entry) + max(size_of(entry) if size else 0, len(new))
+            rows.append((_key_index(move.source), target, field, size, where, note))
+            messages += (told(entry), new)
+            weight += size_of(entry) + max(size, len(new))
             if weight > BATCH_BYTES:
                 break
+        arguments: list[Any] = [fence or "", SCRIPT_WORK, json.dumps(rows, ensure_ascii=False), *messages]
         answer = self._script(keys=self._keys, args=arguments)
         self._beat()
         if answer is None:

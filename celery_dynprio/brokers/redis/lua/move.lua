@@ -2,12 +2,12 @@
 --
 -- KEYS  1 the lease, 2 how many moves were made (a counter), 3 the audit (a stream), 4 the overflow hash, 5 the hash of held
 --       tasks, 6 the hash of cancelled tasks, 7.. the lists of the levels
--- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes
---       then for each move: index in KEYS of the source; of the target, below 0 for the end of a list from which workers take;
---       the task's id (of a parked message, its field); the message as it is; 0, or the size (bytes) of a large message, of
---       which the one before and the next are the end only; the message as it shall be ("" for the same); where in a list to
---       look for it: so many messages from the head (1 the first), or below 0, from the tail; and what to keep of it in the
---       audit ("": nothing)
+-- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes;
+--       3 JSON: for each move a list of index in KEYS of the source; of the target, below 0 for the end of a list from which
+--       workers take; the task's id (of a parked message, its field); 0, or the size (bytes) of a large message; where in a
+--       list to look for it: so many messages from the head (1 the first), or below 0, from the tail; and what to keep of it
+--       in the audit ("": nothing); then for each move: the message as it is, and as it shall be ("" for the same), of a
+--       large one the end only
 -- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused, 3 moved, but the audit
 -- refused its entry. A shorter answer than there are moves means that the work was done: the rest is untouched.
 --
@@ -161,12 +161,12 @@ end
 -- A script cannot ask for the time on every server (frozen in Redis 7.2 and Valkey, no os.clock before Redis 7.4).
 local MOVE, WRITE, COMPARE = 150, 1 / 200, 1 / 1500 -- what a move costs, a byte of it, and one that LREM compares: in messages passed
 local work, limit, moved, outcomes, problem = 0, tonumber(ARGV[2]), 0, {}, nil
-for i = 3, #ARGV, 8 do
-  local source, target, id, old = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
-  local large, new, from, audit = tonumber(ARGV[i + 4]), ARGV[i + 5], tonumber(ARGV[i + 6]), ARGV[i + 7]
+for i, each in ipairs(cjson.decode(ARGV[3])) do
+  local source, target, id, large, from, audit = unpack(each)
+  local old, new = ARGV[2 * i + 2], ARGV[2 * i + 3]
   local size = math.max(large, #old)
   local pass = 1 + COMPARE * size -- at most: those that it passes may be of the same size and begin alike
-  if i > 3 and work + WRITE * 2 * size + math.abs(from) * pass > limit then
+  if i > 1 and work + WRITE * 2 * size + math.abs(from) * pass > limit then
     break
   end
   local ok, outcome, passed = pcall(function()
