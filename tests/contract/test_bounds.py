@@ -12,9 +12,13 @@ from redis.commands.core import Script
 from celery_dynprio.brokers.redis.backlog import CHECKED, RedisBacklog
 from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.brokers.redis.front import REACH
+from celery_dynprio.brokers.redis.hashes import AT_ONCE
 from celery_dynprio.brokers.redis.moving import BATCH_BYTES, SCRIPT_WORK
 from celery_dynprio.brokers.redis.news import MOST_LOOKED, MOST_MESSAGES
 from celery_dynprio.brokers.redis.reading import CHUNK_BYTES
+from celery_dynprio.brokers.redis.running import RedisRunning
+from celery_dynprio.brokers.redis.spans import IDS, RedisSpans
+from celery_dynprio.brokers.redis.usage import RedisUsage
 from celery_dynprio.message import HEADER, MAX_BYTES
 from celery_dynprio.models import OVERFLOW, Move, Outcome
 from tests.apps import make_app
@@ -154,3 +158,40 @@ def test_the_work_of_each_call_is_bounded(counted: Counted, count: int, size: in
     assert work["parked"].size <= 3 * (CHUNK_BYTES + 2 * largest), "a step through a hash may tell more than was asked"
     assert work["move"].passed <= SCRIPT_WORK + 2 * REACH
     assert work["move"].size <= 3 * (BATCH_BYTES + 2 * largest)
+
+
+def test_what_is_learned_and_what_runs_is_read_in_parts(server: Database) -> None:
+    app = make_app(server.url)
+    client = RedisClient.from_app(app)
+    count = 8 * AT_ONCE
+    names = [f"task {number}" for number in range(count)]
+    learned = dict.fromkeys(names, "2 1 0")
+    runs = {name: f"{NOW} {NOW + 60} {json.dumps([name, 'key'])}" for name in names}
+    client.redis.hset(client.app_key("runtimes"), mapping=learned)
+    client.redis.hset(client.app_key("running"), mapping=runs)
+    client.redis.config_resetstat()
+    assert len(RedisUsage(client).read(NOW).runtimes) == count
+    assert {run.name for run in RedisRunning(client).read(NOW)} == set(names)
+    calls = client.redis.info("commandstats")
+    assert "cmdstat_hgetall" not in calls
+    assert calls["cmdstat_hscan"]["calls"] > count / AT_ONCE
+    client.close()
+    app.close()
+
+
+def test_traces_are_searched_in_parts(server: Database) -> None:
+    app = make_app(server.url)
+    client = RedisClient.from_app(app)
+    count = 3 * IDS
+    client.redis.zadd(client.app_key("traces"), {f"{number:032x}": NOW + number for number in range(count)})
+    spans = RedisSpans(client)
+    client.redis.hset(client.app_key(f"trace:{7:032x}"), "sought 0", "0{}")
+    client.redis.config_resetstat()
+    found = spans.read("sought")
+    assert found is not None
+    assert found.trace_id == f"{7:032x}"
+    assert spans.ids_with("sou") == {"sought"}
+    assert client.redis.info("commandstats")["cmdstat_zrevrange"]["calls"] >= 2 * (count / IDS + 1)
+    assert "cmdstat_zrange" not in client.redis.info("commandstats")
+    client.close()
+    app.close()

@@ -86,7 +86,7 @@ def test_a_score_that_changes_is_noticed_when_its_turn_comes() -> None:
     for _ in range(2):
         overflow.tick(tasks)
     weights["77"] = 9.0
-    assert any("77" in overflow.tick(tasks) for _ in range(4))
+    assert any("77" in overflow.tick(tasks) for _ in range(100 // (SLICE * LIMIT) + 2))
 
 
 def test_what_left_the_overflow_is_chosen_no_more() -> None:

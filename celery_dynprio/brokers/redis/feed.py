@@ -15,7 +15,7 @@ MAX_BATCHES: Final = 5_000
 KEPT: Final = 60.0
 
 #: Batches that are read at a time.
-CHUNK: Final = 100
+CHUNK: Final = 20
 
 
 class RedisFeed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -12,6 +12,9 @@ from celery_dynprio.brokers.redis.client import RedisClient
 from celery_dynprio.complaints import Complaints
 
 logger = logging.getLogger("celery_dynprio.broker")
+
+#: Fields in one answer, about: less than a millisecond of the server's time.
+AT_ONCE: Final = 1000
 
 
 class Hashes:
@@ -25,8 +28,20 @@ class Hashes:
         self._complain = Complaints(logger, "key %s in the broker is no hash, so what it held is not known: DEL it")
 
     def read(self, *keys: str) -> list[Mapping[bytes, bytes]]:
-        """Return all fields of these hashes, in one round trip."""
-        return [found or {} for found in self.ask(*(("HGETALL", key) for key in keys))]
+        """Return all fields of these hashes: in one round trip, or where they are large, one for so many fields.
+
+        What others change meanwhile may be there as it was before or as it is then.
+        """
+        found: dict[str, dict[bytes, bytes]] = {key: {} for key in keys}
+        cursors = dict.fromkeys(keys, 0)
+        while cursors:
+            answers = self.ask(*(("HSCAN", key, cursor, "COUNT", AT_ONCE) for key, cursor in cursors.items()))
+            for key, answer in zip(list(cursors), answers, strict=True):
+                cursors[key], fields = answer or (0, {})
+                found[key] |= fields
+                if not cursors[key]:
+                    del cursors[key]
+        return [found[key] for key in keys]
 
     def ask(self, *commands: Sequence[Any]) -> list[Any]:
         """Return what the broker answers to commands on hashes, in one round trip; None where there is no hash.

@@ -22,8 +22,9 @@ from celery_dynprio.untrusted import clean
 #: Records in one call of the script: less than a millisecond of the server's time.
 CHUNK: Final = 50
 
-#: How many traces are searched for a task at a time.
+#: How many traces are searched for a task at a time, and how many ids of traces are read at a time.
 LOOKUP: Final = 500
+IDS: Final = 2000
 
 #: Seconds for which counts of dropped records are kept that nobody adds to.
 DROPPED_KEPT: Final = 86_400
@@ -141,8 +142,7 @@ class RedisSpans:
 
     def _larger_trace_of(self, task_id: str) -> str | None:
         pattern = f"{escaped(task_id)} *"
-        newest: list[bytes] = self._client.redis.zrevrange(self._keys[0], 0, -1)
-        for chunk in chunks((raw.decode(errors="replace") for raw in newest), LOOKUP):
+        for chunk in chunks(self._ids(), LOOKUP):
             for trace_id, found in zip(chunk, self._matching(chunk, pattern), strict=True):
                 if found and trace_id == clean(trace_id):
                     return trace_id
@@ -150,12 +150,25 @@ class RedisSpans:
 
     def ids_with(self, start: str) -> set[str]:
         """The ids of traces and of tasks that begin with this text."""
-        traces = [raw.decode(errors="replace") for raw in self._client.redis.zrange(self._keys[0], 0, -1)]
+        traces = self._ids()
         found = {trace_id for trace_id in traces if trace_id.startswith(start)}
         for chunk in chunks(traces, LOOKUP):
             for fields_ in self._matching(chunk, f"{escaped(start)}*"):
                 found |= {field.decode(errors="replace").rpartition(" ")[0] for field in fields_}
         return found | self._lone.ids_with(start)
+
+    def _ids(self) -> list[str]:
+        """The ids of all traces, the newest first; at the end those that were not passed because they changed."""
+        found: dict[bytes, None] = {}
+        for again in (False, True):  # what changed meanwhile is now before all others
+            begin, known = 0, -1
+            while (not again or known < len(found)) and (
+                part := self._client.redis.zrevrange(self._keys[0], begin, begin + IDS - 1)
+            ):
+                known = len(found)
+                found.update(dict.fromkeys(part))
+                begin += IDS
+        return [raw.decode(errors="replace") for raw in found]
 
     def _matching(self, trace_ids: Sequence[str], pattern: str) -> list[set[bytes]]:
         """The fields of each trace that are of this pattern."""
