@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 from celery_dynprio.models import PendingTask, RunningTask, Snapshot
@@ -36,6 +37,8 @@ UNKNOWN_RUNTIME: Final = 1.0
 #: So many names of tasks are remembered.
 MOST_NAMES: Final = 10_000
 
+_id: Final = attrgetter("id")
+
 
 class Drain:
     """Follows one queue from tick to tick."""
@@ -57,7 +60,7 @@ class Drain:
         if len(self._names) > MOST_NAMES:
             self._names.clear()
         tasks = list(chain.from_iterable(snapshot.levels))
-        gone = self._front.keys() - {task.id for task in tasks}
+        gone = self._front.keys() - set(map(_id, tasks))
         took = {task_id: self._front.pop(task_id) for task_id in gone}
         left = [seconds for task_id, seconds in took.items() if task_id not in snapshot.overflow]
         self._add(tasks, runtimes)

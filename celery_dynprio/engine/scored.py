@@ -25,6 +25,8 @@ class Scored(NamedTuple):
         return Move(self.task, self.place, target, self.score, reason)
 
 
+_pinned = attrgetter("pinned")
+
 #: By the time of publishing.
 published = attrgetter("task.published")
 
@@ -60,7 +62,7 @@ class Front:
     def of(cls, snapshot: Snapshot, score: Scorer) -> Front:
         """Score all tasks of the levels but the pinned ones."""
         levels: Sequence[Sequence[PendingTask]] = snapshot.levels
-        if any(task.pinned is not None for task in chain.from_iterable(levels)):
+        if set(map(_pinned, chain.from_iterable(levels))) - {None}:
             levels = [[task for task in tasks if task.pinned is None] for tasks in levels]
         scores = iter(all_of(score, list(chain.from_iterable(levels))))
         return cls(levels, [list(islice(scores, len(tasks))) for tasks in levels])

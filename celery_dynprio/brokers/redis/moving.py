@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_dynprio.backlogs.redis")
 
 #: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
-SCRIPT_WORK: Final = 8_000
+SCRIPT_WORK: Final = 12_000
 
 #: One call of the move script is for at most so many moves, the first one for fewer, and so many bytes: of the messages
 #: as they are and as they shall be.
@@ -89,8 +89,8 @@ class Mover:
             for step, outcome in zip(batch, done, strict=False):
                 self._settle(step, outcome)
             outcomes += done
-            # What the script left undone is sent again.
-            size = min(BATCH_MOVES, 2 * size) if len(done) == len(batch) else len(done) + 1
+            # What the script left undone is sent again: that should not be much.
+            size = min(BATCH_MOVES, size + size // 4 + 1) if len(done) == len(batch) else max(len(done), 1)
         return outcomes
 
     def sources(self, moves: Sequence[Move]) -> list[tuple[Entry, int]]:
@@ -137,19 +137,21 @@ class Mover:
     def _run(self, steps: Sequence[_Step], fence: str | None, audit: str) -> list[Outcome]:
         """Call the script with as many of these steps as one call may carry; return the outcomes of those it made."""
         rows: list[Any] = []
-        messages: list[bytes] = []
+        texts: list[bytes] = []
         weight = 0
         for move, entry, new, where in steps:
             target = _key_index(move.target) * (-1 if move.first else 1)
             note = _audit_of(audit, self._queue, move) if audit else ""
             field = move.task.id if is_level(move.source) else move.task.ref
             size = entry.size if isinstance(entry, Stub) else 0
-            rows.append((_key_index(move.source), target, field, size, where, note))
-            messages += (told(entry), new)
+            old = told(entry)
+            rows.append((_key_index(move.source), target, field, size, where, note, len(old), len(new)))
+            texts += (old, new)
             weight += size_of(entry) + max(size, len(new))
             if weight > BATCH_BYTES:
                 break
-        arguments: list[Any] = [fence or "", SCRIPT_WORK, json.dumps(rows, ensure_ascii=False), *messages]
+        # One long argument is sent in less time than many.
+        arguments: list[Any] = [fence or "", SCRIPT_WORK, json.dumps(rows, ensure_ascii=False), b"".join(texts)]
         answer = self._script(keys=self._keys, args=arguments)
         self._beat()
         if answer is None:

@@ -5,9 +5,9 @@
 -- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes;
 --       3 JSON: for each move a list of index in KEYS of the source; of the target, below 0 for the end of a list from which
 --       workers take; the task's id (of a parked message, its field); 0, or the size (bytes) of a large message; where in a
---       list to look for it: so many messages from the head (1 the first), or below 0, from the tail; and what to keep of it
---       in the audit ("": nothing); then for each move: the message as it is, and as it shall be ("" for the same), of a
---       large one the end only
+--       list to look for it: so many messages from the head (1 the first), or below 0, from the tail; what to keep of it in
+--       the audit ("": nothing); and the bytes of both texts in 4, which has one behind the other: for each move the message
+--       as it is, and as it shall be ("" for the same), of a large one the end only
 -- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused, 3 moved, but the audit
 -- refused its entry. A shorter answer than there are moves means that the work was done: the rest is untouched.
 --
@@ -161,9 +161,15 @@ end
 -- A script cannot ask for the time on every server (frozen in Redis 7.2 and Valkey, no os.clock before Redis 7.4).
 local MOVE, WRITE, COMPARE = 150, 1 / 200, 1 / 1500 -- what a move costs, a byte of it, and one that LREM compares: in messages passed
 local work, limit, moved, outcomes, problem = 0, tonumber(ARGV[2]), 0, {}, nil
+local at = 0
+local function text(size)
+  at = at + size
+  return string.sub(ARGV[4], at - size + 1, at)
+end
+
 for i, each in ipairs(cjson.decode(ARGV[3])) do
   local source, target, id, large, from, audit = unpack(each)
-  local old, new = ARGV[2 * i + 2], ARGV[2 * i + 3]
+  local old, new = text(each[7]), text(each[8])
   local size = math.max(large, #old)
   local pass = 1 + COMPARE * size -- at most: those that it passes may be of the same size and begin alike
   if i > 1 and work + WRITE * 2 * size + math.abs(from) * pass > limit then
