@@ -67,6 +67,9 @@ class Candidates:
         again = list(islice(self._rota, wanted))
         if len(again) < wanted:
             self._rota = iter(list(overflow))
+        if not turn and overflow.keys().isdisjoint(again):  # all of them left meanwhile, or none had its turn yet
+            self._rota = iter(list(overflow))
+            again = list(islice(self._rota, wanted))
         return turn + again
 
     def _new(self, overflow: Mapping[str, PendingTask]) -> Iterator[str]:

@@ -95,3 +95,22 @@ def test_what_left_the_overflow_is_chosen_no_more() -> None:
     gone = next(iter(overflow.tick(tasks)))
     del tasks[gone]
     assert gone not in overflow.tick(tasks)
+
+
+def test_a_long_overflow_in_which_each_task_has_a_score_is_chosen_from() -> None:
+    """As after another process had led: all that it held comes back at once."""
+    overflow = Overflow()
+    tasks = by_id(map(task, range(LIMIT + 1)))
+    score = overflow._scores.bind(NOW)
+    overflow._scores.renew(list(tasks.values()), score)
+    assert len(overflow._candidates.choose(tasks, score, LIMIT)) == LIMIT
+
+
+def test_an_overflow_of_which_all_that_were_chosen_left_is_chosen_from() -> None:
+    overflow = Overflow()
+    before, after = (by_id(map(task, range(n, n + LIMIT + 1))) for n in (0, 100))
+    score = overflow._scores.bind(NOW)
+    overflow._scores.renew(list(after.values()), score)
+    for _ in range(2):
+        overflow._candidates.choose(before, score, LIMIT)
+    assert overflow._candidates.choose(after, score, LIMIT).keys() <= after.keys()
