@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,7 +101,7 @@ class DynPrio:
         for each in self._connections:
             each.connect()
         replace_route(app, self._router.route)
-        self._connection_class = ReplacedConnection(app, lambda base: purging(base, lambda: self.settings.queues))
+        self._connection_class = ReplacedConnection(app, lambda base: purging(base, self._purged))
         app.steps["consumer"].update(CONSUMER_STEPS)
         if app.events.state_cls == type(app.events).state_cls:  # no other add-on has its own
             app.events.state_cls = STATE
@@ -296,6 +296,10 @@ class DynPrio:
     def _add_steps(self) -> None:
         if supports(self.app):
             self._replaced = add_steps(self.app) or self._replaced
+
+    def _purged(self) -> Collection[str]:
+        """The queues of which a purge takes more; connections of the app's pool outlive an :meth:`uninstall`."""
+        return () if self._app is None else self.settings.queues
 
     def _configured(self, **_: Any) -> None:
         self._add_steps()

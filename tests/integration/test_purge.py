@@ -82,6 +82,18 @@ def test_a_purge_without_the_addon_is_as_it_was(app: Celery, client: RedisClient
     assert (counts[OVERFLOW], counts[HELD]) == (3, 3)
 
 
+def test_a_purge_over_a_connection_of_the_pool_works_after_the_addon_left(app: Celery, client: RedisClient) -> None:
+    backlog = publish_and_park(app, client)
+    with app.pool.acquire(block=True) as connection:
+        assert connection.default_channel.queue_purge("mails") == 0
+    dynprio = DynPrio.of(app)
+    assert dynprio is not None
+    dynprio.uninstall()
+    assert by_pooled_channel(app) == 3
+    counts = backlog.count()
+    assert (counts[OVERFLOW], counts[HELD]) == (3, 3)
+
+
 def test_connections_can_be_pickled(app: Celery) -> None:
     connection = app.connection_for_write()
     assert pickle.loads(pickle.dumps(connection)).as_uri() == connection.as_uri()  # noqa: S301 - our own
