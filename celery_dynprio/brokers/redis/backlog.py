@@ -119,7 +119,7 @@ class RedisBacklog:
         }
 
     def apply(self, moves: Sequence[Move], fence: str | None = None, audit: str = "") -> list[Outcome]:
-        """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
+        """Make the moves in this order, in calls that each block the server for a few milliseconds at most."""
         return self._mover.apply(moves, fence, audit)
 
     def spill(self, count: int, now: float, fence: str | None = None) -> int:

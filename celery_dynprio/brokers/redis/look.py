@@ -36,8 +36,8 @@ class Look:
         self.left: Sequence[Item] = ()
         #: What came.
         self.came: Sequence[Item] = ()
-        #: How many messages, from the newest on, this round of comparisons has behind it: they are new, or as they are
-        #: known. None if it was none of this level's turns.
+        #: How many messages, from the newest on, need no more comparison in this round: they are new, or were compared.
+        #: None if no part of this level was compared.
         self.compared: int | None = None
         #: Until when (``time.monotonic``) it is not read again.
         self.pause_until = 0.0

@@ -79,7 +79,7 @@ class Mover:
         self._beat = beat
 
     def apply(self, moves: Sequence[Move], fence: str | None, audit: str) -> list[Outcome]:
-        """Make the moves in this order, in calls that each block the server for one to two milliseconds."""
+        """Make the moves in this order, in calls that each block the server for a few milliseconds at most."""
         steps = [self._step(move, *source) for move, source in zip(moves, self.sources(moves), strict=True)]
         outcomes: list[Outcome] = []
         size = FIRST_MOVES
