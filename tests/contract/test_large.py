@@ -305,5 +305,6 @@ def test_one_call_of_the_script_moves_fewer_messages_the_larger_they_are(bench: 
         moves = [Move(task, level, 2, 0.5, "score") for task in tasks[::-1]]
         return bench.calls("evalsha", lambda: bench.backlog.apply(moves))
 
-    assert calls(100, 4) <= 3  # one of them where the server does not know the script yet
+    calls(100, 3)  # the server may not know the script yet, and is called once more then
+    assert calls(100, 4) <= 3
     assert calls(20_000, 5) > 60 * 2 * 20_000 / BATCH_BYTES
