@@ -260,7 +260,7 @@ def test_moves_are_sent_as_events(valkey: Database, project: Project, start_cele
         subscribed, *told = iter(lambda: messages.get_message(timeout=0.5), None)
     assert subscribed["type"] == "psubscribe"
     assert all(each["channel"].endswith(b"dynprio.multi") for each in told)
-    assert 1 <= len(told) <= 2  # the first may go before the others are put to it
+    assert 1 <= len(told) < 5  # several in a message; the first ones may go before the others are put to them
     assert {(event["queue"], event["from"], event["reason"]) for event in seen} == {("celery", "P9", "score")}
     assert {event["name"] for event in seen} == {project.load().work.name}
     assert len({event["uuid"] for event in seen}) == 5
