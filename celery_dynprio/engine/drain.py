@@ -46,6 +46,8 @@ class Drain:
     def __init__(self) -> None:
         self._at: float | None = None
         self._waited = False
+        #: Seconds between the last two ticks, if something waited at both.
+        self._gap = 0.0
         #: Decayed sums of the spans in which something waited all the time, and of the work and the tasks that left.
         self._span = self._work = self._tasks = 0.0
         self._peak = 0.0
@@ -88,10 +90,12 @@ class Drain:
         """
         at, self._at = self._at, now
         waited, self._waited = self._waited, waiting > 0
+        self._gap = 0.0
         if at is None or now <= at:
             return
         span = now - at
         if waited and waiting:
+            self._gap = span
             rest = 2.0 ** (-span / PACE_HALF_LIFE)
             self._span = self._span * rest + span
             self._work = self._work * rest + max(left, busy * span)
@@ -108,6 +112,10 @@ class Drain:
     def room(self, seconds: float) -> int:
         """Return how many starving tasks may go before all others within so many seconds."""
         return math.ceil(STARVING_SHARE * self.tasks(seconds))
+
+    def soon(self, seconds: float) -> int:
+        """Return how many tasks leave within so many seconds, or until the next tick if that is later."""
+        return self.tasks(max(seconds, self._gap))
 
     def tasks(self, seconds: float) -> int:
         """Return how many tasks leave within so many seconds."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, dropwhile
 from typing import TypeAlias
 
-from celery_dynprio.engine.near import Near
+from celery_dynprio.engine.exchange import Exchanges
 from celery_dynprio.engine.scored import Front, Scored, age, published
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Move, Place, Snapshot
@@ -32,6 +32,15 @@ class Homes:
         """Return the home of a task with this score that is in no level yet."""
         return self.levels[self.bands.level(score)]
 
+    @property
+    def margin(self) -> float:
+        """How much more than another one's score is worth an exchange of the two."""
+        return self.hysteresis * self.bands.width
+
+    def settle(self, each: Scored) -> Place:
+        """Return the home of a task that is in a level: its own, unless its score is far outside of that."""
+        return self.levels[self.bands.settle(each.score, each.place, self.hysteresis)]
+
     def pinned(self, snapshot: Snapshot, entering: Iterable[Scored]) -> Iterable[Unit]:
         """Return the moves of pinned tasks to their levels; ``entering`` is what comes back from the overflow."""
         units: dict[Place, Unit] = {}
@@ -48,13 +57,15 @@ class Homes:
                 units.setdefault(target, []).append(each.move(target, reason))
         return units.values()
 
-    def settled(self, front: Front, entering: Iterable[Scored], near: Near) -> Iterator[Unit]:
+    def settled(self, front: Front, entering: Iterable[Scored], near: int | None) -> Iterator[Unit]:
         """Yield the moves of all others to the level of their score; tasks with equal scores go to the same.
 
-        Left out are units without any move that changes what runs next.
+        Left out are units of which none takes part in an exchange among the ``near`` next tasks (None: none is).
         """
         coming = [each for each in entering if each.task.pinned is None]
-        scores = {*self._leaving(front, near), *_spread(front, near), *(each.score for each in coming)}
+        exchanges = None if near is None else Exchanges.among(front, near, self.margin, self.settle)
+        moving = {*self._leaving(front), *_spread(front)} if exchanges is None else exchanges.scores
+        scores = moving | {each.score for each in coming}
         if not scores:
             return
         equals: dict[float, list[Scored]] = {}
@@ -62,22 +73,18 @@ class Homes:
             equals.setdefault(each.score, []).append(each)
         for score, group in equals.items():
             target = self._level(score, group)
-            if any(each.place != target and near.changes(each, target) for each in group):
-                group.sort(key=published)
-                yield [_settle(each, target) for each in group if each.place != target]
+            going = [each for each in group if each.place != target]
+            if exchanges is None or any(exchanges.include(each, target) for each in going):
+                going.sort(key=published)
+                if going:
+                    yield [_settle(each, target) for each in going]
 
-    def _leaving(self, front: Front, near: Near) -> Iterator[float]:
-        """Yield the scores with which tasks leave their level; of levels that are not near, for one that is."""
-        settle = self.bands.settler(self.hysteresis)
-        last = max((level for level, home in enumerate(self.levels) if near.reaches(home)), default=0)
+    def _leaving(self, front: Front) -> Iterator[float]:
+        """Yield the scores with which tasks leave their level."""
         for place, scores in enumerate(front.scores):
-            low, high = -math.inf, self.bands.lowest(last)
-            if near.reaches(place):
-                low, high = self.bands.reach(place, self.hysteresis)
-                if self.levels[place] != place:
-                    low, high = math.inf, -math.inf
+            low, high = self.bands.reach(place, self.hysteresis) if self.levels[place] == place else (math.inf, 0.0)
             for score in [score for score in scores if not low < score < high]:
-                if self.levels[settle(score, place)] != place:
+                if self.levels[self.bands.settle(score, place, self.hysteresis)] != place:
                     yield score
 
     def _level(self, score: float, group: Sequence[Scored]) -> Place:
@@ -86,7 +93,7 @@ class Homes:
         if not inside:
             return self.of(score)
         oldest = min(inside, key=published)
-        wanted = self.levels[self.bands.settle(score, oldest.place, self.hysteresis)]
+        wanted = self.settle(oldest)
         places = {each.place for each in inside}
         if len(places) == 1:
             return wanted
@@ -101,14 +108,13 @@ class Homes:
         )
 
 
-def _spread(front: Front, near: Near) -> set[float]:
-    """Return the scores of tasks that are in several levels, one of which is near."""
+def _spread(front: Front) -> set[float]:
+    """Return the scores of tasks that are in several levels."""
     seen: set[float] = set()
     spread: set[float] = set()
-    for place, scores in enumerate(front.scores):
+    for scores in front.scores:
         spread.update(seen.intersection(scores))
-        if near.reaches(place):
-            seen.update(scores)
+        seen.update(scores)
     return spread
 
 

@@ -16,8 +16,8 @@ from itertools import repeat, takewhile
 from typing import Final
 
 from celery_dynprio.engine.budget import Budget
+from celery_dynprio.engine.exchange import gains
 from celery_dynprio.engine.homes import Homes
-from celery_dynprio.engine.near import Near
 from celery_dynprio.engine.scored import Front, Scored, age, best_of
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot
@@ -93,13 +93,13 @@ class Planner:
         since = -math.inf if patience is None else now - patience
         kept, lifted = _starving(front, parked, homes, since=since, urgent=snapshot.depths[0], room=room)
         free = front.without(kept)
-        leaving, entering = self._exchange(snapshot, free, _without(parked, _ids(lifted)), bands)
+        leaving, entering = self._exchange(snapshot, free, _without(parked, _ids(lifted)), homes.margin)
         units = [
             *([each.move(0, "starving")] for each in lifted),
             *([_held_back(each)] for each in yielding),
             *([each.move(OVERFLOW, "overflow")] for each in leaving),
             *homes.pinned(snapshot, entering),
-            *homes.settled(free.without(_ids(leaving)), entering, Near.of(snapshot, near)),
+            *homes.settled(free.without(_ids(leaving)), entering, near),
         ]
         moves, deferred = Budget(budget, cost, self.levels).choose(units)
         return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred)
@@ -116,16 +116,15 @@ class Planner:
         return Bands.fit(scores[:: len(scores) // PERCENTILES_OF + 1], self.levels, previous)
 
     def _exchange(
-        self, snapshot: Snapshot, front: Front, parked: Sequence[Scored], bands: Bands
+        self, snapshot: Snapshot, front: Front, parked: Sequence[Scored], margin: float
     ) -> tuple[list[Scored], list[Scored]]:
         """Return who leaves the front and who enters it: refill it to the window, or swap when it is full."""
         room = self.window - sum(snapshot.depths)
         if not parked or room > 0:
             return [], best_of(parked, room)
-        margin = self.hysteresis * bands.width
         best = best_of(parked, MOST_SWAPS)
         worst = front.without(snapshot.overflow).worst(MOST_SWAPS)
-        pairs = list(takewhile(lambda pair: _gains(*pair, margin), zip(worst, best, strict=False)))
+        pairs = list(takewhile(lambda pair: gains(*pair, margin), zip(worst, best, strict=False)))
         return [out for out, _ in pairs], [into for _, into in pairs]
 
 
@@ -174,13 +173,6 @@ def _without(tasks: list[Scored], ids: Collection[str]) -> list[Scored]:
 def _held_back(each: Scored) -> Move:
     """Stores the publish time, if the message has none, so that a new leader does not restart the clock."""
     return Move(each.task, each.place, OVERFLOW, each.score, "objective", {"at": each.task.published})
-
-
-def _gains(out: Scored, into: Scored, margin: float) -> bool:
-    """Tell whether a swap is worth its two moves; among equals, the older one belongs in the front."""
-    if into.score > out.score + margin:
-        return True
-    return into.score >= out.score and into.task.published < out.task.published
 
 
 def _apply_order(move: Move) -> tuple[Place, float]:

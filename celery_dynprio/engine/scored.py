@@ -96,6 +96,19 @@ class Front:
         least = heapq.nsmallest(count, self.all_scores)
         return heapq.nlargest(count, self.scoring(lambda score: score <= least[-1]), key=rank) if least else []
 
+    def best(self, count: int) -> list[Scored]:
+        """Return so many, the best first; of equals the oldest."""
+        scores = sorted(self.all_scores, reverse=True)[:count]
+        if not scores:
+            return []
+        least = scores[-1]
+        above = sorted(self.scoring(lambda score: score > least), key=rank)
+        return above + heapq.nsmallest(count - len(above), self.scoring(lambda score: score == least), key=published)
+
+    def first(self, count: int) -> list[Scored]:
+        """Return so many, the next to run first."""
+        return list(islice(self.having(lambda _: True), count))
+
     def without(self, ids: Collection[str]) -> Front:
         """Return all but those with these ids."""
         if not ids:

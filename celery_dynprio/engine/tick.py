@@ -41,9 +41,10 @@ SPILL_WINDOWS: Final = 2
 #: At level 0 wait as many starving tasks as are their part of what leaves the queue in so many seconds.
 LIFTED_SECONDS: Final = 1.0
 
-#: What leaves the queue in the next seconds is put in order, and so many tasks at least.
-NEAR_SECONDS: Final = 2.0
-NEAR_TASKS: Final = 16
+#: What leaves the queue until the next tick, or in so many seconds, is put in order, and so many tasks at least.
+#: If there are no more than these, all are put into the levels of their scores: they are in order without another tick.
+NEAR_SECONDS: Final = 1.0
+NEAR_TASKS: Final = 8
 
 #: What stands for a queue that was not read.
 _UNREAD: Final = Snapshot((), (), {})
@@ -322,12 +323,17 @@ class Reprioritizer:
             bands=self._bands,
             patience=self._drain.patience(self._scores.patience()),
             room=self._drain.room(LIFTED_SECONDS),
-            near=max(self._drain.tasks(NEAR_SECONDS), NEAR_TASKS),
+            near=self._near(look.snapshot),
             cost=self.backlog.cost,
             budget=budget,
             yields=look.yields,
             usable=usable,
         )
+
+    def _near(self, snapshot: Snapshot) -> int | None:
+        if sum(snapshot.depths) <= NEAR_TASKS:
+            return None
+        return max(self._drain.soon(NEAR_SECONDS), NEAR_TASKS)
 
     def _traces(self, moves: Sequence[Move]) -> Mapping[str, str]:
         headers = self.backlog.headers(moves) if moves else {}

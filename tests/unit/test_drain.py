@@ -34,6 +34,17 @@ def test_a_task_starves_when_it_waited_longer_than_all_that_waits_takes() -> Non
     assert drain.room(2.0) == 8 * STARVING_SHARE
 
 
+def test_what_leaves_soon_leaves_until_the_next_tick_at_least() -> None:
+    drain = Drain()
+    for second in range(0, 20, 5):
+        drain.note(waiting=400.0, left=40.0, tasks=40, now=float(second))
+    assert drain.soon(1.0) == drain.tasks(5.0)
+    assert drain.soon(9.0) == drain.tasks(9.0)
+    drain.note(waiting=0.0, left=0.0, tasks=0, now=20.0)
+    drain.note(waiting=400.0, left=0.0, tasks=0, now=900.0)
+    assert drain.soon(1.0) == drain.tasks(1.0)
+
+
 def test_nobody_starves_in_a_moment() -> None:
     drain = Drain()
     for second in range(5):

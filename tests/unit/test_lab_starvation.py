@@ -46,4 +46,5 @@ def test_what_a_factor_does_not_like_waits_for_its_patience_and_not_longer(facto
     policy = 50 * factor + 1 * Age(saturation=SATURATION)
     assert policy.patience is not None
     assert longest_wait(policy) <= policy.patience + SLACK
-    assert longest_wait(1 * factor) > 2 * policy.patience, "without an Age factor it starves, so the test has teeth"
+    if not isinstance(factor, Deadline):  # all begin at the last level under it, where what is not liked has its turn
+        assert longest_wait(1 * factor) > 2 * policy.patience, "without an Age factor it starves, so the test has teeth"

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_dynprio.engine.near import Near
 from celery_dynprio.engine.planner import LIFTED_SHARE, Plan, Planner
-from celery_dynprio.engine.scored import Scored
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, PendingTask, Place, Snapshot, is_level
 from celery_dynprio.policies import Age, Policy, Weight
@@ -513,76 +511,6 @@ class TestLevelsThatNotAllWorkersTakeFrom:
         (level,) = {queue.level_of(task) for task in tasks}
         assert level in PLAIN
         assert queue.overtaking() == set()
-
-
-def test_only_the_next_tasks_are_put_in_order() -> None:
-    levels: dict[int, list[PendingTask]] = {level: [] for level in range(10)}
-    scores: dict[str, float] = {}
-
-    def put(name: str, level: int, score: float) -> None:
-        levels[level].append(PendingTask(name, "a.task", NOW - 100 + len(scores), 1.0))
-        scores[name] = score
-
-    for number in range(20):
-        put(f"right {number}", 0, 0.99)
-    put("to the back", 0, 0.01)
-    for number in range(20):
-        put(f"slow {number}", 9, 0.02 + number / 10_000)
-    put("to the front", 9, 0.99)
-    put("to the middle", 9, 0.5)
-    found = Snapshot(
-        tuple(tuple(levels[level]) for level in range(10)), tuple(len(levels[level]) for level in range(10)), {}
-    )
-
-    def moved(near: int | None) -> set[str]:
-        plan = Planner(10, 10_000, 0.25).plan(
-            found,
-            lambda task: scores[task.id],
-            NOW,
-            bands=None,
-            patience=None,
-            near=near,
-            cost=lambda _: 0.001,
-            budget=1.0,
-        )
-        return {move.task.id for move in plan.moves}
-
-    assert moved(None) == {"to the back", "to the front", "to the middle"}
-    assert moved(22) == {"to the back", "to the front", "to the middle"}
-    assert moved(21) == {"to the back", "to the front"}
-    assert moved(20) == {"to the front"}
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, LEVELS - 1), st.floats(0, 1)), unique_by=lambda each: each[1], max_size=60),
-    st.integers(1, 70),
-    st.sampled_from([None, PLAIN]),
-)
-def test_near_leaves_out_just_the_moves_that_change_nothing_of_what_runs_next(
-    waiting: list[tuple[Place, float]], near: int, usable: Sequence[Place] | None
-) -> None:
-    queue = Queue()
-    scores = {queue.publish(level).id: score for level, score in waiting}
-
-    def moves(near: int | None) -> set[Move]:
-        plan = queue.planner.plan(
-            queue.snapshot(),
-            lambda task: scores[task.id],
-            NOW,
-            bands=None,
-            patience=None,
-            near=near,
-            cost=lambda _: 1.0,
-            budget=UNLIMITED,
-            usable=usable,
-        )
-        return set(plan.moves)
-
-    next_ones = Near.of(queue.snapshot(), near)
-    wanted = {
-        move for move in moves(None) if next_ones.changes(Scored(move.task, move.source, move.score), move.target)
-    }
-    assert moves(near) == wanted
 
 
 def test_as_many_starving_tasks_are_lifted_as_there_is_room_for() -> None:
