@@ -16,7 +16,7 @@ LOW_PERCENTILE: Final = 0.05
 HIGH_PERCENTILE: Final = 0.98
 
 #: All bands together are never narrower than this, so that noise between nearly equal scores causes no moves.
-NARROWEST: Final = 0.2
+NARROWEST: Final = 0.15
 
 #: More than what rounding may do to a score.
 ROUNDING: Final = 1e-9

@@ -23,7 +23,7 @@ PACE_HALF_LIFE: Final = 30.0
 PEAK_HALF_LIFE: Final = 600.0
 
 #: A task starves when it has waited so many times as long as it took lately to work off all that waits.
-PATIENCE: Final = 1.5
+PATIENCE: Final = 1.3
 
 #: Seconds for which any task may be made to wait.
 SHORTEST_PATIENCE: Final = 10.0

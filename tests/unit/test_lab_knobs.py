@@ -49,7 +49,7 @@ def test_the_numbers_of_the_default_policy() -> None:
         ("weight of FairShare", 9.0),
         ("weight of Age", 1.0),
         ("saturation of Age", 300.0),
-        ("weight of ShortestFirst", 15.0),
+        ("weight of ShortestFirst", 40.0),
     ]
 
 

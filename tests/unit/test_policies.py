@@ -319,8 +319,8 @@ class TestPolicy:
 
     def test_the_default(self) -> None:
         assert repr(default_policy()) == (
-            "12 * Deadline(horizon=40) + 2 * Weight() + 9 * FairShare() + 1 * Age(saturation=300) + "
-            "15 * ShortestFirst(scale=None)"
+            "48 * Deadline(horizon=40, late=0) + 2 * Weight() + 9 * FairShare() + 1 * Age(saturation=300) + "
+            "40 * ShortestFirst(scale=None)"
         )
 
     def test_rounding_gives_no_score_above_1(self) -> None:
