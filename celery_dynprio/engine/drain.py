@@ -13,6 +13,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Final
 
+from celery_dynprio.engine.starvation import Credit
 from celery_dynprio.models import PendingTask, RunningTask, Snapshot
 from celery_dynprio.runtimes import Runtimes
 
@@ -23,13 +24,10 @@ PACE_HALF_LIFE: Final = 30.0
 PEAK_HALF_LIFE: Final = 600.0
 
 #: A task starves when it has waited so many times as long as it took lately to work off all that waits.
-PATIENCE: Final = 1.3
+PATIENCE: Final = 1.05
 
 #: Seconds for which any task may be made to wait.
-SHORTEST_PATIENCE: Final = 10.0
-
-#: The part of the tasks that leave which may be starving ones, so that they never bury urgent work.
-STARVING_SHARE: Final = 0.5
+SHORTEST_PATIENCE: Final = 30.0
 
 #: The seconds that a task is taken to run while no runtime was learned at all.
 UNKNOWN_RUNTIME: Final = 1.0
@@ -51,6 +49,10 @@ class Drain:
         #: Decayed sums of the spans in which something waited all the time, and of the work and the tasks that left.
         self._span = self._work = self._tasks = 0.0
         self._peak = 0.0
+        #: What starving tasks may have of the work.
+        self.credit = Credit()
+        #: The expected seconds of each task that was lifted at the last tick, or before, because it starves.
+        self._lifted: dict[str, float] = {}
         #: The expected seconds of each task that was in the front at the last tick, by these runtimes.
         self._front: dict[str, float] = {}
         self._runtimes: Runtimes | None = None
@@ -62,7 +64,8 @@ class Drain:
         if len(self._names) > MOST_NAMES:
             self._names.clear()
         tasks = list(chain.from_iterable(snapshot.levels))
-        gone = self._front.keys() - set(map(_id, tasks))
+        ids = set(map(_id, tasks))
+        gone = self._front.keys() - ids
         took = {task_id: self._front.pop(task_id) for task_id in gone}
         left = [seconds for task_id, seconds in took.items() if task_id not in snapshot.overflow]
         self._add(tasks, runtimes)
@@ -71,6 +74,21 @@ class Drain:
             waiting *= max((sum(snapshot.depths) + snapshot.overflow_depth) / len(tasks), 1.0)
         busy = sum(run.name in self._names for run in running)
         self.note(waiting, math.fsum(left), len(left), now, busy)
+        here = ids | snapshot.overflow.keys()
+        self.credit.spend(math.fsum(seconds for task_id, seconds in self._lifted.items() if task_id not in here))
+        self._lifted = {}
+
+    def note_lifted(self, tasks: Iterable[PendingTask]) -> None:
+        """Note which tasks go before others because they starve: those that leave until the next tick count."""
+        self._lifted = {task.id: self.seconds(task) for task in tasks}
+
+    def seconds(self, task: PendingTask) -> float:
+        """Return the expected seconds of a task."""
+        known = self._front.get(task.id)
+        if known is not None:
+            return known
+        (found,) = self._runtimes.means([task]) if self._runtimes is not None else (None,)
+        return found or UNKNOWN_RUNTIME
 
     def _add(self, tasks: Sequence[PendingTask], runtimes: Runtimes) -> None:
         """Note the expected seconds of those that came; of all where more is known of their runtimes."""
@@ -98,7 +116,9 @@ class Drain:
             self._gap = span
             rest = 2.0 ** (-span / PACE_HALF_LIFE)
             self._span = self._span * rest + span
-            self._work = self._work * rest + max(left, busy * span)
+            work = max(left, busy * span)
+            self._work = self._work * rest + work
+            self.credit.earn(work, self._work / self._span, span)
             self._tasks = self._tasks * rest + tasks
         takes = waiting * self._span / self._work if self._work > 0 else 0.0
         self._peak = max(takes, self._peak * 2.0 ** (-span / PEAK_HALF_LIFE))
@@ -108,10 +128,6 @@ class Drain:
         if longest is None or not self._peak:
             return longest
         return min(longest, max(PATIENCE * self._peak, SHORTEST_PATIENCE))
-
-    def room(self, seconds: float) -> int:
-        """Return how many starving tasks may go before all others within so many seconds."""
-        return math.ceil(STARVING_SHARE * self.tasks(seconds))
 
     def soon(self, seconds: float) -> int:
         """Return how many tasks leave within so many seconds, or until the next tick if that is later."""

@@ -9,16 +9,16 @@ it is complete the younger ones are ahead.)
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat, takewhile
-from typing import Final
+from typing import Final, NamedTuple
 
 from celery_dynprio.engine.budget import Budget
 from celery_dynprio.engine.exchange import gains
 from celery_dynprio.engine.homes import Homes
 from celery_dynprio.engine.scored import Front, Scored, age, best_of
+from celery_dynprio.engine.starvation import Starvation
 from celery_dynprio.levels import Bands, at_or_before
 from celery_dynprio.models import OVERFLOW, Move, PendingTask, Place, Snapshot
 from celery_dynprio.policies.base import all_of
@@ -26,11 +26,8 @@ from celery_dynprio.policies.base import all_of
 #: One tick exchanges at most so many tasks between a full front and the overflow.
 MOST_SWAPS: Final = 100
 
-#: At most every fourth task of level 0 was lifted there because it starved, so that an old backlog does not bury
-#: urgent work; at least this many, or half of level 0, keep their place there once lifted.
-LIFTED_SHARE: Final = 4
+#: So many starving tasks, or half of level 0, keep their place there once lifted; the others of a flood make room.
 LIFTED_KEPT: Final = 100
-
 
 #: Of more scores than this only every n-th counts for the bands: so many are enough for percentiles.
 PERCENTILES_OF: Final = 2000
@@ -45,6 +42,19 @@ class Plan:
     bands: Bands
     #: Moves that were wanted but over the budget.
     deferred: int
+    #: The tasks that are at level 0, or will be, only because they starve.
+    lifted: tuple[PendingTask, ...]
+
+
+class _Starving(NamedTuple):
+    """What is done with the starving tasks."""
+
+    #: The ids of those that the score does not move now.
+    staying: set[str]
+    #: To be lifted to level 0 now.
+    rising: list[Scored]
+    #: These, and those that were lifted before.
+    lifted: tuple[PendingTask, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +76,7 @@ class Planner:
         now: float,
         *,
         bands: Bands | None,
-        patience: float | None,
-        room: int = 1,
+        starvation: Starvation | None = None,
         near: int | None = None,
         cost: Callable[[Move], float],
         budget: float,
@@ -76,11 +85,10 @@ class Planner:
     ) -> Plan:
         """Choose moves for at most ``budget`` seconds of broker time as told by ``cost``; one, if any is wanted.
 
-        ``score`` must give numbers in [0, 1]. ``bands`` are those of the last plan, None at first. A task that waits
-        for more than ``patience`` seconds starves (None: none does), and ``room`` such tasks may wait at level 0 at a
-        time, or a quarter of that if that is more. Only the ``near`` next tasks are put in order (None: all). Tasks of
-        the front that ``yields`` is true of are parked; the overflow is to be given without them. Tasks are put only
-        into ``usable`` levels (ascending, from 0 on; None: all): what belongs to another goes to the last usable one
+        ``score`` must give numbers in [0, 1]. ``bands`` are those of the last plan, None at first. ``starvation`` tells
+        who starves, and how many of these may go to level 0. Only the ``near`` next tasks are put in order (None: all).
+        Tasks of the front that ``yields`` is true of are parked; the overflow is to be given without them. Tasks are
+        put only into ``usable`` levels (ascending, from 0 on; None: all): what belongs to another goes to the last one
         before that. Equal arguments give equal plans.
         """
         front = Front.of(snapshot, score)
@@ -90,19 +98,18 @@ class Planner:
         yielding = list(front.having(yields)) if yields else []
         front = front.without(_ids(yielding))
         parked = list(_parked(snapshot, score, bands))
-        since = -math.inf if patience is None else now - patience
-        kept, lifted = _starving(front, parked, homes, since=since, urgent=snapshot.depths[0], room=room)
-        free = front.without(kept)
-        leaving, entering = self._exchange(snapshot, free, _without(parked, _ids(lifted)), homes.margin)
+        starving = _starving(snapshot, front, parked, homes, starvation or Starvation(), now=now)
+        free = front.without(starving.staying)
+        leaving, entering = self._exchange(snapshot, free, _without(parked, _ids(starving.rising)), homes.margin)
         units = [
-            *([each.move(0, "starving")] for each in lifted),
+            *([each.move(0, "starving")] for each in starving.rising),
             *([_held_back(each)] for each in yielding),
             *([each.move(OVERFLOW, "overflow")] for each in leaving),
             *homes.pinned(snapshot, entering),
             *homes.settled(free.without(_ids(leaving)), entering, near),
         ]
         moves, deferred = Budget(budget, cost, self.levels).choose(units)
-        return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred)
+        return Plan(tuple(sorted(moves, key=_apply_order)), bands, deferred, starving.lifted)
 
     def _bands(
         self,
@@ -142,24 +149,24 @@ def _parked(snapshot: Snapshot, score: Callable[[PendingTask], float], bands: Ba
 
 
 def _starving(
-    front: Front, parked: Sequence[Scored], homes: Homes, *, since: float, urgent: int, room: int
-) -> tuple[set[str], list[Scored]]:
-    """Return the ids of tasks that the score does not move now, and the tasks to be lifted to level 0.
+    snapshot: Snapshot, front: Front, parked: Sequence[Scored], homes: Homes, starvation: Starvation, *, now: float
+) -> _Starving:
+    """Choose among the starving tasks, oldest first.
 
-    Starving are those published before ``since``. They are lifted oldest first, so those that were lifted before are
-    the oldest of all and need not be remembered. ``urgent`` is how many messages are at level 0.
+    So those that were lifted before are the oldest of all and need not be remembered.
     """
-    most = max(LIFTED_KEPT, urgent // 2, room)
+    since = starvation.since(now)
+    most = max(LIFTED_KEPT, snapshot.depths[0] // 2)
     oldest = heapq.nsmallest(most, front.published_before(since), key=age)
-    kept = list(takewhile(lambda each: each.place == 0, oldest))
-    ids = {each.task.id for each in kept}
-    lifted = sum(homes.of(each.score) != 0 for each in kept)
-    free = max(room - lifted, int(lifted * LIFTED_SHARE <= urgent))
-    if free <= 0:
-        return ids, []
     waiting = (each for each in parked if each.task.published < since and each.task.pinned is None)
-    chosen = heapq.nsmallest(free, [*oldest[len(kept) : len(kept) + free], *waiting], key=age)
-    return ids | {each.task.id for each in chosen}, chosen
+    kept = list(takewhile(lambda each: each.place == 0, oldest))
+    lifted = [each.task for each in kept if homes.of(each.score) != 0]
+    candidates = heapq.nsmallest(most, [*oldest[len(kept) :], *waiting], key=age)
+    rising: list[Scored] = []
+    if candidates:
+        room = starvation.room(snapshot.levels, lifted, now)
+        rising = list(takewhile(lambda each: room.take(each.task), candidates))
+    return _Starving(_ids(kept) | _ids(rising), rising, (*lifted, *(each.task for each in rising)))
 
 
 def _ids(tasks: Iterable[Scored]) -> set[str]:

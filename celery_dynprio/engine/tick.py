@@ -19,6 +19,7 @@ from celery_dynprio.engine.keeper import Keeper, follows
 from celery_dynprio.engine.knowledge import Knowledge
 from celery_dynprio.engine.planner import Plan, Planner
 from celery_dynprio.engine.scores import Scores
+from celery_dynprio.engine.starvation import Starvation
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import Context, Move, Outcome, PendingTask, Place, Report, Role, Snapshot, is_level
@@ -37,9 +38,6 @@ SLACK: Final = 1.2
 
 #: One tick parks at most this many windows in bulk, so that a tick stays short however much arrived.
 SPILL_WINDOWS: Final = 2
-
-#: At level 0 wait as many starving tasks as are their part of what leaves the queue in so many seconds.
-LIFTED_SECONDS: Final = 1.0
 
 #: What leaves the queue until the next tick, or in so many seconds, is put in order, and so many tasks at least.
 #: If there are no more than these, all are put into the levels of their scores: they are in order without another tick.
@@ -272,6 +270,7 @@ class Reprioritizer:
         self._forget(snapshot)
         traces = self._traces(plan.moves[: self.traced])
         outcomes = () if self.dry_run else self._apply(plan.moves)
+        self._drain.note_lifted(plan.lifted)
         if self.guiding and not self.dry_run and (snapshot.overflow or any(snapshot.levels)):
             ahead = self._context.ahead
             self.guiding.tell(_guidance(plan.bands, known, ahead.totals if isinstance(ahead, Ahead) else {}), now)
@@ -321,8 +320,7 @@ class Reprioritizer:
             score,
             now,
             bands=self._bands,
-            patience=self._drain.patience(self._scores.patience()),
-            room=self._drain.room(LIFTED_SECONDS),
+            starvation=self._starvation(),
             near=self._near(look.snapshot),
             cost=self.backlog.cost,
             budget=budget,
@@ -330,10 +328,16 @@ class Reprioritizer:
             usable=usable,
         )
 
+    def _starvation(self) -> Starvation:
+        drain = self._drain
+        patience = drain.patience(self._scores.patience())
+        return Starvation(patience, drain.credit, drain.seconds, drain.soon(NEAR_SECONDS))
+
     def _near(self, snapshot: Snapshot) -> int | None:
-        if sum(snapshot.depths) <= NEAR_TASKS:
-            return None
-        return max(self._drain.soon(NEAR_SECONDS), NEAR_TASKS)
+        soon = self._drain.soon(NEAR_SECONDS)
+        if not soon or sum(snapshot.depths) <= NEAR_TASKS:
+            return None  # or nobody knows yet how fast they leave
+        return max(soon, NEAR_TASKS)
 
     def _traces(self, moves: Sequence[Move]) -> Mapping[str, str]:
         headers = self.backlog.headers(moves) if moves else {}

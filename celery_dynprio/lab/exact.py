@@ -19,9 +19,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from celery_dynprio.engine import drain
 from celery_dynprio.engine.drain import Drain
 from celery_dynprio.engine.scores import Scores
+from celery_dynprio.engine.starvation import is_near_deadline
 from celery_dynprio.lab.jobs import Job
 from celery_dynprio.lab.learning import Learning
 from celery_dynprio.levels import Bands
@@ -82,7 +82,7 @@ class ExactOrder:
         self._waiting: set[str] = set()
         #: All that waits in the order of publishing, and some that were taken.
         self._published: deque[Job] = deque()
-        self._drain, self._turn = Drain(), 0.0
+        self._drain = Drain()
         self._left, self._starts = 0.0, 0
         self._learn(0.0)
 
@@ -127,12 +127,16 @@ class ExactOrder:
             self._published.popleft()
         job = self._published[0]
         patience = self._drain.patience(self._scores.patience())
-        self._turn = min(self._turn + drain.STARVING_SHARE, 1.0)
         if job.pending.pinned is not None or patience is None or now - job.pending.published <= patience:
             return None
-        if self._turn < 1.0:
+        if self._drain.credit.left(crowded=False) <= 0:
             return None
-        self._turn = 0.0
+        if self._drain.credit.left(crowded=True) <= 0:
+            best = self._best(now)
+            self._push(best, self._score(best.jobs[0], self._bind(now)), now)
+            if is_near_deadline(best.jobs[0].pending, now):
+                return None
+        self._drain.credit.spend(self._seconds(job))
         return self._groups[self._alike(job)]
 
     def _best(self, now: float) -> _Group:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_dynprio.engine.drain import PATIENCE, SHORTEST_PATIENCE, STARVING_SHARE, Drain
+from celery_dynprio.engine.drain import PATIENCE, SHORTEST_PATIENCE, Drain
 from celery_dynprio.models import PendingTask, RunningTask, Snapshot
 from celery_dynprio.runtimes import Runtimes
 
@@ -20,7 +20,7 @@ def test_patience_is_what_the_policy_says_until_something_is_seen() -> None:
     drain = Drain()
     assert drain.patience(1200.0) == 1200.0
     assert drain.patience(None) is None
-    assert (drain.tasks(1.0), drain.room(1.0)) == (0, 0)
+    assert drain.tasks(1.0) == 0
 
 
 def test_a_task_starves_when_it_waited_longer_than_all_that_waits_takes() -> None:
@@ -28,10 +28,10 @@ def test_a_task_starves_when_it_waited_longer_than_all_that_waits_takes() -> Non
     for second in range(20):
         drain.note(waiting=400.0, left=8.0, tasks=4, now=float(second))
     assert drain.patience(1200.0) == pytest.approx(PATIENCE * 50)
-    assert drain.patience(60.0) == 60.0
+    assert drain.patience(45.0) == 45.0
     assert drain.patience(None) is None
     assert drain.tasks(2.0) == 8
-    assert drain.room(2.0) == 8 * STARVING_SHARE
+    assert drain.credit.left(crowded=False) == 8.0  # what all workers do in a second
 
 
 def test_what_leaves_soon_leaves_until_the_next_tick_at_least() -> None:
@@ -73,6 +73,23 @@ def test_tasks_that_left_are_told_from_those_that_moved() -> None:
     assert drain.patience(10_000.0) == pytest.approx(PATIENCE * 1200 / 4, rel=0.05)
 
 
+def test_what_starving_tasks_took_is_spent_once_they_left() -> None:
+    drains, runtimes = (Drain(), Drain()), Runtimes({"work": 2.0})
+    (lifted,), parked = snapshot("2").levels[0], PendingTask("parked", "work", 0.0)
+
+    def spent(now: float, *ids: str) -> float:
+        for drain in drains:
+            drain.follow(snapshot(*ids), runtimes, (), now)
+        drains[1].note_lifted([lifted, parked])
+        first, second = (drain.credit.left(crowded=False) for drain in drains)
+        return first - second
+
+    assert spent(0.0, *map(str, range(10))) == 0.0
+    assert spent(1.0, *map(str, range(2, 10)), "parked") == 0.0
+    assert spent(2.0, *map(str, range(2, 10)), "parked") == 0.0
+    assert spent(3.0, *map(str, range(3, 10))) == 2 * 2.0
+
+
 def test_runs_of_this_queue_show_what_its_workers_can_do() -> None:
     running = [RunningTask(str(number), name, "", 0.0) for number in range(8) for name in ("work", "other")]
     drain, many = Drain(), snapshot(*map(str, range(100)))
@@ -91,4 +108,3 @@ def test_patience_is_always_a_sensible_number(ticks: list[tuple[float, float, in
         patience = drain.patience(1200.0)
         assert patience is not None
         assert SHORTEST_PATIENCE <= patience <= 1200.0
-        assert drain.room(1.0) >= 0

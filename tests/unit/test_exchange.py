@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_dynprio.engine.exchange import Exchanges, pairs
-from celery_dynprio.engine.homes import Homes
+from celery_dynprio.engine.homes import GAIN, Homes
 from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.scored import Front
 from celery_dynprio.levels import Bands
@@ -19,6 +19,7 @@ LEVELS = 10
 NOW = 1000.0
 BANDS = Bands(0.0, 1.0, LEVELS)
 HOMES = Homes(BANDS, range(LEVELS), 1.0)
+MARGIN = GAIN * HOMES.margin
 NEAR = 16
 
 
@@ -43,16 +44,14 @@ class Queue:
         return Front.of(self.snapshot(), lambda task: self.score[task.id])
 
     def exchanges(self, near: int = NEAR) -> Exchanges:
-        return Exchanges.among(self.front(), near, HOMES.margin, HOMES.settle)
+        return Exchanges.among(self.front(), near, MARGIN, HOMES.settle)
 
     def tick(self, near: int | None = NEAR) -> Sequence[Move]:
         def score(task: PendingTask) -> float:
             return self.score[task.id]
 
         planner = Planner(LEVELS, 10_000, 1.0)
-        plan = planner.plan(
-            self.snapshot(), score, NOW, bands=BANDS, patience=None, near=near, cost=lambda _: 0.001, budget=10.0
-        )
+        plan = planner.plan(self.snapshot(), score, NOW, bands=BANDS, near=near, cost=lambda _: 0.001, budget=10.0)
         for move in plan.moves:
             self.levels[move.source].remove(move.task)
             self.levels[move.target].append(move.task)
@@ -97,8 +96,8 @@ def test_behind_what_runs_next_the_order_can_wait() -> None:
 
 
 def test_a_gain_within_the_margin_is_not_worth_a_move() -> None:
-    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.599]) == set()
-    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.601]) == {"9-1", "0-0"}
+    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.574]) == set()
+    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.576]) == {"9-1", "0-0"}
 
 
 def test_what_an_operator_pins_moves_at_once_though_it_runs_much_later() -> None:
@@ -172,6 +171,6 @@ def test_at_rest_the_best_are_next_as_far_as_levels_can_tell_them_apart(queue: Q
     while queue.tick(near):
         pass
     front = queue.front()
-    for out, into in pairs(front.first(near), front.best(near), HOMES.margin):
+    for out, into in pairs(front.first(near), front.best(near), MARGIN):
         assert HOMES.settle(into) >= into.place
         assert HOMES.settle(into) < out.place or HOMES.settle(out) <= out.place

@@ -38,9 +38,9 @@ def split(count: int = 500, share: float = 0.4) -> Split:
     return Split.of(Workload(partial(iter, tasks(count))), share, "name")
 
 
-def judged(own: Policy, *others: Policy, seeds: int = 20) -> Sequence[Candidate]:
+def judged(own: Policy, *others: Policy, seeds: int = 20, count: int = 500) -> Sequence[Candidate]:
     trials = [Trial(each, (0.0, 0.0)) for each in others]
-    return judge(split(), STAGE, ("app", own), trials, [WAIT, LONGEST], seeds=seeds).candidates
+    return judge(split(count), STAGE, ("app", own), trials, [WAIT, LONGEST], seeds=seeds).candidates
 
 
 def test_a_recording_is_cut_by_time() -> None:
@@ -58,7 +58,7 @@ def test_a_part_with_too_few_tasks_is_refused(count: int, share: float) -> None:
 
 def test_a_gain_beyond_the_noise_is_told_from_a_trade_and_from_nothing() -> None:
     by_age, by_weight = 1 * Age(saturation=600), 1 * Weight() + 0.01 * Age(saturation=600)
-    trade, same = judged(by_age, by_weight, 7 * Age(saturation=600))
+    trade, same = judged(by_age, by_weight, 7 * Age(saturation=600), count=1000)
     assert (trade.name, trade.is_trade, trade.is_gain) == ("A", True, False)
     assert [each.measure for each in trade.better] == [WAIT]
     assert [each.measure for each in trade.worse] == [LONGEST]

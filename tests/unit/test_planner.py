@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_dynprio.engine.planner import LIFTED_SHARE, Plan, Planner
+from celery_dynprio.engine.planner import Plan, Planner
+from celery_dynprio.engine.starvation import STARVING_PART, Credit, Starvation
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import OVERFLOW, Context, Move, PendingTask, Place, Snapshot, is_level
 from celery_dynprio.policies import Age, Policy, Weight
@@ -71,7 +72,7 @@ class Queue:
             score,
             now,
             bands=self.bands,
-            patience=patience,
+            starvation=Starvation(patience),
             cost=cost,
             budget=budget,
             usable=usable,
@@ -188,7 +189,7 @@ class TestAnyPlan:
         assert any(not queue.tick(budget=budget).moves for _ in range(200))
 
     def test_an_empty_queue_needs_nothing(self) -> None:
-        assert Queue().plan(patience=10) == Plan((), Bands.equal(LEVELS), 0)
+        assert Queue().plan(patience=10) == Plan((), Bands.equal(LEVELS), 0, ())
 
 
 class TestLevels:
@@ -412,10 +413,16 @@ class TestWindow:
 class TestStarving:
     def test_the_oldest_goes_to_level_0_one_a_tick_and_stays(self) -> None:
         queue = Queue()
-        for _ in range(20):
-            queue.publish(0, 10, published=NOW)
         old = [queue.publish(9, 0, published=at) for at in (2.0, 1.0, 3.0)]
-        lifted = [[move.task for move in queue.tick(patience=60).moves] for _ in range(4)]
+        for _ in range(8):
+            queue.publish(0, 10, published=NOW)
+        lifted = []
+        for _ in range(4):
+            lifted.append([move.task for move in queue.tick(patience=60).moves])
+            for _ in range(9):  # all that is at level 0 runs
+                queue.consume()
+            for _ in range(8):
+                queue.publish(0, 10, published=NOW)
         assert lifted == [[old[1]], [old[0]], [old[2]], []]
 
     def test_a_parked_one_is_lifted_as_well_though_the_front_is_full(self) -> None:
@@ -440,7 +447,7 @@ class TestStarving:
         for _ in range(50):
             queue.tick(patience=60)
         assert queue.levels[0][:8] == urgent
-        assert len(queue.levels[0]) - 8 <= len(queue.levels[0]) / LIFTED_SHARE + 1
+        assert len(queue.levels[0]) - 8 <= len(queue.levels[0]) * STARVING_PART + 1
 
     def test_an_old_flood_at_level_0_makes_room(self) -> None:
         queue = Queue()
@@ -513,6 +520,12 @@ class TestLevelsThatNotAllWorkersTakeFrom:
         assert queue.overtaking() == set()
 
 
+def credit_of(seconds: float) -> Credit:
+    credit = Credit()
+    credit.spend(credit.left(crowded=False) - seconds)
+    return credit
+
+
 def test_as_many_starving_tasks_are_lifted_as_there_is_room_for() -> None:
     tasks = tuple(PendingTask(f"{number}", "a.task", NOW - 1000 + number, 1.0) for number in range(10))
     levels = [(), (), (), (), (), (), (), (), (), tasks]
@@ -524,8 +537,7 @@ def test_as_many_starving_tasks_are_lifted_as_there_is_room_for() -> None:
             lambda _: 0.1,
             NOW,
             bands=Bands(0.0, 1.0, 10),
-            patience=500.0,
-            room=room,
+            starvation=Starvation(500.0, credit_of(room)),
             cost=lambda _: 0.001,
             budget=1.0,
         )
