@@ -88,8 +88,8 @@ class Planner:
         ``score`` must give numbers in [0, 1]. ``bands`` are those of the last plan, None at first. ``starvation`` tells
         who starves, and how many of these may go to level 0. Only the ``near`` next tasks are put in order (None: all).
         Tasks of the front that ``yields`` is true of are parked; the overflow is to be given without them. Tasks are
-        put only into ``usable`` levels (ascending, from 0 on; None: all): what belongs to another goes to the last one
-        before that. Equal arguments give equal plans.
+        put only into ``usable`` levels (ascending, from 0 on; None: all): what belongs to another goes to the last of
+        these before that. Equal arguments give equal plans.
         """
         front = Front.of(snapshot, score)
         bands = self._bands(snapshot, front.all_scores, score, bands)

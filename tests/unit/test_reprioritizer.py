@@ -70,6 +70,28 @@ def test_a_tick_puts_the_heaviest_first() -> None:
     assert "read 3 of 3, moved" in describe(report)
 
 
+def test_until_tasks_were_seen_to_leave_all_are_put_in_order_and_then_those_that_run_next() -> None:
+    queue, now = backlog(*((5, 1.0 + weight / 5) for weight in range(40))), NOW
+    ticking = reprioritizer(queue)
+    clock: Callable[[], float] = lambda: now  # noqa: E731 - it reads the test's time
+    ticking.clock = clock
+    ticking.tick()
+    levels = queue.read(NOW).levels
+    assert [min(task.weight for task in level) for level in levels] == sorted(
+        [min(task.weight for task in level) for level in levels], reverse=True
+    )
+    for _ in range(5):
+        assert queue.consume() is not None
+        now += 1.0
+        ticking.tick()
+    queue.publish(PendingTask("last", "a.task", now, 0.0), 8)
+    queue.publish(PendingTask("next", "a.task", now, 10.0), 8)
+    ticking.tick()
+    levels = queue.read(NOW).levels
+    assert "next" in {task.id for task in levels[0]}
+    assert "last" in {task.id for task in levels[8]}
+
+
 @pytest.mark.parametrize(
     ("options", "role"),
     [
