@@ -21,7 +21,7 @@ from itertools import compress
 from math import isnan
 from typing import Final, cast
 
-from celery_dynprio.models import Context, Contribution, PendingTask
+from celery_dynprio.models import Context, Contribution, Level, PendingTask
 from celery_dynprio.policies.ahead import Ahead, bind_known
 from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, is_number
 
@@ -57,6 +57,8 @@ class _Moment:
     #: By the identity of the task. The tasks are kept as well, so that no other one gets it.
     scores: dict[int, float] = field(default_factory=dict)
     tasks: list[PendingTask] = field(default_factory=list)
+    #: Levels whose tasks all have such a score, by their identity, and their scores.
+    levels: dict[int, tuple[Level, Sequence[float]]] = field(default_factory=dict)
     #: How many ticks it has lasted, and how many tasks are new since.
     ticks: int = 1
     new: int = 0
@@ -130,9 +132,12 @@ class Scores:
 
     def _score_all(self, moment: _Moment, score: Scorer, tasks: Sequence[PendingTask]) -> Sequence[float]:
         """Return the scores of these tasks: those that are known, and of the others what is found at once."""
-        known = moment.scores
-        found = list(map(known.get, map(id, tasks)))
+        if id(tasks) in moment.levels:
+            return moment.levels[id(tasks)][1]
+        found = list(map(moment.scores.get, map(id, tasks)))
         if None not in found:
+            if isinstance(tasks, Level):
+                moment.levels[id(tasks)] = tasks, cast("list[float]", found)
             return cast("list[float]", found)
         new = [index for index, value in enumerate(found) if value is None]
         moment.keep(*self._score_at_once(moment, [tasks[index] for index in new]))
