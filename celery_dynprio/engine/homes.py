@@ -76,6 +76,8 @@ class Homes:
                 low, high = self.bands.reach(place, self.hysteresis)
                 if self.levels[place] != place:
                     low, high = math.inf, -math.inf
+            if not scores or (low < min(scores) and max(scores) < high):
+                continue
             for score in [score for score in scores if not low < score < high]:
                 if self.levels[settle(score, place)] != place:
                     yield score

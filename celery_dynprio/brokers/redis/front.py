@@ -13,7 +13,7 @@ from typing import Final, cast
 from celery_dynprio.brokers.redis.look import Look
 from celery_dynprio.brokers.redis.mirror import Item, Mirror
 from celery_dynprio.brokers.redis.news import ENDS, NewsReader
-from celery_dynprio.brokers.redis.stubs import Entry, matches, size_of, text_of
+from celery_dynprio.brokers.redis.stubs import Entry, is_sought, matches, size_of, text_of
 from celery_dynprio.models import Level, PendingTask, Place, is_level
 
 #: Of a list that is longer than twice this only so many messages are read: what is deeper, seen from both ends, would
@@ -115,13 +115,18 @@ class Front:
         self._placed[task.ref] = entry, where
 
     def remove(self, task: PendingTask, level: Place, entry: Entry, where: int) -> None:
-        """Note that the message of a task left this level: of equal ones the first from the end that ``where`` says."""
+        """Note that the message of a task left this level: of equal ones the first from the end that ``where`` says.
+
+        Of equal ones that are found by their place it may have been another one.
+        """
         self._placed.pop(task.ref, None)
         self._begun.pop(level, None)  # what was read of it may have been this
         item = self._item(task, level, entry, from_head=where > 0)
         if item is not None:
             self._forget_id(item)
             self._mirrors[level].remove(item)
+        if task.id in self._twice and is_sought(entry):
+            self.reread(level)
 
     def count_move(self, target: Place) -> None:
         """Note that a move was made here, from whatever place."""
@@ -144,10 +149,6 @@ class Front:
     def remember(self, entry: Entry, task: PendingTask) -> None:
         """Note how a message reads that is written here, so that the next read does not parse it."""
         self._reads[entry] = task
-
-    def share(self, level: Place, size: int) -> float:
-        """Return the share of a level's messages that have so many bytes."""
-        return self._mirrors[level].share(size)
 
     def _item(self, task: PendingTask, level: Place, entry: Entry, *, from_head: bool) -> Item | None:
         if task.id in self._twice:
