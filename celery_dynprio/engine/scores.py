@@ -21,7 +21,8 @@ from itertools import compress
 from math import isnan
 from typing import Final, cast
 
-from celery_dynprio.models import Context, Contribution, Level, PendingTask
+from celery_dynprio.levels import Bands
+from celery_dynprio.models import Context, Contribution, Level, PendingTask, Snapshot
 from celery_dynprio.policies.ahead import Ahead, bind_known
 from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, is_number
 
@@ -33,6 +34,22 @@ NEW: Final = 0.1
 
 #: The score of a task without any valid score, if its place gives none either.
 MIDDLE: Final = 0.5
+
+
+class Places:
+    """Scores a task by its present place, so that a policy broken from the start leaves the order as it is."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._scores: dict[str, float] | None = None
+
+    def __call__(self, task: PendingTask) -> float:
+        """Return the score in the middle of its level's band; 0 if it is in none."""
+        if self._scores is None:  # most ticks never ask
+            bands = Bands.equal(len(self._snapshot.levels))
+            levels = enumerate(self._snapshot.levels)
+            self._scores = {each.id: bands.middle(level) for level, tasks in levels for each in tasks}
+        return self._scores.get(task.id, 0.0)
 
 
 class _Once:

@@ -31,10 +31,12 @@ LEVELS: Final = (0, 3, 4)
 MOST: Final = 60
 
 #: Larger messages (bytes) are large, one call of the script that reads looks at so many, and after so many bytes a read
-#: leaves the rest to the next one: that is little of all.
-LARGE: Final = 500
+#: leaves the rest to the next one: that is little of all. How long the bodies are: of messages that are found by
+#: comparisons, that are known whole and found by their place, and that are large.
+LARGE: Final = 2600
 MOST_MESSAGES: Final = 9
-READ_BYTES: Final = 12_000
+READ_BYTES: Final = 45_000
+BODIES: Final = {"medium": (1800, 2000), "large": (2400, 4000)}
 
 #: How often each event happens, beside the others.
 WEIGHTS: Final = {
@@ -281,12 +283,12 @@ class World:
 
 def message(number: int, random: Random) -> bytes:
     """A message of any kind: small, large, with the id of another one, of protocol 1, or no message."""
-    kind = random.choice(["small"] * 6 + ["large"] * 4 + ["second", "protocol 1", "foreign", "empty"])
+    kind = random.choice(["small"] * 5 + ["medium"] * 2 + ["large"] * 4 + ["second", "protocol 1", "foreign", "empty"])
     if kind == "empty":
         return b""
     if kind == "foreign":
         return b"foreign %d" % number
-    body = "W1tdLCB7fSwge31d" * (random.randint(30, 60) if kind == "large" else 1)
+    body = "W1tdLCB7fSwge31d" * (random.randint(*BODIES[kind]) // 16 if kind in BODIES else 1)
     task_id = f"task {random.randint(1, number) if kind == 'second' else number}"
     headers: dict[str, Any] = {"id": task_id, "task": "a.task", HEADER: {"at": NOW + number}}
     if kind == "protocol 1":
