@@ -82,8 +82,8 @@ class World:
         self.taken: list[tuple[int, bytes]] = []
         self.reading = False
         #: What others did since what is known was read, and since the current read began, that no read can tell at once
-        #: if both happened: a message was taken out without a count, and the newest that is known published again, so
-        #: that a list is as long as it was and begins and ends as it did.
+        #: if both happened: a message was taken out without a count, and the newest that is known published again, or
+        #: one that the leader then moves, so that a list is as long as it was and begins and ends as it did.
         self.strange: set[str] = set()
         self.lately: set[str] = set()
         #: Whether the leader may be wrong therefore, until a comparison finds it, and how many reads found it so.
@@ -180,10 +180,12 @@ class World:
             chosen = self.random.sample(self.known, min(len(self.known), self.random.choice((1, 3, 12))))
             targets = [*LEVELS, *LEVELS, OVERFLOW]
             moves = [Move(task, place, self.random.choice(targets), 0.5, "score") for task, place in chosen]
+            self._note_doubles()
             self.leader.apply([move for move in moves if move.source != move.target])
 
     def spill(self) -> None:
         """The leader parks in bulk."""
+        self._note_doubles()
         self.leader.spill(self.random.randint(1, 8), NOW)
 
     def steer(self) -> None:
@@ -260,6 +262,14 @@ class World:
             newest = mirror.find(lambda _: True, from_head=True)
             if newest is not None and matches(newest.entry, raw):
                 self._note("published again")
+
+    def _note_doubles(self) -> None:
+        """Of what was published again since the leader read it, he moves one, and may take it for the other."""
+        for key, mirror in zip(self.keys, self.leader._front._mirrors, strict=True):
+            raws, entries = self.redis.lrange(key, 0, -1), [item.entry for item in mirror.items]
+            for entry in entries:
+                if sum(matches(entry, raw) for raw in raws) > entries.count(entry):
+                    self._note("published again")
 
     def _note(self, what: str) -> None:
         self.strange.add(what)
