@@ -49,6 +49,19 @@ def _template(letters: int) -> bytes:
     return text.replace('"<', "").replace('>"', "").encode()  # these are numbers
 
 
+def urgent(number: int, now: float, letters: int = LETTERS) -> bytes:
+    """What Celery would publish as a short task that is due in some seconds, into the last level."""
+    raw = message(number, 9, 10, letters=letters).replace(b"shop.task%d" % (number % 20), b"shop.task0", 1)
+    return raw.replace(b'"dynprio": {', b'"dynprio": {"due": %.6f, ' % (now + 5), 1)
+
+
+def take(client: RedisClient, count: int) -> None:
+    """Take so many tasks as workers do: the first of the first level that has any."""
+    for level in client.scale.levels:
+        if count > 0:
+            count -= len(client.redis.rpop(client.level_key("celery", level), count) or ())
+
+
 def message(number: int, level: int, weight: int, key: int | None = None, letters: int = LETTERS) -> bytes:
     """What Celery would publish as task ``number``, a second ago."""
     return _template(letters) % {

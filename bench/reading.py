@@ -59,7 +59,7 @@ def _measure(count: int, letters: int) -> dict[str, Any]:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for turn in range(STEADY):
             for number, (way, doing) in enumerate(ways.items()):
-                disturb(client, max(int(count * MOVING), 1), len(ways) * turn + number, letters)
+                disturb(client, max(int(count * MOVING), 1), len(ways) * turn + number, time.time(), letters)
                 found[way].append(_measured(client, doing, size))
         return {way: medians(measured) for way, measured in found.items()}
 

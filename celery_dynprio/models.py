@@ -5,9 +5,11 @@ All are frozen: whoever wants another value makes another object.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from celery_dynprio.objectives import Standing
@@ -79,6 +81,27 @@ class PendingTask:
         return self.id + self.copy
 
 
+class Level(tuple[PendingTask, ...]):  # noqa: SLOT001 - what is worked out needs a place
+    """The tasks of one level, the next to run first. What is worked out of all of them is kept with them."""
+
+    @classmethod
+    def of(cls, tasks: Sequence[PendingTask]) -> Level:
+        """Return these tasks as a level: themselves, if they are one."""
+        return tasks if isinstance(tasks, Level) else cls(tasks)
+
+    @cached_property
+    def free(self) -> Level:
+        """Those that are not pinned."""
+        if all(task.pinned is None for task in self):
+            return self
+        return Level(task for task in self if task.pinned is None)
+
+    @cached_property
+    def oldest(self) -> float:
+        """When the first of them was published (Unix seconds); infinity if there is none."""
+        return min((task.published for task in self), default=math.inf)
+
+
 def nothing_ahead(task: PendingTask) -> float:  # noqa: ARG001 - the same of each
     """Return 0 seconds: where nobody knows what else is pending."""
     return 0.0
@@ -121,7 +144,8 @@ class Contribution:
 class Snapshot:
     """The pending tasks of one queue at one moment, as far as they were read."""
 
-    #: For each level the tasks that can be moved, the next to run first.
+    #: For each level the tasks that can be moved, the next to run first. A level in which nothing changed since the
+    #: last read is the same object, and a :class:`Level` keeps what is worked out of its tasks.
     levels: tuple[tuple[PendingTask, ...], ...]
     #: For each level all messages in the broker, read or not, ours or not.
     depths: tuple[int, ...]

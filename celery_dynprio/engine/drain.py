@@ -53,7 +53,8 @@ class Drain:
         self.credit = Credit()
         #: The expected seconds of each task that was lifted at the last tick, or before, because it starves.
         self._lifted: dict[str, float] = {}
-        #: The expected seconds of each task that was in the front at the last tick, by these runtimes.
+        #: The levels at the last tick, and the expected seconds of each task that was in them, by these runtimes.
+        self._levels: Sequence[Sequence[PendingTask]] = ()
         self._front: dict[str, float] = {}
         self._runtimes: Runtimes | None = None
         #: The names of all tasks lately.
@@ -63,19 +64,20 @@ class Drain:
         """Take in a tick over this queue ``now`` (Unix seconds), with all that runs anywhere."""
         if len(self._names) > MOST_NAMES:
             self._names.clear()
-        tasks = list(chain.from_iterable(snapshot.levels))
-        ids = set(map(_id, tasks))
-        gone = self._front.keys() - ids
-        took = {task_id: self._front.pop(task_id) for task_id in gone}
+        gone, came = _between(self._levels, snapshot.levels)
+        self._levels = snapshot.levels
+        took = {task_id: self._front.pop(task_id) for task_id in gone & self._front.keys()}
         left = [seconds for task_id, seconds in took.items() if task_id not in snapshot.overflow]
-        self._add(tasks, runtimes)
+        if runtimes is not self._runtimes:  # more may be known of all of them
+            self._runtimes, came = runtimes, list(chain.from_iterable(snapshot.levels))
+        self._add(came, runtimes)
         waiting = math.fsum(self._front.values())
-        if tasks:  # the others take as long
-            waiting *= max((sum(snapshot.depths) + snapshot.overflow_depth) / len(tasks), 1.0)
+        if self._front:  # the others take as long
+            waiting *= max((sum(snapshot.depths) + snapshot.overflow_depth) / len(self._front), 1.0)
         busy = sum(run.name in self._names for run in running)
         self.note(waiting, math.fsum(left), len(left), now, busy)
-        here = ids | snapshot.overflow.keys()
-        self.credit.spend(math.fsum(seconds for task_id, seconds in self._lifted.items() if task_id not in here))
+        went = self._lifted.keys() - self._front.keys() - snapshot.overflow.keys()
+        self.credit.spend(math.fsum(self._lifted[task_id] for task_id in went))
         self._lifted = {}
 
     def note_lifted(self, tasks: Iterable[PendingTask]) -> None:
@@ -91,10 +93,7 @@ class Drain:
         return found or UNKNOWN_RUNTIME
 
     def _add(self, tasks: Sequence[PendingTask], runtimes: Runtimes) -> None:
-        """Note the expected seconds of those that came; of all where more is known of their runtimes."""
-        if runtimes is self._runtimes:
-            tasks = [task for task in tasks if task.id not in self._front]
-        self._runtimes = runtimes
+        """Note the expected seconds of these tasks."""
         expected = [seconds or UNKNOWN_RUNTIME for seconds in runtimes.means(tasks)]
         self._front.update(zip([task.id for task in tasks], expected, strict=True))
         self._names.update([task.name for task in tasks])
@@ -136,3 +135,16 @@ class Drain:
     def tasks(self, seconds: float) -> int:
         """Return how many tasks leave within so many seconds."""
         return math.ceil(self._tasks / self._span * seconds) if self._span else 0
+
+
+def _between(
+    before: Sequence[Sequence[PendingTask]], after: Sequence[Sequence[PendingTask]]
+) -> tuple[set[str], list[PendingTask]]:
+    """Return the ids of the tasks that left the front between two reads, and those that came.
+
+    Levels in which nothing changed are the same objects.
+    """
+    same = set(map(id, before)) & set(map(id, after))
+    earlier = {task.id for tasks in before if id(tasks) not in same for task in tasks}
+    later = [task for tasks in after if id(tasks) not in same for task in tasks]
+    return earlier.difference(map(_id, later)), [task for task in later if task.id not in earlier]

@@ -72,7 +72,7 @@ class Homes:
         if not scores:
             return
         equals: dict[float, list[Scored]] = {}
-        for each in chain(front.scoring(scores.__contains__), coming):
+        for each in chain(front.having_score(scores), coming):
             equals.setdefault(each.score, []).append(each)
         for score, group in equals.items():
             target = self._level(score, group)

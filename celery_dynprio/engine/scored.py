@@ -9,7 +9,7 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import NamedTuple
 
-from celery_dynprio.models import Move, PendingTask, Place, Snapshot
+from celery_dynprio.models import Level, Move, PendingTask, Place, Snapshot
 from celery_dynprio.policies.base import Scorer, all_of
 
 
@@ -24,8 +24,6 @@ class Scored(NamedTuple):
         """Return the move that brings it to ``target``."""
         return Move(self.task, self.place, target, self.score, reason)
 
-
-_pinned = attrgetter("pinned")
 
 #: By the time of publishing.
 published = attrgetter("task.published")
@@ -61,11 +59,8 @@ class Front:
     @classmethod
     def of(cls, snapshot: Snapshot, score: Scorer) -> Front:
         """Score all tasks of the levels but the pinned ones."""
-        levels: Sequence[Sequence[PendingTask]] = snapshot.levels
-        if set(map(_pinned, chain.from_iterable(levels))) - {None}:
-            levels = [[task for task in tasks if task.pinned is None] for tasks in levels]
-        scores = iter(all_of(score, list(chain.from_iterable(levels))))
-        return cls(levels, [list(islice(scores, len(tasks))) for tasks in levels])
+        levels = [Level.of(tasks).free for tasks in snapshot.levels]
+        return cls(levels, [all_of(score, tasks) for tasks in levels])
 
     @property
     def all_scores(self) -> list[float]:
@@ -85,9 +80,19 @@ class Front:
             for index in [index for index, score in enumerate(scores) if wanted(score)]:
                 yield Scored(tasks[index], place, scores[index])
 
+    def having_score(self, wanted: Collection[float]) -> Iterator[Scored]:
+        """Yield those with one of these scores."""
+        wanted = frozenset(wanted)
+        for place, (tasks, scores) in enumerate(zip(self.tasks, self.scores, strict=True)):
+            if not wanted.isdisjoint(scores):
+                for index in [index for index, score in enumerate(scores) if score in wanted]:
+                    yield Scored(tasks[index], place, scores[index])
+
     def published_before(self, since: float) -> Iterator[Scored]:
         """Yield those published before a moment (Unix seconds)."""
         for place, (tasks, scores) in enumerate(zip(self.tasks, self.scores, strict=True)):
+            if isinstance(tasks, Level) and tasks.oldest >= since:
+                continue
             for index in [index for index, task in enumerate(tasks) if task.published < since]:
                 yield Scored(tasks[index], place, scores[index])
 
@@ -98,12 +103,8 @@ class Front:
 
     def best(self, count: int) -> list[Scored]:
         """Return so many, the best first; of equals the oldest."""
-        scores = sorted(self.all_scores, reverse=True)[:count]
-        if not scores:
-            return []
-        least = scores[-1]
-        above = sorted(self.scoring(lambda score: score > least), key=rank)
-        return above + heapq.nsmallest(count - len(above), self.scoring(lambda score: score == least), key=published)
+        most = heapq.nlargest(count, self.all_scores)
+        return heapq.nsmallest(count, self.scoring(most[-1].__le__), key=rank) if most else []
 
     def first(self, count: int) -> list[Scored]:
         """Return so many, the next to run first."""

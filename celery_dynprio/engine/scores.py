@@ -21,7 +21,8 @@ from itertools import compress
 from math import isnan
 from typing import Final, cast
 
-from celery_dynprio.models import Context, Contribution, PendingTask
+from celery_dynprio.levels import Bands
+from celery_dynprio.models import Context, Contribution, Level, PendingTask, Snapshot
 from celery_dynprio.policies.ahead import Ahead, bind_known
 from celery_dynprio.policies.base import BulkScorer, Policy, Scorer, is_number
 
@@ -33,6 +34,22 @@ NEW: Final = 0.1
 
 #: The score of a task without any valid score, if its place gives none either.
 MIDDLE: Final = 0.5
+
+
+class Places:
+    """Scores a task by its present place, so that a policy broken from the start leaves the order as it is."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._scores: dict[str, float] | None = None
+
+    def __call__(self, task: PendingTask) -> float:
+        """Return the score in the middle of its level's band; 0 if it is in none."""
+        if self._scores is None:  # most ticks never ask
+            bands = Bands.equal(len(self._snapshot.levels))
+            levels = enumerate(self._snapshot.levels)
+            self._scores = {each.id: bands.middle(level) for level, tasks in levels for each in tasks}
+        return self._scores.get(task.id, 0.0)
 
 
 class _Once:
@@ -57,6 +74,8 @@ class _Moment:
     #: By the identity of the task. The tasks are kept as well, so that no other one gets it.
     scores: dict[int, float] = field(default_factory=dict)
     tasks: list[PendingTask] = field(default_factory=list)
+    #: Levels whose tasks all have such a score, by their identity, and their scores.
+    levels: dict[int, tuple[Level, Sequence[float]]] = field(default_factory=dict)
     #: How many ticks it has lasted, and how many tasks are new since.
     ticks: int = 1
     new: int = 0
@@ -130,9 +149,12 @@ class Scores:
 
     def _score_all(self, moment: _Moment, score: Scorer, tasks: Sequence[PendingTask]) -> Sequence[float]:
         """Return the scores of these tasks: those that are known, and of the others what is found at once."""
-        known = moment.scores
-        found = list(map(known.get, map(id, tasks)))
+        if id(tasks) in moment.levels:
+            return moment.levels[id(tasks)][1]
+        found = list(map(moment.scores.get, map(id, tasks)))
         if None not in found:
+            if isinstance(tasks, Level):
+                moment.levels[id(tasks)] = tasks, cast("list[float]", found)
             return cast("list[float]", found)
         new = [index for index, value in enumerate(found) if value is None]
         moment.keep(*self._score_at_once(moment, [tasks[index] for index in new]))

@@ -18,7 +18,8 @@ from celery_dynprio.engine.guiding import Guiding
 from celery_dynprio.engine.keeper import Keeper, follows
 from celery_dynprio.engine.knowledge import Knowledge
 from celery_dynprio.engine.planner import Plan, Planner
-from celery_dynprio.engine.scores import Scores
+from celery_dynprio.engine.reporting import Look, Work, report_of
+from celery_dynprio.engine.scores import Places, Scores
 from celery_dynprio.engine.starvation import Starvation
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.levels import Bands
@@ -43,48 +44,6 @@ SPILL_WINDOWS: Final = 2
 #: If there are no more than these, all are put into the levels of their scores: they are in order without another tick.
 NEAR_SECONDS: Final = 1.0
 NEAR_TASKS: Final = 8
-
-#: What stands for a queue that was not read.
-_UNREAD: Final = Snapshot((), (), {})
-
-
-class _Places:
-    """Scores a task by its present place, so that a policy broken from the start leaves the order as it is."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._scores: dict[str, float] | None = None
-
-    def __call__(self, task: PendingTask) -> float:
-        if self._scores is None:  # most ticks never ask
-            bands = Bands.equal(len(self._snapshot.levels))
-            levels = enumerate(self._snapshot.levels)
-            self._scores = {each.id: bands.middle(level) for level, tasks in levels for each in tasks}
-        return self._scores.get(task.id, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What was read, and what the guard found in it."""
-
-    snapshot: Snapshot
-    standings: Sequence[Standing] = ()
-    turned: Sequence[Standing] = ()
-    #: Whether a task is to be parked for an objective; None if none is.
-    yields: Callable[[PendingTask], bool] | None = None
-    #: The part of the overflow that does not yield.
-    overflow: Mapping[str, PendingTask] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What was moved, or in a dry run planned."""
-
-    moves: Sequence[Move] = ()
-    outcomes: Sequence[Outcome] = ()
-    deferred: int = 0
-    spilled: int = 0
-    traces: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -169,7 +128,7 @@ class Reprioritizer:
         if self.leads:
             self.take(None)
             self.lease.release()
-        return self._report(Role.STANDBY, self.clock(), 0.0, None, _Work())
+        return self._report(Role.STANDBY, self.clock(), 0.0, None, Work())
 
     def rest_on(self, last: Report | None) -> Report:
         """Return the report of a queue that was found empty without a tick, as the ``last`` one of it was, if any."""
@@ -196,7 +155,7 @@ class Reprioritizer:
     def _tick(self) -> Report:
         started, timer = self.clock(), time.monotonic()
         role, fence = self._role()
-        look, work = None, _Work()
+        look, work = None, Work()
         if role in {Role.LEADER, Role.DRY_RUN}:
             try:
                 look, work = self._work(started, fence)
@@ -206,31 +165,10 @@ class Reprioritizer:
             look = self._idle(started)
         return self._report(role, started, time.monotonic() - timer, look, work)
 
-    def _report(self, role: Role, started: float, seconds: float, look: _Look | None, work: _Work) -> Report:
+    def _report(self, role: Role, started: float, seconds: float, look: Look | None, work: Work) -> Report:
         # A tick that failed leaves them to the next one: no process finds them again.
         turned, self._turned = self._turned, []
-        seen = look.snapshot if look else _UNREAD
-        return Report(
-            self.backlog.queue,
-            role,
-            started,
-            seconds,
-            read=sum(map(len, seen.levels)),
-            front=sum(seen.depths),
-            overflow=seen.overflow_depth,
-            held=seen.held_depth,
-            cancelled=seen.cancelled_depth,
-            foreign=seen.foreign,
-            moves=work.moves,
-            outcomes=work.outcomes,
-            deferred=work.deferred,
-            spilled=work.spilled,
-            snapshot=look.snapshot if look else None,
-            traces=work.traces,
-            standings=look.standings if look else (),
-            turned=turned,
-            held_back=len(seen.overflow) - len(look.overflow) if look else 0,
-        )
+        return report_of(self.backlog.queue, role, started, seconds, look, work, turned)
 
     def _role(self) -> tuple[Role, str | None]:
         if self.dry_run:
@@ -245,7 +183,7 @@ class Reprioritizer:
         self.take(self.lease.acquire())
         return self._fence
 
-    def _idle(self, now: float) -> _Look | None:
+    def _idle(self, now: float) -> Look | None:
         """What a paused leader does: it moves nothing."""
         if self.levels is not None:
             self.levels.warn()
@@ -254,14 +192,14 @@ class Reprioritizer:
         snapshot = self.backlog.read(now)
         return self._look(snapshot, self.guard.look(snapshot, now, acts=False) if self.guard else None)
 
-    def _work(self, now: float, fence: str | None) -> tuple[_Look, _Work]:
+    def _work(self, now: float, fence: str | None) -> tuple[Look, Work]:
         spilled = 0 if self.dry_run else self._spill(now, fence)
         usable, spent = self._usable(fence)
         snapshot = self.backlog.read(now)
         known = Knowledge(self.usage, self.running, self.shares).context(now)
         if not self._scores.stand(self._count(snapshot), now):
             self._context = with_pending(known, self._pending(snapshot), self.policy, self._beat)
-        score = self._scores.bind(self._context, _Places(snapshot))
+        score = self._scores.bind(self._context, Places(snapshot))
         look = self._look(snapshot, self._watch(snapshot, now, score, known.runtimes))
         self._turned += look.turned
         self._drain.follow(snapshot, self._context.runtimes, self.running.read(now) if self.running else (), now)
@@ -274,7 +212,7 @@ class Reprioritizer:
         if self.guiding and not self.dry_run and (snapshot.overflow or any(snapshot.levels)):
             ahead = self._context.ahead
             self.guiding.tell(_guidance(plan.bands, known, ahead.totals if isinstance(ahead, Ahead) else {}), now)
-        return look, _Work(plan.moves, outcomes, plan.deferred, spilled, traces)
+        return look, Work(plan.moves, outcomes, plan.deferred, spilled, traces)
 
     def _count(self, snapshot: Snapshot) -> int:
         """Return how many tasks are pending, about: what is scored at once."""
@@ -291,10 +229,10 @@ class Reprioritizer:
             parked = {task_id: task for task_id, task in self._best.items() if task_id in parked}
         return chain(*snapshot.levels, parked.values())
 
-    def _look(self, snapshot: Snapshot, watched: Watched | None) -> _Look:
+    def _look(self, snapshot: Snapshot, watched: Watched | None) -> Look:
         if watched is None:
-            return _Look(snapshot, overflow=snapshot.overflow)
-        found = _Look(snapshot, watched.standings, watched.turned, overflow=snapshot.overflow)
+            return Look(snapshot, overflow=snapshot.overflow)
+        found = Look(snapshot, watched.standings, watched.turned, overflow=snapshot.overflow)
         if not watched.yielding or not self.backlog.capabilities.parks:
             return found
         yields = watched.yielding.yields
@@ -313,7 +251,7 @@ class Reprioritizer:
         watched = self.guard.look(snapshot, now, acts=not self.dry_run)
         return self.guard.relax(watched, snapshot, now, runtimes, best)
 
-    def _plan(self, look: _Look, score: Scorer, now: float, usable: Sequence[Place] | None, budget: float) -> Plan:
+    def _plan(self, look: Look, score: Scorer, now: float, usable: Sequence[Place] | None, budget: float) -> Plan:
         self._best = candidates = self._candidates.choose(look.overflow, score, self.window)
         return self.planner.plan(
             replace(look.snapshot, overflow=candidates),

@@ -279,7 +279,7 @@ def test_a_move_of_a_large_message_costs_more(bench: Bench) -> None:
         [bench.backlog.cost(Move(task, level, 2, 0.5, "score")) for task in snapshot.levels[level]] for level in (4, 5)
     )
     assert min(large) > 5 * max(small)
-    assert max(large) > 2 * min(large), "the deeper, the dearer: those of one size are compared in full"
+    assert max(large) < 1.1 * min(large), "they are found by their places, however many of one size are before them"
 
 
 def test_what_was_parked_costs_by_its_size_whoever_parked_it(bench: Bench) -> None:

@@ -94,7 +94,7 @@ def task(number: int) -> PendingTask:
 
 def raw(number: int, level: int) -> str:
     headers = {"id": f"task {number}", "task": "a.task", HEADER: {"at": NOW}}
-    body = "W1tdLCB7fSwge31d" * (1000 if number in LARGE else 1)
+    body = "W1tdLCB7fSwge31d" * (1000 if number in LARGE else 200 if number == MEDIUM else 1)
     properties = {
         "priority": level,
         "delivery_info": {"exchange": "", "routing_key": "celery"},
@@ -117,11 +117,14 @@ MOVES: Final = [
     Move(task(9), HELD, HELD, 0.5, "bump", {"pin": 0}),
     Move(task(10), HELD, CANCELLED, 0.5, "cancel"),
     Move(task(11), 5, 2, 0.5, "score"),  # a worker takes it first
+    Move(task(12), 5, 5, 0.5, "change", {"w": 3}),
+    Move(task(13), 5, 2, 0.5, "score"),
 ]
 GONE: Final = 11
 
-#: Those that are known without their bodies.
+#: Those that are known without their bodies, and one that is known whole and found by its place.
 LARGE: Final = {0, 1, 3, 4, 6, 11}
+MEDIUM: Final = 13
 
 
 def fill(client: RedisClient) -> None:

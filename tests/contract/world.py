@@ -31,10 +31,12 @@ LEVELS: Final = (0, 3, 4)
 MOST: Final = 60
 
 #: Larger messages (bytes) are large, one call of the script that reads looks at so many, and after so many bytes a read
-#: leaves the rest to the next one: that is little of all.
-LARGE: Final = 500
+#: leaves the rest to the next one: that is little of all. How long the bodies are: of messages that are found by
+#: comparisons, that are known whole and found by their place, and that are large.
+LARGE: Final = 2600
 MOST_MESSAGES: Final = 9
-READ_BYTES: Final = 12_000
+READ_BYTES: Final = 45_000
+BODIES: Final = {"medium": (1800, 2000), "large": (2400, 4000)}
 
 #: How often each event happens, beside the others.
 WEIGHTS: Final = {
@@ -80,8 +82,8 @@ class World:
         self.taken: list[tuple[int, bytes]] = []
         self.reading = False
         #: What others did since what is known was read, and since the current read began, that no read can tell at once
-        #: if both happened: a message was taken out without a count, and the newest that is known published again, so
-        #: that a list is as long as it was and begins and ends as it did.
+        #: if both happened: a message was taken out without a count, and the newest that is known published again, or
+        #: one that the leader then moves, so that a list is as long as it was and begins and ends as it did.
         self.strange: set[str] = set()
         self.lately: set[str] = set()
         #: Whether the leader may be wrong therefore, until a comparison finds it, and how many reads found it so.
@@ -178,10 +180,12 @@ class World:
             chosen = self.random.sample(self.known, min(len(self.known), self.random.choice((1, 3, 12))))
             targets = [*LEVELS, *LEVELS, OVERFLOW]
             moves = [Move(task, place, self.random.choice(targets), 0.5, "score") for task, place in chosen]
+            self._note_doubles()
             self.leader.apply([move for move in moves if move.source != move.target])
 
     def spill(self) -> None:
         """The leader parks in bulk."""
+        self._note_doubles()
         self.leader.spill(self.random.randint(1, 8), NOW)
 
     def steer(self) -> None:
@@ -259,6 +263,14 @@ class World:
             if newest is not None and matches(newest.entry, raw):
                 self._note("published again")
 
+    def _note_doubles(self) -> None:
+        """Of what was published again since the leader read it, he moves one, and may take it for the other."""
+        for key, mirror in zip(self.keys, self.leader._front._mirrors, strict=True):
+            raws, entries = self.redis.lrange(key, 0, -1), [item.entry for item in mirror.items]
+            for entry in entries:
+                if sum(matches(entry, raw) for raw in raws) > entries.count(entry):
+                    self._note("published again")
+
     def _note(self, what: str) -> None:
         self.strange.add(what)
         self.lately.add(what)
@@ -281,12 +293,12 @@ class World:
 
 def message(number: int, random: Random) -> bytes:
     """A message of any kind: small, large, with the id of another one, of protocol 1, or no message."""
-    kind = random.choice(["small"] * 6 + ["large"] * 4 + ["second", "protocol 1", "foreign", "empty"])
+    kind = random.choice(["small"] * 5 + ["medium"] * 2 + ["large"] * 4 + ["second", "protocol 1", "foreign", "empty"])
     if kind == "empty":
         return b""
     if kind == "foreign":
         return b"foreign %d" % number
-    body = "W1tdLCB7fSwge31d" * (random.randint(30, 60) if kind == "large" else 1)
+    body = "W1tdLCB7fSwge31d" * (random.randint(*BODIES[kind]) // 16 if kind in BODIES else 1)
     task_id = f"task {random.randint(1, number) if kind == 'second' else number}"
     headers: dict[str, Any] = {"id": task_id, "task": "a.task", HEADER: {"at": NOW + number}}
     if kind == "protocol 1":

@@ -43,6 +43,8 @@ from celery_dynprio.ports.broker import Capabilities, Found
 #: AssertionError where they differ. For tests.
 CHECKED: Final = "DYNPRIO_CHECKED_READS"
 
+#: A read learns of so many windows of a long overflow that it does not know yet: half a second of work by default.
+LEARNED_WINDOWS: Final = 2
 
 #: The bytes of messages after which a read leaves what it has not read to the next one: the server looks at them in
 #: less than a tenth of a second.
@@ -94,7 +96,7 @@ class RedisBacklog:
         depths = [counts[level] for level in self._scale.levels]
         levels, foreign = self._front.read(depths, now, READ_BYTES if overflow else math.inf)
         if overflow:
-            self._overflow.catch_up(counts[OVERFLOW], now, limit=5 * self._window)
+            self._overflow.catch_up(counts[OVERFLOW], now, limit=LEARNED_WINDOWS * self._window)
         parked = counts[OVERFLOW], counts[HELD], counts[CANCELLED]
         return Snapshot(levels, tuple(depths), self._overflow.frozen(), *parked, foreign)
 

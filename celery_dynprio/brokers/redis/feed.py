@@ -14,8 +14,9 @@ MAX_BATCHES: Final = 5_000
 #: Seconds for which batches are kept for other recorders, and after which the stream goes when nobody adds to it.
 KEPT: Final = 60.0
 
-#: Batches that are read at a time.
+#: Batches that are read at a time, and that are deleted at a time, about.
 CHUNK: Final = 20
+TRIMMED: Final = 1000
 
 
 class RedisFeed:
@@ -65,7 +66,8 @@ class RedisFeed:
         """Trim what every recorder has had the time to read."""
         oldest = int((self._last or "0").partition("-")[0]) - int(KEPT * 1000)
         if oldest > 0:
-            self._redis.xtrim(self._key, minid=oldest)
+            while self._redis.xtrim(self._key, minid=oldest, limit=TRIMMED):
+                pass  # after a recorder's stall there are many, and no command deletes them all
 
 
 def _read(fields: Mapping[bytes, bytes]) -> Batch | None:

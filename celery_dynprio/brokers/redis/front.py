@@ -13,8 +13,8 @@ from typing import Final, cast
 from celery_dynprio.brokers.redis.look import Look
 from celery_dynprio.brokers.redis.mirror import Item, Mirror
 from celery_dynprio.brokers.redis.news import ENDS, NewsReader
-from celery_dynprio.brokers.redis.stubs import Entry, matches, size_of, text_of
-from celery_dynprio.models import PendingTask, Place, is_level
+from celery_dynprio.brokers.redis.stubs import Entry, is_sought, matches, size_of, text_of
+from celery_dynprio.models import Level, PendingTask, Place, is_level
 
 #: Of a list that is longer than twice this only so many messages are read: what is deeper, seen from both ends, would
 #: block the server for too long when it is moved. A front of the default window is never so deep.
@@ -53,7 +53,7 @@ class Front:
     def clear(self) -> None:
         """Forget all: somebody else may have moved any of them meanwhile."""
         self._mirrors = [Mirror() for _ in self._lists]
-        self._levels: list[tuple[PendingTask, ...]] = [()] * len(self._lists)
+        self._levels = [Level()] * len(self._lists)
         self._foreign: list[Counter[str]] = [Counter() for _ in self._lists]
         #: The first message with each id, and those that have the id of another one.
         self._by_id: dict[str, Item] = {}
@@ -115,13 +115,18 @@ class Front:
         self._placed[task.ref] = entry, where
 
     def remove(self, task: PendingTask, level: Place, entry: Entry, where: int) -> None:
-        """Note that the message of a task left this level: of equal ones the first from the end that ``where`` says."""
+        """Note that the message of a task left this level: of equal ones the first from the end that ``where`` says.
+
+        Of equal ones that are found by their place it may have been another one.
+        """
         self._placed.pop(task.ref, None)
         self._begun.pop(level, None)  # what was read of it may have been this
         item = self._item(task, level, entry, from_head=where > 0)
         if item is not None:
             self._forget_id(item)
             self._mirrors[level].remove(item)
+        if task.id in self._twice and is_sought(entry):
+            self.reread(level)
 
     def count_move(self, target: Place) -> None:
         """Note that a move was made here, from whatever place."""
@@ -144,10 +149,6 @@ class Front:
     def remember(self, entry: Entry, task: PendingTask) -> None:
         """Note how a message reads that is written here, so that the next read does not parse it."""
         self._reads[entry] = task
-
-    def share(self, level: Place, size: int) -> float:
-        """Return the share of a level's messages that have so many bytes."""
-        return self._mirrors[level].share(size)
 
     def _item(self, task: PendingTask, level: Place, entry: Entry, *, from_head: bool) -> Item | None:
         if task.id in self._twice:
@@ -179,7 +180,6 @@ class Front:
         """
         left, begun = dict(looks), False
         expected = None if self._moves is None else self._moves + self._own_moves
-        recalled: Mapping[Entry, PendingTask | str] = {}
         while left and (most > 0 or any(look.known for look in left.values())):
             moves, answers = self._news.ask([look.question() for look in left.values()])
             if not begun:
@@ -188,8 +188,8 @@ class Front:
                     self._forget(looks)
                     continue
             for (level, look), news in zip(list(left.items()), answers, strict=True):
-                if news.state == ENDS and look.mirror.items and not recalled:
-                    recalled = {item.entry: item.task for mirror in self._mirrors for item in mirror.items}
+                replaced = look.mirror.items if news.state == ENDS else ()
+                recalled = {item.entry: item.task for item in replaced}
                 most -= sum(map(size_of, news.entries))
                 if moves != self._moves:  # what others do during a read is found by the next one
                     news = news._replace(whole=None)  # noqa: PLW2901 - the same without what is for tests
@@ -256,7 +256,7 @@ class Front:
         tasks = [item.task for item in items]
         reasons = [task for task in tasks if isinstance(task, str)] if str in set(map(type, tasks)) else []
         known = [task for task in tasks if isinstance(task, PendingTask)] if reasons else tasks
-        self._levels[level] = tuple(cast("list[PendingTask]", known))
+        self._levels[level] = Level(cast("list[PendingTask]", known))
         self._foreign[level] = Counter(reasons)
         second = sum(item.level == level for item in self._second)
         if second:

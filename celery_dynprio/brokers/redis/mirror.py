@@ -7,7 +7,6 @@ told by its length, by its last message from the tail on that is known (the anch
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from celery_dynprio.brokers.redis.news import News
@@ -48,7 +47,6 @@ class Mirror:
         self._gone: set[Item] = set()
         self._places: dict[Item, int] = {}
         self._left: list[int] = []
-        self._sizes: Counter[int] | None = None
 
     @property
     def anchor(self) -> tuple[int, bytes]:
@@ -126,12 +124,6 @@ class Mirror:
         items = reversed(self.items) if from_head else iter(self.items)
         return next((item for item in items if accepts(item) and item not in self._gone), None)
 
-    def share(self, size: int) -> float:
-        """Return the share of the messages that have so many bytes."""
-        if self._sizes is None:
-            self._sizes = Counter(size_of(item.entry) for item in self.items)
-        return self._sizes[size] / max(len(self.items), 1)
-
     def _index(self) -> dict[Item, int]:
         if len(self._places) != len(self.items):
             self._places = {item: place for place, item in enumerate(self.items)}
@@ -139,4 +131,4 @@ class Mirror:
 
     def _become(self, items: list[Item]) -> None:
         self.items, self.changed = items, True
-        self._places, self._left, self._sizes = {}, [], None
+        self._places, self._left = {}, []

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import uuid4
 
 from celery_dynprio import message
+from celery_dynprio.brokers.redis.costs import work_of
 from celery_dynprio.brokers.redis.front import Front
 from celery_dynprio.brokers.redis.heads import Heads
 from celery_dynprio.brokers.redis.keys import QueueKeys
 from celery_dynprio.brokers.redis.parked import ParkedIndex
-from celery_dynprio.brokers.redis.stubs import BEGINS, Entry, Stub, size_of, text_of, told
+from celery_dynprio.brokers.redis.stubs import BEGINS, Entry, Stub, is_sought, size_of, text_of, told
 from celery_dynprio.errors import LeaseLostError
 from celery_dynprio.models import CANCELLED, HELD, OVERFLOW, Move, Moved, Outcome, Place, is_level
 
@@ -22,13 +25,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery_dynprio.backlogs.redis")
 
-#: The move script stops by itself before so much work (messages passed in a list, 0.3 us each at the worst).
-SCRIPT_WORK: Final = 12_000
+#: The move script stops by itself before so much work: microseconds, as ``lua/move.lua`` counts.
+SCRIPT_WORK: Final = 1500
 
-#: One call of the move script is for at most so many moves, the first one for fewer, and so many bytes: of the messages
-#: as they are and as they shall be.
+#: One call of it is for at most so many moves, and so many bytes: of the messages as they are and as they shall be.
 BATCH_MOVES: Final = 100
-FIRST_MOVES: Final = 20
 BATCH_BYTES: Final = 512_000
 
 _OUTCOMES: Final = (Outcome.GONE, Outcome.MOVED, Outcome.REFUSED, Outcome.MOVED)
@@ -82,15 +83,12 @@ class Mover:
         """Make the moves in this order, in calls that each block the server for a few milliseconds at most."""
         steps = [self._step(move, *source) for move, source in zip(moves, self.sources(moves), strict=True)]
         outcomes: list[Outcome] = []
-        size = FIRST_MOVES
         while len(outcomes) < len(steps):
-            batch = [self._aimed(step) for step in steps[len(outcomes) : len(outcomes) + size]]
+            batch = self._batch(islice(steps, len(outcomes), len(outcomes) + BATCH_MOVES))
             done = self._run(batch, fence, audit)
             for step, outcome in zip(batch, done, strict=False):
                 self._settle(step, outcome)
             outcomes += done
-            # What the script left undone is sent again: that should not be much.
-            size = min(BATCH_MOVES, size + size // 4 + 1) if len(done) == len(batch) else max(len(done), 1)
         return outcomes
 
     def sources(self, moves: Sequence[Move]) -> list[tuple[Entry, int]]:
@@ -127,18 +125,30 @@ class Mover:
         self._front.reject(move.task, move.source, entry, reason)
         return _Step(move, b"", b"", 1)
 
+    def _batch(self, steps: Iterable[_Step]) -> list[_Step]:
+        """As many of these steps as one call may carry: what the script leaves undone would be sent again."""
+        batch: list[_Step] = []
+        size = work = 0.0
+        for step in map(self._aimed, steps):
+            weight = size_of(step.entry)
+            size += weight + max(weight if isinstance(step.entry, Stub) else 0, len(step.new))
+            work += work_of(step.move.source, step.entry, step.where)
+            if batch and (size > BATCH_BYTES or work > SCRIPT_WORK):
+                break
+            batch.append(step)
+        return batch
+
     def _aimed(self, step: _Step) -> _Step:
         """The step as it is after those of earlier calls: a large message has to be found near where it should be."""
-        if not isinstance(step.entry, Stub) or not is_level(step.move.source):
+        if not is_sought(step.entry) or not is_level(step.move.source):
             return step
         entry, where = self._front.locate(step.move.task.ref)
         return step._replace(where=where) if entry == step.entry else step
 
     def _run(self, steps: Sequence[_Step], fence: str | None, audit: str) -> list[Outcome]:
-        """Call the script with as many of these steps as one call may carry; return the outcomes of those it made."""
+        """Call the script with these steps; return the outcomes of those it made."""
         rows: list[Any] = []
         texts: list[bytes] = []
-        weight = 0
         for move, entry, new, where in steps:
             target = _key_index(move.target) * (-1 if move.first else 1)
             note = _audit_of(audit, self._queue, move) if audit else ""
@@ -147,11 +157,9 @@ class Mover:
             old = told(entry)
             rows.append((_key_index(move.source), target, field, size, where, note, len(old), len(new)))
             texts += (old, new)
-            weight += size_of(entry) + max(size, len(new))
-            if weight > BATCH_BYTES:
-                break
         # One long argument is sent in less time than many.
-        arguments: list[Any] = [fence or "", SCRIPT_WORK, json.dumps(rows, ensure_ascii=False), b"".join(texts)]
+        orders, text = json.dumps(rows, ensure_ascii=False), b"".join(texts)
+        arguments: list[Any] = [fence or "", SCRIPT_WORK, orders, text, f"dynprio {uuid4()}"]
         answer = self._script(keys=self._keys, args=arguments)
         self._beat()
         if answer is None:

@@ -9,6 +9,9 @@ from typing import Final, NamedTuple, TypeAlias
 #: Larger messages (bytes) are known without their bodies.
 LARGE: Final = 8_000
 
+#: Messages (bytes) that are so small, or smaller, are found by comparisons when they are moved: see ``lua/move.lua``.
+SMALL: Final = 2000
+
 #: A message is told from others by its size and so many of its last bytes: kombu writes its tag there.
 MARK: Final = 200
 
@@ -39,6 +42,11 @@ def size_of(entry: Entry) -> int:
     return entry.size if isinstance(entry, Stub) else len(entry)
 
 
+def is_sought(entry: Entry) -> bool:
+    """Whether the move script finds the message in a list by its place, and not by comparing it with all before it."""
+    return isinstance(entry, Stub) or len(entry) > SMALL
+
+
 def told(entry: Entry) -> bytes:
     """Return what is known of the message."""
     return entry.rest if isinstance(entry, Stub) else entry
@@ -61,5 +69,7 @@ def matches(entry: Entry, raw: bytes) -> bool:
 
 def digest(entries: Iterable[Entry], last: int) -> bytes:
     """Return the digest that ``lua/news.lua`` makes of these messages, by the ``last`` bytes of each."""
-    texts = (b"%d:%b" % (size_of(entry), told(entry)[-last:]) for entry in entries)
-    return hashlib.sha1(b"".join(texts), usedforsecurity=False).hexdigest().encode()
+    entries = list(entries)
+    texts = [told(entry)[-last:] for entry in entries]
+    texts.append(b"%d" % sum(map(size_of, entries)))
+    return hashlib.sha1(b"\n".join(texts), usedforsecurity=False).hexdigest().encode()

@@ -2,12 +2,12 @@
 --
 -- KEYS  1 the lease, 2 how many moves were made (a counter), 3 the audit (a stream), 4 the overflow hash, 5 the hash of held
 --       tasks, 6 the hash of cancelled tasks, 7.. the lists of the levels
--- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most, in messages that LREM passes;
+-- ARGV  1 the fence the caller holds, or "" for an operator; 2 how much work to do at most (microseconds, see below);
 --       3 JSON: for each move a list of index in KEYS of the source; of the target, below 0 for the end of a list from which
 --       workers take; the task's id (of a parked message, its field); 0, or the size (bytes) of a large message; where in a
 --       list to look for it: so many messages from the head (1 the first), or below 0, from the tail; what to keep of it in
 --       the audit ("": nothing); and the bytes of both texts in 4, which has one behind the other: for each move the message
---       as it is, and as it shall be ("" for the same), of a large one the end only
+--       as it is, and as it shall be ("" for the same), of a large one the end only; 5 a text that is in no list
 -- Returns false if the lease is not the caller's; else for each move done: 1 moved, 0 gone, 2 refused, 3 moved, but the audit
 -- refused its entry. A shorter answer than there are moves means that the work was done: the rest is untouched.
 --
@@ -18,7 +18,7 @@
 -- separator and a number; the overflow refuses a second one. A move from a place to itself changes the message where it
 -- stands. Whoever looked everywhere and did not find a task can tell by the counter whether it may have been moved past him.
 -- An error ends the call: the answer tells the moves before it; if there are none, the answer is the error.
-local MOVES, AUDIT, OVERFLOW, LAST_HASH = KEYS[2], KEYS[3], KEYS[4], 6
+local MOVES, AUDIT, OVERFLOW, LAST_HASH, GAP = KEYS[2], KEYS[3], KEYS[4], 6, ARGV[5]
 local AUDIT_LENGTH = 10000
 local GONE, MOVED, REFUSED, NOT_AUDITED = 0, 1, 2, 3
 
@@ -74,6 +74,9 @@ local function put(target, first, id, new)
   end
 end
 
+-- Messages of more bytes than this are looked for near where they should be. A smaller one is compared with all before it.
+local SMALL = 2000
+
 -- LREM would pass a whole list, be it a million long, for a message that is gone; so in a long one LPOS looks first, no
 -- further than pushes since the read can have carried it.
 local DRIFT = 3000
@@ -82,38 +85,58 @@ local function find(source, old, from)
   return call('LPOS', KEYS[source], old, 'RANK', direction, 'MAXLEN', depth + DRIFT)
 end
 
--- Returns a large message of which the end is known, "" if it is not there, and how many bytes were looked at. It is looked for
--- from where it should be on, both ways, no further than so many bytes; and the next ones of its list where it was found.
-local LOOK, drift = 3000000, {}
-local function whole(source, id, size, rest, from)
+-- Returns the index of a message of which the size and the end are known, or all of it; the message; and how many bytes were
+-- looked at, a look counting for some as well. It is looked for from where it should be on, both ways, no further than so many
+-- bytes, which are fewer if it can be found by comparisons, too; and the next ones of its list where it was found. Of a hash
+-- the index is 0. Returns nil and "" if it is not there.
+local LOOK, FAR, NEAR, drift = 8000, 1500000, 150000, {}
+local function seek(source, id, size, rest, from)
+  local most = #rest < size and FAR or NEAR
   local function matches(message)
-    return message and #message == size and string.sub(message, -#rest) == rest
+    return message and #message == size and (#rest == size and message == rest or string.sub(message, -#rest) == rest)
   end
   if source <= LAST_HASH then
     local message = call('HGET', KEYS[source], id)
-    return matches(message) and message or '', size
+    if matches(message) then
+      return 0, message, size
+    end
+    return nil, '', size
   end
   local should = from > 0 and from - 1 or call('LLEN', KEYS[source]) + from
   local place, looked, far = math.max(should + (drift[source] or 0), 0), 0, 0
-  while looked < LOOK do
+  while looked < most do
     local index = place + far
     local message = index >= 0 and call('LRANGE', KEYS[source], index, index)[1]
-    looked = looked + (message and #message or 1000)
+    looked = looked + LOOK + (message and #message or 0)
     if matches(message) then
       drift[source] = index - should
-      return message, looked
+      return index, message, looked
     end
     far = far > 0 and -far or 1 - far
   end
-  return '', looked
+  return nil, '', looked
 end
 
--- Also returns how many messages were passed at most.
-local function take(source, id, old, from)
+-- Takes out of a list what is at an index, whatever the size: what takes its place for a moment is found without comparisons.
+local function cut(source, index, old, from)
+  call('LSET', KEYS[source], index, GAP)
+  local ok, problem = pcall(call, 'LREM', KEYS[source], from > 0 and 1 or -1, GAP)
+  if not ok then
+    call('LSET', KEYS[source], index, old)
+    error(problem, 0)
+  end
+end
+
+-- Also returns how many messages were passed at most. The index is nil if it is not known.
+local function take(source, id, old, from, index)
   if source <= LAST_HASH then
     return call('HGET', KEYS[source], id) == old and call('HDEL', KEYS[source], id) == 1, 0
   end
   local length, depth, direction = call('LLEN', KEYS[source]), math.abs(from), from > 0 and 1 or -1
+  if index then
+    cut(source, index, old, from)
+    return true, from > 0 and index + 1 or length - index
+  end
   local looks = length > 2 * depth + DRIFT
   if looks and not find(source, old, from) then
     return false, depth + DRIFT
@@ -125,29 +148,30 @@ local function take(source, id, old, from)
 end
 
 -- Change a message where it stands; returns the same as take.
-local function change(place, id, old, new, from)
+local function change(place, id, old, new, from, index)
   if place <= LAST_HASH then
     local found = call('HGET', KEYS[place], id) == old
     return found and call('HSET', KEYS[place], id, new) == 0, 0
   end
-  local index = find(place, old, from)
+  local passed = index and 0 or 2 * (math.abs(from) + DRIFT)
+  index = index or find(place, old, from)
   if index then
     call('LSET', KEYS[place], index, new)
   end
-  return index and true, 2 * (math.abs(from) + DRIFT)
+  return index and true, passed
 end
 
 -- Returns what became of it and how many messages were passed; what raises an error has changed nothing.
-local function move(source, target, first, id, old, new, from)
+local function move(source, target, first, id, old, new, from, index)
   if source == target and not first then
-    local changed, passed = change(source, id, old, new, from)
+    local changed, passed = change(source, id, old, new, from, index)
     return changed and MOVED or GONE, passed
   end
   local undo = put(target, first, id, new)
   if not undo then
     return REFUSED, 0
   end
-  local ok, taken, passed = pcall(take, source, id, old, from)
+  local ok, taken, passed = pcall(take, source, id, old, from, index)
   if ok and taken then
     return MOVED, passed
   end
@@ -158,8 +182,10 @@ local function move(source, target, first, id, old, new, from)
   return GONE, passed
 end
 
--- A script cannot ask for the time on every server (frozen in Redis 7.2 and Valkey, no os.clock before Redis 7.4).
-local MOVE, WRITE, COMPARE = 150, 1 / 200, 1 / 1500 -- what a move costs, a byte of it, and one that LREM compares: in messages passed
+-- A script cannot ask for the time on every server (frozen in Redis 7.2 and Valkey, no os.clock before Redis 7.4). So work is
+-- counted in microseconds as they were measured: of a move, of a byte that goes in or out, of a message that is passed, and of
+-- a byte that is compared with one of it: it may be of the same size, and begin alike.
+local MOVE, BYTE, PASS, COMPARE = 10, 0.004, 0.05, 0.00013
 local work, limit, moved, outcomes, problem = 0, tonumber(ARGV[2]), 0, {}, nil
 local at = 0
 local function text(size)
@@ -171,19 +197,24 @@ for i, each in ipairs(cjson.decode(ARGV[3])) do
   local source, target, id, large, from, audit = unpack(each)
   local old, new = text(each[7]), text(each[8])
   local size = math.max(large, #old)
-  local pass = 1 + COMPARE * size -- at most: those that it passes may be of the same size and begin alike
-  if i > 1 and work + WRITE * 2 * size + math.abs(from) * pass > limit then
+  local sought, index = large > 0 or (size > SMALL and source > LAST_HASH), nil
+  if i > 1 and work + MOVE + BYTE * 2 * size + math.abs(from) * (sought and PASS or PASS + COMPARE * size) > limit then
     break
   end
   local ok, outcome, passed = pcall(function()
+    local message, looked
+    if sought then
+      index, message, looked = seek(source, id, size, old, from)
+      work = work + BYTE * looked
+    end
     if large > 0 then
-      local message, looked = whole(source, id, large, old, from)
-      work = work + WRITE * looked
-      new = new ~= '' and message ~= '' and string.sub(message, 1, large - #old) .. new or ''
+      if not index then
+        return GONE, 0
+      end
+      new = new ~= '' and string.sub(message, 1, large - #old) .. new or ''
       old = message
     end
-    new = new == '' and old or new
-    return move(source, math.abs(target), target < 0, id, old, new, from)
+    return move(source, math.abs(target), target < 0, id, old, new == '' and old or new, from, index)
   end)
   if not ok then
     problem = outcome
@@ -196,7 +227,7 @@ for i, each in ipairs(cjson.decode(ARGV[3])) do
     end
   end
   outcomes[#outcomes + 1] = outcome
-  work = work + MOVE + WRITE * (#old + #new) + passed * pass
+  work = work + MOVE + BYTE * (#old + #new) + passed * (index and PASS or PASS + COMPARE * size)
 end
 if moved > 0 then
   redis.call('INCRBY', MOVES, moved)

@@ -61,9 +61,9 @@ local function walk(key, length, at, size, text)
   return at, MORE, found
 end
 
--- Of up to so many messages from an index on, the last bytes of each, as far as they are told.
+-- Of up to so many messages from an index on, the last bytes of each, as far as they are told, and the bytes of all.
 local function digest(key, length, index, way, most, last, bytes)
-  local texts, step = {}, reach(length, way > 0 and index or 0, 1)
+  local texts, size, step = {}, 0, reach(length, way > 0 and index or 0, 1)
   while #texts < most and bytes > 0 do
     local following, far = reach(length, way > 0 and index + #texts or #texts, STEP)
     bytes_left = bytes_left - PASS * far
@@ -76,12 +76,14 @@ local function digest(key, length, index, way, most, last, bytes)
     for i = 1, #messages do
       local message = messages[way > 0 and i or #messages + 1 - i]
       count(message)
-      bytes = bytes - #message
+      bytes, size = bytes - #message, size + #message
       local told = short(message)
-      texts[#texts + 1] = #message .. ':' .. string.sub(type(told) == 'table' and told[2] or told, -last)
+      told = type(told) == 'table' and told[2] or told
+      texts[#texts + 1] = #told > last and string.sub(told, -last) or told
     end
   end
-  return #texts, redis.sha1hex(table.concat(texts))
+  texts[#texts + 1] = size
+  return #texts - 1, redis.sha1hex(table.concat(texts, '\n'))
 end
 
 local function look(key, start, size, text, offset, most)
