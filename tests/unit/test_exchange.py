@@ -44,7 +44,7 @@ class Queue:
         return Front.of(self.snapshot(), lambda task: self.score[task.id])
 
     def exchanges(self, near: int = NEAR) -> Exchanges:
-        return Exchanges.among(self.front(), near, MARGIN, HOMES.settle)
+        return Exchanges.among(self.front(), near, MARGIN, HOMES.exact)
 
     def tick(self, near: int | None = NEAR) -> Sequence[Move]:
         def score(task: PendingTask) -> float:
@@ -96,8 +96,8 @@ def test_behind_what_runs_next_the_order_can_wait() -> None:
 
 
 def test_a_gain_within_the_margin_is_not_worth_a_move() -> None:
-    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.574]) == set()
-    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.576]) == {"9-1", "0-0"}
+    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.699]) == set()
+    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.701]) == {"9-1", "0-0"}
 
 
 def test_what_an_operator_pins_moves_at_once_though_it_runs_much_later() -> None:
@@ -172,5 +172,5 @@ def test_at_rest_the_best_are_next_as_far_as_levels_can_tell_them_apart(queue: Q
         pass
     front = queue.front()
     for out, into in pairs(front.first(near), front.best(near), MARGIN):
-        assert HOMES.settle(into) >= into.place
-        assert HOMES.settle(into) < out.place or HOMES.settle(out) <= out.place
+        assert HOMES.exact(into) >= into.place
+        assert HOMES.exact(into) < out.place or HOMES.exact(out) <= out.place
