@@ -65,16 +65,16 @@ def pairs(first: Sequence[Scored], best: Sequence[Scored], margin: float) -> Ite
     """
     going = sorted(_without(first, best), key=rank, reverse=True)
     for out, into in zip(going, _without(best, first), strict=False):
-        if not gains(out, into, margin):
+        if not _is_ahead(into, out, margin):
             return
         yield out, into
 
 
-def gains(out: Scored, into: Scored, margin: float) -> bool:
-    """Tell whether an exchange is worth its two moves; among equals, the older one goes first."""
-    if into.score > out.score + margin:
-        return True
-    return into.score >= out.score and into.task.published < out.task.published
+def _is_ahead(into: Scored, out: Scored, margin: float) -> bool:
+    """Tell whether one is better by more than the margin; of equals, the older one is."""
+    if into.score == out.score:
+        return into.task.published < out.task.published
+    return into.score > out.score + margin
 
 
 def _without(tasks: Iterable[Scored], gone: Iterable[Scored]) -> list[Scored]:

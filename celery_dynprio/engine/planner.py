@@ -15,7 +15,6 @@ from itertools import repeat, takewhile
 from typing import Final, NamedTuple
 
 from celery_dynprio.engine.budget import Budget
-from celery_dynprio.engine.exchange import gains
 from celery_dynprio.engine.homes import Homes
 from celery_dynprio.engine.scored import Front, Scored, age, best_of
 from celery_dynprio.engine.starvation import Starvation
@@ -131,7 +130,7 @@ class Planner:
             return [], best_of(parked, room)
         best = best_of(parked, MOST_SWAPS)
         worst = front.without(snapshot.overflow).worst(MOST_SWAPS)
-        pairs = list(takewhile(lambda pair: gains(*pair, margin), zip(worst, best, strict=False)))
+        pairs = list(takewhile(lambda pair: _gains(*pair, margin), zip(worst, best, strict=False)))
         return [out for out, _ in pairs], [into for _, into in pairs]
 
 
@@ -180,6 +179,13 @@ def _without(tasks: list[Scored], ids: Collection[str]) -> list[Scored]:
 def _held_back(each: Scored) -> Move:
     """Stores the publish time, if the message has none, so that a new leader does not restart the clock."""
     return Move(each.task, each.place, OVERFLOW, each.score, "objective", {"at": each.task.published})
+
+
+def _gains(out: Scored, into: Scored, margin: float) -> bool:
+    """Tell whether a swap is worth its two moves; an older task that is as good belongs in the front."""
+    if into.score > out.score + margin:
+        return True
+    return into.score >= out.score and into.task.published < out.task.published
 
 
 def _apply_order(move: Move) -> tuple[Place, float]:
