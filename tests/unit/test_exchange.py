@@ -96,8 +96,8 @@ def test_behind_what_runs_next_the_order_can_wait() -> None:
 
 
 def test_a_gain_within_the_margin_is_not_worth_a_move() -> None:
-    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.699]) == set()
-    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.701]) == {"9-1", "0-0"}
+    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.549]) == set()
+    assert moved([0.5], [], [], [], [], [], [], [], [], [0.55, 0.551]) == {"9-1", "0-0"}
 
 
 def test_what_an_operator_pins_moves_at_once_though_it_runs_much_later() -> None:
