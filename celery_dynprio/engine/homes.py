@@ -16,8 +16,8 @@ from celery_dynprio.models import OVERFLOW, Move, Place, Snapshot
 #: Moves that belong together: of one task, or of tasks with equal scores, oldest first.
 Unit: TypeAlias = list[Move]
 
-#: An exchange among what runs next is worth its moves from so much of the margin on. With 2, a third fewer tasks move, but
-#: one of the replays gains less.
+#: An exchange among what runs next is worth its moves from so much of the margin on. With 2, a third fewer tasks move,
+#: but one of the replays gains less.
 GAIN: Final = 0.5
 
 
