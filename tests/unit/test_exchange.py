@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from celery_dynprio.engine.exchange import Exchanges, pairs
 from celery_dynprio.engine.homes import GAIN, Homes
 from celery_dynprio.engine.planner import Planner
-from celery_dynprio.engine.scored import Front
+from celery_dynprio.engine.scored import Front, Scored
 from celery_dynprio.levels import Bands
 from celery_dynprio.models import Move, PendingTask, Place, Snapshot
 
@@ -93,6 +93,13 @@ def test_behind_what_runs_next_the_order_can_wait() -> None:
     first = [0.95 + number / 1000 for number in range(16)]
     assert moved(first, [], [], [0.1], [], [0.7]) == set()
     assert moved(first[1:], [], [], [0.1], [], [0.7]) == {"5-0"}
+
+
+@pytest.mark.parametrize(("gain", "exchanged"), [(0.0, 1), (MARGIN / 2, 0), (2 * MARGIN, 1)])
+def test_an_older_task_overtakes_an_equal_one_and_else_needs_the_margin(gain: float, exchanged: int) -> None:
+    younger = Scored(PendingTask("younger", "a.task", NOW), 0, 0.5)
+    older = Scored(PendingTask("older", "a.task", NOW - 1), 3, 0.5 + gain)
+    assert len(list(pairs([younger], [older], MARGIN))) == exchanged
 
 
 def test_a_gain_within_the_margin_is_not_worth_a_move() -> None:

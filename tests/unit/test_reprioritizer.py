@@ -19,6 +19,7 @@ from celery_dynprio.engine.planner import Planner
 from celery_dynprio.engine.tick import Reprioritizer
 from celery_dynprio.engine.ticklog import TickLog, describe, planned
 from celery_dynprio.errors import LeaseLostError
+from celery_dynprio.levels import NARROWEST
 from celery_dynprio.models import OVERFLOW, Context, Outcome, PendingTask, Report, Role
 from celery_dynprio.policies import Age, Policy, Weight, default_policy, factor
 from celery_dynprio.ports.guidance import Guidance
@@ -362,6 +363,19 @@ def test_producers_are_told_once_a_second_and_only_while_something_waits() -> No
     now += 10
     leader.tick()
     assert len(store.guidance) == 2
+
+
+def test_the_bands_of_a_queue_that_was_empty_begin_with_its_first_tasks() -> None:
+    queue, store, now = backlog(), Told(), NOW
+    leader = reprioritizer(queue, guiding=Guiding(store, "celery"))
+    leader.clock = lambda: now
+    for _ in range(3):
+        leader.tick()
+        now += 1.0
+    queue.publish(PendingTask("first", "a.task", now, 5.0), 5)
+    leader.tick()
+    (bands,) = [each.bands for each in store.guidance]
+    assert bands.high - bands.low == pytest.approx(NARROWEST)
 
 
 def test_a_dry_run_tells_producers_nothing() -> None:
