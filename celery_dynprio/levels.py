@@ -95,10 +95,11 @@ class Bands:
         """Spread ``count`` bands over the pending scores, moving only ``smoothing`` of the way from ``previous``.
 
         ``smoothing`` is in (0, 1]. If all scores are nearly equal, they get the level that :meth:`equal` gives to
-        their middle, so that new tasks stay where their producer put them. Without scores nothing changes.
+        their middle, so that new tasks stay where their producer put them. Without scores nothing changes, and the
+        first ones count in full.
         """
-        if previous is not None and previous.count != count:
-            previous = None
+        if previous is not None and (previous.count != count or previous == cls.equal(count)):
+            previous = None  # of another scale, or nothing was fitted yet
         ordered = sorted(scores)
         if not ordered:
             return previous or cls.equal(count)

@@ -5,8 +5,8 @@ those changes nothing. So a task moves only if it takes part in an exchange:
 
 With F(n) the next n tasks to run and B(n) the n best, for n = ``near``, ``near``/2, ``near``/4, ..., 1, the worst of
 F(n) - B(n) gives way to the best of B(n) - F(n), the next worst to the next best, and so on, while the better one's
-score is above the other's by more than the margin (the hysteresis, in scores). So at the end of the ``near`` tasks the
-order may wait, and the closer to the head, the more exact it is.
+score is above the other's by more than the margin; of equals, the older one is better. So at the end of the ``near``
+tasks the order may wait, and the closer to the head, the more exact it is.
 """
 
 from __future__ import annotations

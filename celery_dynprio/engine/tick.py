@@ -204,7 +204,7 @@ class Reprioritizer:
         self._turned += look.turned
         self._drain.follow(snapshot, self._context.runtimes, self.running.read(now) if self.running else (), now)
         plan = self._plan(look, score, now, usable, max(self.budget - spent, 0.0))
-        self._bands = plan.bands if self._count(snapshot) else self._bands
+        self._bands = plan.bands
         self._forget(snapshot)
         traces = self._traces(plan.moves[: self.traced])
         outcomes = () if self.dry_run else self._apply(plan.moves)

@@ -380,7 +380,7 @@ class TestWindow:
 
     def test_swaps_end_with_the_first_that_gains_nothing(self) -> None:
         queue = Queue(window=3)
-        queue.bands = Bands.equal(LEVELS)
+        queue.bands = Bands(0.01, 1.0, LEVELS)
         for level, at in ((0, 8.0), (0, 7.0), (1, 9.0)):
             queue.publish(level, 5, published=at)
         oldest, better = queue.publish(OVERFLOW, 5, published=6), queue.publish(OVERFLOW, 5.2, published=10)

@@ -74,8 +74,7 @@ def test_a_tick_puts_the_heaviest_first() -> None:
 def test_until_tasks_were_seen_to_leave_all_are_put_in_order_and_then_those_that_run_next() -> None:
     queue, now = backlog(*((5, 1.0 + weight / 5) for weight in range(40))), NOW
     ticking = reprioritizer(queue)
-    clock: Callable[[], float] = lambda: now  # noqa: E731 - it reads the test's time
-    ticking.clock = clock
+    ticking.clock = lambda: now
     ticking.tick()
     levels = queue.read(NOW).levels
     assert [min(task.weight for task in level) for level in levels] == sorted(
@@ -365,16 +364,19 @@ def test_producers_are_told_once_a_second_and_only_while_something_waits() -> No
     assert len(store.guidance) == 2
 
 
-def test_the_bands_of_a_queue_that_was_empty_begin_with_its_first_tasks() -> None:
+@pytest.mark.parametrize("pinned", [None, 3])
+def test_the_bands_of_a_queue_without_scores_begin_with_its_first_score(pinned: int | None) -> None:
     queue, store, now = backlog(), Told(), NOW
     leader = reprioritizer(queue, guiding=Guiding(store, "celery"))
     leader.clock = lambda: now
+    if pinned is not None:
+        queue.publish(PendingTask("pinned", "a.task", now, pinned=pinned), pinned)
     for _ in range(3):
         leader.tick()
         now += 1.0
     queue.publish(PendingTask("first", "a.task", now, 5.0), 5)
     leader.tick()
-    (bands,) = [each.bands for each in store.guidance]
+    bands = store.guidance[-1].bands
     assert bands.high - bands.low == pytest.approx(NARROWEST)
 
 
