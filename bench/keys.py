@@ -1,4 +1,6 @@
-"""What many fairness keys cost: ticks over 10,000 pending tasks of few keys and of many, by turns in the same run.
+"""What many fairness keys cost: ticks over 10,000 pending tasks with few keys learned and with many, by turns.
+
+What waits and what runs is of the same few keys on both sides, so that as many tasks move.
 
 ``python -m bench.keys`` prints JSON; ``python -m bench keys`` runs it with the others.
 """
@@ -45,12 +47,12 @@ class _Shop:
         self.usage.add([Run(f"shop.task{key % 20}", f"tenant {key}", self.chance.expovariate(1.0)) for key in keys])
 
     def tick(self) -> float:
-        self.runs([self.chance.randrange(self.keys) for _ in range(RUNS)])
+        self.runs([self.chance.randrange(FEW) for _ in range(RUNS)])
         return self.reprioritizer.tick().seconds * 1000
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    """Compare ticks with few keys and with many."""
+    """Compare ticks with few keys learned and with many."""
     many, turns = (10_000, 20) if quick else (100_000, 60)
     with ExitStack() as stack:
         shops = [_shop(stack.enter_context(ValkeyServer()), keys) for keys in (FEW, many)]
@@ -81,7 +83,7 @@ def _shop(server: ValkeyServer, keys: int) -> _Shop:
     pipe = client.redis.pipeline(transaction=False)
     for number in range(PENDING):
         level = number % 10
-        pipe.lpush(client.level_key("celery", level), message(number, level, number * 7 % 11, number % keys))
+        pipe.lpush(client.level_key("celery", level), message(number, level, number * 7 % 11, number % FEW))
     pipe.execute()
     policy = default_policy() + 2 * ShortestFirst(scale=1)
     (reprioritizer,) = reprioritizers(RedisBroker(client), Settings(queues=("celery",), policy=policy), "bench")
